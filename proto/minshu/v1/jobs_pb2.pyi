@@ -1,0 +1,177 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SubmitRequest(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: bytes
+    def __init__(self, job: _Optional[bytes] = ...) -> None: ...
+
+class SubmitResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    def __init__(self, job: _Optional[str] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+
+class WatchResponse(_message.Message):
+    __slots__ = ("view",)
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    view: JobView
+    def __init__(self, view: _Optional[_Union[JobView, _Mapping]] = ...) -> None: ...
+
+class ShowRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+
+class ShowResponse(_message.Message):
+    __slots__ = ("view",)
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    view: JobView
+    def __init__(self, view: _Optional[_Union[JobView, _Mapping]] = ...) -> None: ...
+
+class ListRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+
+class ListResponse(_message.Message):
+    __slots__ = ("views",)
+    VIEWS_FIELD_NUMBER: _ClassVar[int]
+    views: _containers.RepeatedCompositeFieldContainer[JobView]
+    def __init__(self, views: _Optional[_Iterable[_Union[JobView, _Mapping]]] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+
+class FetchResponse(_message.Message):
+    __slots__ = ("note", "piece")
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    note: bytes
+    piece: bytes
+    def __init__(self, note: _Optional[bytes] = ..., piece: _Optional[bytes] = ...) -> None: ...
+
+class CancelRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+
+class CancelResponse(_message.Message):
+    __slots__ = ("view",)
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    view: JobView
+    def __init__(self, view: _Optional[_Union[JobView, _Mapping]] = ...) -> None: ...
+
+class CatalogueRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+
+class CatalogueResponse(_message.Message):
+    __slots__ = ("catalogues",)
+    CATALOGUES_FIELD_NUMBER: _ClassVar[int]
+    catalogues: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, catalogues: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class RosterRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+
+class RosterResponse(_message.Message):
+    __slots__ = ("roster",)
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    roster: bytes
+    def __init__(self, roster: _Optional[bytes] = ...) -> None: ...
+
+class JobView(_message.Message):
+    __slots__ = ("job", "state", "attempt", "job_type", "purpose", "code", "sentence", "hint", "submitted", "runs", "releases")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    JOB_TYPE_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    state: str
+    attempt: int
+    job_type: str
+    purpose: str
+    code: str
+    sentence: str
+    hint: str
+    submitted: str
+    runs: _containers.RepeatedCompositeFieldContainer[RunView]
+    releases: _containers.RepeatedCompositeFieldContainer[ReleaseView]
+    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., job_type: _Optional[str] = ..., purpose: _Optional[str] = ..., code: _Optional[str] = ..., sentence: _Optional[str] = ..., hint: _Optional[str] = ..., submitted: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[RunView, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseView, _Mapping]]] = ...) -> None: ...
+
+class RunView(_message.Message):
+    __slots__ = ("node", "role", "state", "attempt", "code", "sentence", "hint", "verdict", "phase", "done", "total", "approvals_needed", "approvals_given")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    APPROVALS_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    APPROVALS_GIVEN_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    role: str
+    state: str
+    attempt: int
+    code: str
+    sentence: str
+    hint: str
+    verdict: bytes
+    phase: str
+    done: int
+    total: int
+    approvals_needed: int
+    approvals_given: int
+    def __init__(self, node: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., code: _Optional[str] = ..., sentence: _Optional[str] = ..., hint: _Optional[str] = ..., verdict: _Optional[bytes] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., approvals_needed: _Optional[int] = ..., approvals_given: _Optional[int] = ...) -> None: ...
+
+class ReleaseView(_message.Message):
+    __slots__ = ("release", "name", "output_class", "node", "bytes", "expires")
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_CLASS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    release: str
+    name: str
+    output_class: str
+    node: str
+    bytes: int
+    expires: str
+    def __init__(self, release: _Optional[str] = ..., name: _Optional[str] = ..., output_class: _Optional[str] = ..., node: _Optional[str] = ..., bytes: _Optional[int] = ..., expires: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,212 @@
+"""What a job type is: the one interface that gate, runner, scheduler, SDK and CLI know.
+
+Adding a job type touches `protocols/jobs/<name>.py` and its line in `JOB_TYPES`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+import numpy.typing as npt
+
+from protocols.ids import Digest, Organisation, Role
+from protocols.party import Party, Rand
+from protocols.wire import Constraints, InputSummary, JobSpec
+
+SUSPECTED: Final = "疑似, 需人工核实 (suspected, needs human verification)"
+"""The mark on every class-B release."""
+
+REQUESTER: Final = Organisation("requester")
+"""Stands for the organisation of the analyst who signed the job, wherever a plan cannot know it yet: as the
+recipient of a planned release, and as a role in `learns`. No organisation of a job may bear this name."""
+
+
+class OutputClass(StrEnum):
+    """What kind of thing leaves (architecture, "Output classes")."""
+
+    AGGREGATE = "A"
+    DIRECTED = "B"
+    MODEL = "C"
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnNeed:
+    """One column a role's dataset must offer: the policy has to list `use` for it.
+
+    `slot` is the job's word for it, `types` the policy column types that fit.
+    """
+
+    slot: str
+    use: str
+    types: tuple[str, ...]
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRelease:
+    """One release a successful run makes, and who makes it for whom."""
+
+    name: str
+    output_class: OutputClass
+    made_by: Role
+    recipient: Organisation
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One line of a leakage statement, in both languages.
+
+    `key` is stable and stands in journals; `zh` and `en` are printed before approval.
+    """
+
+    key: str
+    en: str
+    zh: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything public about one attempt that a party needs. `ctx` binds it to all admissions."""
+
+    spec: JobSpec
+    attempt: int
+    ctx: bytes
+    constraints: Constraints
+    inputs: Mapping[Role, InputSummary]
+
+
+class PreparedInput(Protocol):
+    """One role's dataset, normalised and free of repeats, as the party will use it."""
+
+    @property
+    def rows(self) -> int:
+        """Rows as read."""
+        ...
+
+    @property
+    def distinct_keys(self) -> int:
+        """Keys left after normalisation and removal of repeats."""
+        ...
+
+    def quality(self) -> Mapping[str, int]:
+        """Return counts by reason code, for the preflight record."""
+        ...
+
+    @property
+    def rule_version(self) -> str:
+        """Version of the identifier rules that were applied."""
+        ...
+
+    def commitment(self, salt: bytes) -> Digest:
+        """Return SHA-256(salt32 ‖ sorted normalised list)."""
+        ...
+
+
+class InputBuilder(Protocol):
+    """Takes a dataset batch by batch, only the declared columns, and prepares it."""
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        """Take one batch: slot → pyarrow array, all of one length."""
+        ...
+
+    def finish(self) -> PreparedInput:
+        """Return the prepared input."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A small typed table: what a party hands its node for release. Columns have one length."""
+
+    columns: Mapping[str, npt.NDArray[Any]]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.columns.values()))) if self.columns else 0
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        """Yield rows as tuples."""
+        return zip(*self.columns.values(), strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The content of one planned release; the runner serialises, seals and journals it.
+
+    `facts` are numbers about the run that may be shown with it (suppressed cells, rounding base).
+    """
+
+    name: str
+    table: Table
+    facts: Mapping[str, int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Separation:
+    """`these` and `those` must share no organisation, because together they would learn `why`."""
+
+    why: str
+    these: frozenset[Organisation]
+    those: frozenset[Organisation]
+
+
+class JobType(Protocol):
+    """A protocol as the rest of the house sees it."""
+
+    @property
+    def name(self) -> str:
+        """`crosscheck/1`."""
+        ...
+
+    @property
+    def output_class(self) -> OutputClass:
+        """The most sensitive class among its releases."""
+        ...
+
+    def check(self, spec: JobSpec) -> None:
+        """Check params, roles, inputs and recipients of a spec of this type.
+
+        Raises:
+            InputError: what is wrong, what was expected, what to do.
+        """
+        ...
+
+    def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
+        """Return the policy role names this seat plays: `source-1` may be {"source", "key-holder"}."""
+        ...
+
+    def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
+        """Return what the dataset of `role` must offer; empty for a role without a dataset."""
+        ...
+
+    def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
+        """Return every release a successful run makes."""
+        ...
+
+    def separation(self, spec: JobSpec, requester: Organisation) -> tuple[Separation, ...]:
+        """Return the pairs of organisation sets that must be disjoint, derived from the coalition table."""
+        ...
+
+    def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
+        """Return what each coalition of roles can compute beyond its own inputs and what smaller ones can."""
+        ...
+
+    def builder(self, spec: JobSpec, role: Role) -> InputBuilder:
+        """Return an empty builder for the dataset of `role`."""
+        ...
+
+    def check_inputs(
+        self, spec: JobSpec, inputs: Mapping[Role, InputSummary], constraints: Constraints
+    ) -> None:
+        """Check all admissions' input summaries together, before anything derived from data leaves.
+
+        Raises:
+            ProtocolAborted: with the guard that failed.
+        """
+        ...
+
+    def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
+        """Return the state machine of `role`; its output is a tuple of Content, empty for most roles."""
+        ...

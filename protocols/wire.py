@@ -1,0 +1,808 @@
+"""The signed documents of a job and their one byte form: JobSpec, Admission, Verdict, Approval, ReleaseNote.
+
+Each document is a frozen value with `encode` (RFC 8785 JSON) and a `decode` that refuses unknown fields,
+unknown versions and every other spelling. Past `decode`, nothing is checked twice.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any, Final, Self
+
+from protocols.encoding import canonical_json, decode_json, digest_bytes, sha256_digest
+from protocols.envelope import key_id
+from protocols.errors import DecodeError
+from protocols.ids import DatasetName, Digest, JobId, KeyId, NodeName, Organisation, Role
+
+MAX_JOB_BYTES: Final = 256 << 10
+MAX_PARTICIPANTS: Final = 64
+MAX_TEXT: Final = 512
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?")
+_NODE = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?/[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_DATASET = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
+_COLUMN = re.compile(r"[^\W\d]\w{0,62}")
+_JOB_TYPE = re.compile(r"[a-z][a-z-]{0,30}/[1-9][0-9]{0,3}")
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
+_NONCE = re.compile(r"[0-9a-f]{32}")
+
+
+def utc_text(moment: datetime) -> str:
+    """Return `2026-11-22T08:00:00Z`; the moment must know its zone, fractions of a second are cut."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_utc(text: str) -> datetime:
+    """Return the moment of a `…Z` text.
+
+    Raises:
+        DecodeError: another form, or no such moment.
+    """
+    wrong = DecodeError("expected a time such as 2026-11-22T08:00:00Z", code="bad-time")
+    if not _TIME.fullmatch(text):
+        raise wrong
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise wrong from None
+
+
+class Fields:
+    """Takes typed fields out of one decoded JSON object and refuses what is left over."""
+
+    def __init__(self, value: Any, what: str) -> None:
+        """Start on `value`, called `what` in errors."""
+        if not isinstance(value, dict):
+            raise DecodeError(f"{what} is not an object", code="bad-field")
+        self._value = dict(value)
+        self._what = what
+
+    def take(self, name: str, kind: type | tuple[type, ...]) -> Any:
+        """Return and remove field `name` of type `kind`; a boolean is no integer."""
+        if name not in self._value:
+            raise DecodeError(f"{self._what} lacks the field {name}", code="missing-field")
+        value = self._value.pop(name)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kinds):
+            expected = " or ".join(k.__name__ for k in kinds)
+            raise DecodeError(
+                f"{self._what}.{name} is {type(value).__name__}, expected {expected}", code="bad-field"
+            )
+        return value
+
+    def text(self, name: str, pattern: re.Pattern[str] | None = None, *, limit: int = MAX_TEXT) -> str:
+        """Return a text field of at most `limit` characters that matches `pattern` whole."""
+        value: str = self.take(name, str)
+        if len(value) > limit or (pattern is not None and not pattern.fullmatch(value)):
+            raise DecodeError(f"{self._what}.{name} does not have the expected form", code="bad-field")
+        return value
+
+    def count(self, name: str, *, minimum: int = 0, maximum: int = 2**53 - 1) -> int:
+        """Return an integer field within bounds."""
+        value: int = self.take(name, int)
+        if not minimum <= value <= maximum:
+            raise DecodeError(f"{self._what}.{name} is outside {minimum}..{maximum}", code="bad-field")
+        return value
+
+    def digest(self, name: str) -> Digest:
+        """Return a `sha256:…` field."""
+        value: str = self.take(name, str)
+        digest_bytes(value)
+        return Digest(value)
+
+    def time(self, name: str) -> datetime:
+        """Return a UTC time field."""
+        return parse_utc(self.take(name, str))
+
+    def items(self, name: str, *, maximum: int = MAX_PARTICIPANTS) -> list[Any]:
+        """Return a list field of at most `maximum` items."""
+        value: list[Any] = self.take(name, list)
+        if len(value) > maximum:
+            raise DecodeError(f"{self._what}.{name} has more than {maximum} items", code="bad-field")
+        return value
+
+    def mapping(self, name: str, *, maximum: int = MAX_PARTICIPANTS) -> dict[str, Any]:
+        """Return an object field of at most `maximum` keys."""
+        value: dict[str, Any] = self.take(name, dict)
+        if len(value) > maximum:
+            raise DecodeError(f"{self._what}.{name} has more than {maximum} keys", code="bad-field")
+        return value
+
+    def schema(self, expected: str) -> None:
+        """Refuse every schema but `expected`."""
+        if self.take("schema", str) != expected:
+            raise DecodeError(f"unknown schema, expected {expected}", code="unknown-schema")
+
+    def finish(self) -> None:
+        """Refuse fields nobody took."""
+        if self._value:
+            raise DecodeError(f"{self._what} has {len(self._value)} unknown field(s)", code="unknown-field")
+
+
+def _named(text: Any, pattern: re.Pattern[str], what: str) -> str:
+    if not isinstance(text, str) or not pattern.fullmatch(text):
+        raise DecodeError(f"{what} does not have the expected form", code="bad-field")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class JobInput:
+    """One dataset that a role brings: `columns` maps the job type's slot to the dataset's column."""
+
+    role: Role
+    organisation: Organisation
+    dataset: DatasetName
+    columns: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain JSON form."""
+        return {
+            "role": self.role,
+            "organisation": self.organisation,
+            "dataset": self.dataset,
+            "columns": dict(self.columns),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read the plain JSON form strictly."""
+        f = Fields(value, "job input")
+        columns = f.mapping("columns")
+        result = cls(
+            Role(f.text("role", _NAME)),
+            Organisation(f.text("organisation", _NAME)),
+            DatasetName(f.text("dataset", _DATASET)),
+            {
+                _named(slot, _COLUMN, "column slot"): _named(c, _COLUMN, "column")
+                for slot, c in columns.items()
+            },
+        )
+        f.finish()
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What a bureau asks, as signed by one of its analysts. `minshu-job/1`, trust §3."""
+
+    job_type: str
+    params: Mapping[str, Any]
+    inputs: tuple[JobInput, ...]
+    roles: Mapping[Role, NodeName]
+    purpose: str
+    legal_basis: str
+    recipients: tuple[Organisation, ...]
+    requester: KeyId
+    collaboration: str
+    roster_digest: Digest
+    created: datetime
+    expires: datetime
+    nonce: str
+
+    def encode(self) -> bytes:
+        """Return the canonical payload; its digest is the job id."""
+        return canonical_json(
+            {
+                "schema": "minshu-job/1",
+                **self._question(),
+                "roles": dict(self.roles),
+                "purpose": self.purpose,
+                "legal_basis": self.legal_basis,
+                "requester": self.requester,
+                "collaboration": self.collaboration,
+                "roster_digest": self.roster_digest,
+                "created": utc_text(self.created),
+                "expires": utc_text(self.expires),
+                "nonce": self.nonce,
+            }
+        )
+
+    def _question(self) -> dict[str, Any]:
+        return {
+            "job_type": self.job_type,
+            "params": dict(self.params),
+            "inputs": [i.to_json() for i in self.inputs],
+            "recipients": list(self.recipients),
+        }
+
+    @property
+    def job_id(self) -> JobId:
+        """`sha256:` of the payload."""
+        return JobId(sha256_digest(self.encode()))
+
+    @property
+    def series(self) -> Digest:
+        """Digest of what is asked for which purpose, without times and nonce: the same question again."""
+        return sha256_digest(
+            b"minshu/series/1\0"
+            + canonical_json({**self._question(), "roles": dict(self.roles), "purpose": self.purpose})
+        )
+
+    def input_of(self, role: Role) -> JobInput | None:
+        """Return what `role` brings, None for a role without a dataset."""
+        return next((i for i in self.inputs if i.role == role), None)
+
+    def role_of(self, node: NodeName) -> Role | None:
+        """Return the one role of `node`, None where it takes no part."""
+        return next((role for role, name in self.roles.items() if name == node), None)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Read a job payload strictly.
+
+        (1) Canonical JSON of at most 256 KiB, known schema, no unknown field. (2) Each node has one role.
+        (3) Each input belongs to a named role, to the organisation of that role's node, once.
+
+        Raises:
+            DecodeError: with the field that is wrong.
+        """
+        f = Fields(decode_json(payload, limit=MAX_JOB_BYTES), "job")
+        f.schema("minshu-job/1")
+        roles = {
+            Role(_named(role, _NAME, "role")): NodeName(_named(node, _NODE, "node"))
+            for role, node in f.mapping("roles").items()
+        }
+        spec = cls(
+            job_type=f.text("job_type", _JOB_TYPE),
+            params=f.mapping("params"),
+            inputs=tuple(JobInput.from_json(item) for item in f.items("inputs")),
+            roles=roles,
+            purpose=f.text("purpose"),
+            legal_basis=f.text("legal_basis"),
+            recipients=tuple(
+                Organisation(_named(item, _NAME, "recipient")) for item in f.items("recipients")
+            ),
+            requester=KeyId(f.digest("requester")),
+            collaboration=f.text("collaboration", _NAME),
+            roster_digest=f.digest("roster_digest"),
+            created=f.time("created"),
+            expires=f.time("expires"),
+            nonce=f.text("nonce", _NONCE),
+        )
+        f.finish()
+        # (2)
+        if len(set(roles.values())) != len(roles):
+            raise DecodeError("a node holds two roles of the job, each node may hold one", code="bad-roles")
+        # (3)
+        seen: set[Role] = set()
+        for item in spec.inputs:
+            node = roles.get(item.role)
+            if node is None or item.role in seen:
+                raise DecodeError("an input names no role of the job, or a role twice", code="bad-inputs")
+            if organisation_of(node) != item.organisation:
+                raise DecodeError("an input's organisation is not its node's", code="bad-inputs")
+            seen.add(item.role)
+        if spec.expires <= spec.created:
+            raise DecodeError("the job expires before it was created", code="bad-time")
+        return spec
+
+
+def organisation_of(node: NodeName) -> Organisation:
+    """Return the organisation part of a node's full name."""
+    return Organisation(node.partition("/")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What a participant demands of a job. None means: no demand. `strictest` merges; shares are fractions.
+
+    `min_*` and `approvals` merge to the largest value, `max_*` to the smallest.
+    """
+
+    min_group_size: int | None = None
+    min_organisations: int | None = None
+    min_sources: int | None = None
+    max_rows: int | None = None
+    max_fraction: Fraction | None = None
+    min_coverage: Fraction | None = None
+    max_runtime_s: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain JSON form: only what is demanded, fractions as `3/10`."""
+        plain: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None:
+                plain[f.name] = str(value) if isinstance(value, Fraction) else value
+        return plain
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read the plain JSON form strictly."""
+        f = Fields(value, "constraints")
+        found: dict[str, Any] = {}
+        for name in value:
+            if name in ("max_fraction", "min_coverage"):
+                found[name] = _fraction(f.text(name, limit=64))
+            elif name in {each.name for each in fields(cls)}:
+                found[name] = f.count(name)
+        f.finish()
+        return cls(**found)
+
+
+def _fraction(text: str) -> Fraction:
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise DecodeError("not a fraction", code="bad-field") from None
+    if not 0 <= value <= 1 or str(value) != text:
+        raise DecodeError("fraction is outside 0..1 or not in lowest terms", code="bad-field")
+    return value
+
+
+def strictest(all_of: Iterable[Constraints]) -> Constraints:
+    """Return the constraints that satisfy every participant's."""
+    merged: dict[str, Any] = {}
+    for one in all_of:
+        for f in fields(Constraints):
+            value = getattr(one, f.name)
+            if value is None:
+                continue
+            known = merged.get(f.name)
+            pick = min if f.name.startswith("max_") else max
+            merged[f.name] = value if known is None else pick(known, value)
+    return Constraints(**merged)
+
+
+@dataclass(frozen=True, slots=True)
+class InputSummary:
+    """What a node says of one input before it runs; the commitment binds it to the exact list.
+
+    `rows` as read, `distinct_keys` after normalisation and removal of repeats, `catalogue_keys` as the
+    node's catalogue publishes them, `commitment` = SHA-256(salt32 ‖ sorted normalised list).
+    """
+
+    rows: int
+    distinct_keys: int
+    catalogue_keys: int
+    commitment: Digest
+    snapshot: str
+    quality_sha256: Digest
+    rule_version: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain JSON form."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read the plain JSON form strictly."""
+        f = Fields(value, "input summary")
+        result = cls(
+            rows=f.count("rows"),
+            distinct_keys=f.count("distinct_keys"),
+            catalogue_keys=f.count("catalogue_keys"),
+            commitment=f.digest("commitment"),
+            snapshot=f.text("snapshot"),
+            quality_sha256=f.digest("quality_sha256"),
+            rule_version=f.text("rule_version"),
+        )
+        f.finish()
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A node's signed yes to one attempt. `minshu-admission/1`, trust §2.
+
+    `key` is a fresh HPKE public key of `suite` for this attempt alone; `inputs` has the node's own dataset,
+    or nothing for a role without one.
+    """
+
+    job: JobId
+    attempt: int
+    node: NodeName
+    suite: int
+    key: bytes
+    roster_digest: Digest
+    participants: Mapping[Role, NodeName]
+    policy_version: int
+    policy_digest: Digest
+    rule: str
+    constraints: Constraints
+    inputs: Mapping[DatasetName, InputSummary]
+    not_after: datetime
+
+    def encode(self) -> bytes:
+        """Return the canonical payload."""
+        return canonical_json(
+            {
+                "schema": "minshu-admission/1",
+                "job": self.job,
+                "attempt": self.attempt,
+                "node": self.node,
+                "suite": self.suite,
+                "key": self.key.hex(),
+                "roster_digest": self.roster_digest,
+                "participants": dict(self.participants),
+                "policy": {"version": self.policy_version, "sha256": self.policy_digest, "rule": self.rule},
+                "constraints": self.constraints.to_json(),
+                "inputs": {name: summary.to_json() for name, summary in self.inputs.items()},
+                "not_after": utc_text(self.not_after),
+            }
+        )
+
+    @property
+    def digest(self) -> Digest:
+        """`sha256:` of the payload; the sorted digests of all admissions make `ctx`."""
+        return sha256_digest(self.encode())
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Read an admission payload strictly.
+
+        Raises:
+            DecodeError: with the field that is wrong.
+        """
+        f = Fields(decode_json(payload, limit=MAX_JOB_BYTES), "admission")
+        f.schema("minshu-admission/1")
+        policy = Fields(f.mapping("policy"), "admission.policy")
+        result = cls(
+            job=JobId(f.digest("job")),
+            attempt=f.count("attempt", minimum=1, maximum=1 << 20),
+            node=NodeName(f.text("node", _NODE)),
+            suite=f.count("suite", minimum=1, maximum=255),
+            key=_hex(f.text("key", limit=8192)),
+            roster_digest=f.digest("roster_digest"),
+            participants={
+                Role(_named(role, _NAME, "role")): NodeName(_named(node, _NODE, "node"))
+                for role, node in f.mapping("participants").items()
+            },
+            policy_version=policy.count("version", minimum=1),
+            policy_digest=policy.digest("sha256"),
+            rule=policy.text("rule", limit=64),
+            constraints=Constraints.from_json(f.mapping("constraints")),
+            inputs={
+                DatasetName(_named(name, _DATASET, "dataset")): InputSummary.from_json(summary)
+                for name, summary in f.mapping("inputs").items()
+            },
+            not_after=f.time("not_after"),
+        )
+        policy.finish()
+        f.finish()
+        return result
+
+
+def _hex(text: str) -> bytes:
+    if not re.fullmatch(r"(?:[0-9a-f]{2})*", text):
+        raise DecodeError("expected lower-case hex", code="bad-field")
+    return bytes.fromhex(text)
+
+
+def context(admissions: Iterable[Admission]) -> bytes:
+    """Return `ctx`: 32 bytes, SHA-256 of the sorted admission digests, bound into every frame."""
+    raw = sorted(digest_bytes(a.digest) for a in admissions)
+    return digest_bytes(sha256_digest(b"minshu/ctx/1\0" + b"".join(raw)))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A node's signed answer to an offered job. `minshu-verdict/1`.
+
+    `answer` is `permit`, `ask` or `refuse`; `code`, `sentence` and `hint` tell the analyst why and what next.
+    """
+
+    job: JobId
+    attempt: int
+    node: NodeName
+    answer: str
+    rule: str
+    code: str
+    sentence: str
+    hint: str
+    approvals_needed: int = 0
+    approvals_given: int = 0
+
+    def encode(self) -> bytes:
+        """Return the canonical payload."""
+        return canonical_json(
+            {"schema": "minshu-verdict/1", **{f.name: getattr(self, f.name) for f in fields(self)}}
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Read a verdict payload strictly.
+
+        Raises:
+            DecodeError: with the field that is wrong.
+        """
+        f = Fields(decode_json(payload, limit=64 << 10), "verdict")
+        f.schema("minshu-verdict/1")
+        result = cls(
+            job=JobId(f.digest("job")),
+            attempt=f.count("attempt", minimum=1, maximum=1 << 20),
+            node=NodeName(f.text("node", _NODE)),
+            answer=f.text("answer", re.compile("permit|ask|refuse")),
+            rule=f.text("rule", limit=64),
+            code=f.text("code", limit=64),
+            sentence=f.text("sentence", limit=2048),
+            hint=f.text("hint", limit=2048),
+            approvals_needed=f.count("approvals_needed", maximum=99),
+            approvals_given=f.count("approvals_given", maximum=99),
+        )
+        f.finish()
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """One person's signed yes to one job under one policy version. `minshu-approval/1`, trust §4 (6)."""
+
+    job: JobId
+    node: NodeName
+    policy_digest: Digest
+    rule: str
+    cost: str
+    issued: datetime
+    expires: datetime
+    nonce: str
+
+    def encode(self) -> bytes:
+        """Return the canonical payload."""
+        return canonical_json(
+            {
+                "schema": "minshu-approval/1",
+                "job": self.job,
+                "node": self.node,
+                "policy": self.policy_digest,
+                "rule": self.rule,
+                "cost": self.cost,
+                "issued": utc_text(self.issued),
+                "expires": utc_text(self.expires),
+                "nonce": self.nonce,
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Read an approval payload strictly.
+
+        Raises:
+            DecodeError: with the field that is wrong.
+        """
+        f = Fields(decode_json(payload, limit=16 << 10), "approval")
+        f.schema("minshu-approval/1")
+        result = cls(
+            job=JobId(f.digest("job")),
+            node=NodeName(f.text("node", _NODE)),
+            policy_digest=f.digest("policy"),
+            rule=f.text("rule", limit=64),
+            cost=f.text("cost", limit=64),
+            issued=f.time("issued"),
+            expires=f.time("expires"),
+            nonce=f.text("nonce", _NONCE),
+        )
+        f.finish()
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseNote:
+    """What a node says, signed, about one release it seals. `minshu-release/1`.
+
+    `sha256` is the digest of the sealed bytes, `content_sha256` of the plaintext; `statement` is how to read
+    it, e.g. the class-B mark. `sealed_to` is the key id of the recipient's HPKE key.
+    """
+
+    release: str
+    job: JobId
+    attempt: int
+    node: NodeName
+    name: str
+    output_class: str
+    recipient: Organisation
+    sealed_to: Digest
+    suite: int
+    sha256: Digest
+    content_sha256: Digest
+    statement: str
+    created: datetime
+    expires: datetime
+
+    def encode(self) -> bytes:
+        """Return the canonical payload."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["created"], plain["expires"] = utc_text(self.created), utc_text(self.expires)
+        return canonical_json({"schema": "minshu-release/1", **plain})
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Read a release note strictly.
+
+        Raises:
+            DecodeError: with the field that is wrong.
+        """
+        f = Fields(decode_json(payload, limit=16 << 10), "release")
+        f.schema("minshu-release/1")
+        result = cls(
+            release=f.text("release", _NONCE),
+            job=JobId(f.digest("job")),
+            attempt=f.count("attempt", minimum=1, maximum=1 << 20),
+            node=NodeName(f.text("node", _NODE)),
+            name=f.text("name", _NAME),
+            output_class=f.text("output_class", re.compile("[ABC]")),
+            recipient=Organisation(f.text("recipient", _NAME)),
+            sealed_to=f.digest("sealed_to"),
+            suite=f.count("suite", minimum=1, maximum=255),
+            sha256=f.digest("sha256"),
+            content_sha256=f.digest("content_sha256"),
+            statement=f.text("statement"),
+            created=f.time("created"),
+            expires=f.time("expires"),
+        )
+        f.finish()
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class RosterOrganisation:
+    """One member, with the title people know it by."""
+
+    name: Organisation
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class RosterNode:
+    """One node: identity key (raw Ed25519), SHA-256 of its TLS SPKI, journal vkey, recipient HPKE key."""
+
+    name: NodeName
+    identity_key: bytes
+    tls_spki_sha256: Digest
+    journal_vkey: str
+    recipient_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RosterAnalyst:
+    """One analyst: signing key (raw Ed25519) and the HPKE key that class A and C releases are sealed to."""
+
+    name: str
+    organisation: Organisation
+    key: bytes
+    recipient_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Members and their keys, signed by the root keys each node pinned. `minshu-roster/1`, trust §1.
+
+    `suite` is the sealing suite of the whole collaboration; it is never negotiated.
+    """
+
+    collaboration: str
+    version: int
+    previous: Digest | None
+    suite: int
+    issued: datetime
+    expires: datetime
+    organisations: tuple[RosterOrganisation, ...] = ()
+    nodes: tuple[RosterNode, ...] = ()
+    analysts: tuple[RosterAnalyst, ...] = ()
+
+    def encode(self) -> bytes:
+        """Return the canonical payload."""
+        return canonical_json(
+            {
+                "schema": "minshu-roster/1",
+                "collaboration": self.collaboration,
+                "version": self.version,
+                "previous": self.previous,
+                "suite": self.suite,
+                "issued": utc_text(self.issued),
+                "expires": utc_text(self.expires),
+                "organisations": [{"name": o.name, "title": o.title} for o in self.organisations],
+                "nodes": [
+                    {
+                        "name": n.name,
+                        "identity_key": n.identity_key.hex(),
+                        "tls_spki_sha256": n.tls_spki_sha256,
+                        "journal_vkey": n.journal_vkey,
+                        "recipient_key": n.recipient_key.hex(),
+                    }
+                    for n in self.nodes
+                ],
+                "analysts": [
+                    {
+                        "name": a.name,
+                        "organisation": a.organisation,
+                        "key": a.key.hex(),
+                        "recipient_key": a.recipient_key.hex(),
+                    }
+                    for a in self.analysts
+                ],
+            }
+        )
+
+    @property
+    def digest(self) -> Digest:
+        """`sha256:` of the payload."""
+        return sha256_digest(self.encode())
+
+    def node(self, name: NodeName) -> RosterNode | None:
+        """Return the member node of that name."""
+        return next((n for n in self.nodes if n.name == name), None)
+
+    def analyst(self, key: KeyId) -> RosterAnalyst | None:
+        """Return the analyst whose signing key has that id."""
+        return next((a for a in self.analysts if key_id(a.key) == key), None)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Read a roster payload strictly: names once each, keys once each, every node's organisation listed.
+
+        Raises:
+            DecodeError: with the field that is wrong.
+        """
+        f = Fields(decode_json(payload), "roster")
+        f.schema("minshu-roster/1")
+        previous = f.take("previous", (str, type(None)))
+        if previous is not None:
+            digest_bytes(previous)
+        result = cls(
+            collaboration=f.text("collaboration", _NAME),
+            version=f.count("version", minimum=1),
+            previous=previous,
+            suite=f.count("suite", minimum=1, maximum=255),
+            issued=f.time("issued"),
+            expires=f.time("expires"),
+            organisations=tuple(_roster_organisation(i) for i in f.items("organisations", maximum=1024)),
+            nodes=tuple(_roster_node(i) for i in f.items("nodes", maximum=1024)),
+            analysts=tuple(_roster_analyst(i) for i in f.items("analysts", maximum=1024)),
+        )
+        f.finish()
+        members = [o.name for o in result.organisations]
+        names = [*members, *(n.name for n in result.nodes), *(a.name for a in result.analysts)]
+        keys = [*(n.identity_key for n in result.nodes), *(a.key for a in result.analysts)]
+        if len(set(names)) != len(names) or len(set(keys)) != len(keys):
+            raise DecodeError("the roster names somebody or some key twice", code="bad-roster")
+        owners = [
+            *(organisation_of(n.name) for n in result.nodes),
+            *(a.organisation for a in result.analysts),
+        ]
+        if not set(owners) <= set(members):
+            raise DecodeError(
+                "the roster has a node or analyst of an organisation it does not list", code="bad-roster"
+            )
+        return result
+
+
+def _key32(text: str) -> bytes:
+    raw = _hex(text)
+    if len(raw) != 32:
+        raise DecodeError("expected a key of 32 bytes", code="bad-field")
+    return raw
+
+
+def _roster_organisation(value: Any) -> RosterOrganisation:
+    f = Fields(value, "roster organisation")
+    result = RosterOrganisation(Organisation(f.text("name", _NAME)), f.text("title"))
+    f.finish()
+    return result
+
+
+def _roster_node(value: Any) -> RosterNode:
+    f = Fields(value, "roster node")
+    result = RosterNode(
+        name=NodeName(f.text("name", _NODE)),
+        identity_key=_key32(f.text("identity_key")),
+        tls_spki_sha256=f.digest("tls_spki_sha256"),
+        journal_vkey=f.text("journal_vkey"),
+        recipient_key=_hex(f.text("recipient_key", limit=8192)),
+    )
+    f.finish()
+    return result
+
+
+def _roster_analyst(value: Any) -> RosterAnalyst:
+    f = Fields(value, "roster analyst")
+    result = RosterAnalyst(
+        name=f.text("name", re.compile(r"[a-z0-9][a-z0-9._@-]{0,98}")),
+        organisation=Organisation(f.text("organisation", _NAME)),
+        key=_key32(f.text("key")),
+        recipient_key=_hex(f.text("recipient_key", limit=8192)),
+    )
+    f.finish()
+    return result
