@@ -1,0 +1,26 @@
+"""The synthetic city: a population, what every department knows of it, and the right answers.
+
+Nobody in it exists: the province prefix 99, the districts 990101-990111 and the phone prefix 154 are assigned
+to nobody. See docs/city.md for the figures it meets and for what is assumed.
+"""
+
+from demo.city.attacks import empty_register, garbage_register
+from demo.city.build import File, Manifest, generate, load_expected, load_manifest
+from demo.city.expected import DATASETS, Expected
+from demo.city.profile import AREA_CODES, PROFILES, SNAPSHOT, Profile
+
+__all__ = [
+    "AREA_CODES",
+    "DATASETS",
+    "PROFILES",
+    "SNAPSHOT",
+    "Expected",
+    "File",
+    "Manifest",
+    "Profile",
+    "empty_register",
+    "garbage_register",
+    "generate",
+    "load_expected",
+    "load_manifest",
+]
