@@ -7,6 +7,7 @@ compared before the payload is parsed. Source: DSSE v1.0.2 (secure-systems-lab/d
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
@@ -18,6 +19,8 @@ from protocols.ids import Digest, KeyId
 
 MAX_ENVELOPE_BYTES: Final = 2 << 20
 MAX_SIGNATURES: Final = 16
+MAX_SIGNATURE_CHECKS: Final = MAX_SIGNATURES**2
+"""Most checks one `verify` makes, so that junk signatures over a long payload cost little."""
 
 JOB: Final = "application/vnd.minshu.job.v1+json"
 POLICY: Final = "application/vnd.minshu.policy.v1+toml"
@@ -29,6 +32,13 @@ RELEASE: Final = "application/vnd.minshu.release.v1+json"
 CATALOGUE: Final = "application/vnd.minshu.catalogue.v1+json"
 REQUEST: Final = "application/vnd.minshu.request.v1+json"
 ENROLMENT: Final = "application/vnd.minshu.enrolment.v1+json"
+
+
+_P: Final = 2**255 - 19
+_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_SMALL_ORDER: Final = frozenset((0, 1, _ORDER_8, _P - _ORDER_8, _P - 1, _P, _P + 1))
+"""y of every encoding of a point of order 1, 2, 4 or 8. Under such a key one signature fits any message,
+and RFC 8032 lets it pass (Chalkias, Garillot, Nikolaenko 2020, eprint 2020/1244)."""
 
 
 def key_id(public_key: bytes) -> KeyId:
@@ -67,6 +77,8 @@ class KeySigner:
 
 def verify_signature(public_key: bytes, signature: bytes, data: bytes) -> bool:
     """Return whether `signature` is `public_key`'s over `data`; never raises on bad keys or signatures."""
+    if int.from_bytes(public_key, "little") % 2**255 in _SMALL_ORDER:
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, data)
     except (InvalidSignature, ValueError):
@@ -162,7 +174,7 @@ def verify(
     """Return the ids of the distinct keys of `keys` that signed `envelope`.
 
     (1) The payload type is the expected one, compared before anything is parsed.
-    (2) Every signature is tried against every key: `keyid` only orders the attempts.
+    (2) Every signature is tried against every key, MAX_SIGNATURE_CHECKS in all: `keyid` only orders them.
     (3) A key counts once, however often it signed; two names of one key are one key.
     (4) At least `threshold` distinct keys signed.
 
@@ -186,11 +198,12 @@ def verify(
     by_public_key = {public: identifier for identifier, public in keys.items()}
     signed: set[KeyId] = set()
     # (2) (3)
-    for signature in envelope.signatures:
-        for public, identifier in sorted(by_public_key.items(), key=lambda item: item[1] != signature.keyid):
-            if identifier not in signed and verify_signature(public, signature.sig, message):
-                signed.add(identifier)
-                break
+    checks = sorted(
+        product(envelope.signatures, by_public_key.items()), key=lambda check: check[0].keyid != check[1][1]
+    )
+    for signature, (public, identifier) in checks[:MAX_SIGNATURE_CHECKS]:
+        if identifier not in signed and verify_signature(public, signature.sig, message):
+            signed.add(identifier)
     # (4)
     if len(signed) < threshold:
         raise SignatureInvalid(

@@ -106,24 +106,34 @@ class Sent:
 def run(parties: Mapping[Role, Party], *, observe: Callable[[Sent], None] | None = None) -> dict[Role, Any]:
     """Play a protocol in memory and return each role's output.
 
-    Messages of one (sender, to) pair arrive in order, as on the real channel. Delivery is round robin over
-    the receivers, one message each.
+    Messages of one (sender, to) pair arrive in order, as on the real channel, and its rules hold: bounded
+    bodies, nothing after `last`, every stream ended. Delivery is round robin over the receivers, one message
+    each.
 
     Args:
         parties: the state machine of each role.
         observe: called with every message sent, in order.
 
     Raises:
-        ProtocolAborted: a party aborted, a message went to an unknown or finished role, or the protocol
-            stopped with a role unfinished.
+        ProtocolAborted: a party aborted, a message went to an unknown or finished role or broke a rule of
+            the channel, or the protocol stopped with a role unfinished or a stream open.
     """
     inbox: dict[Role, deque[Incoming]] = {role: deque() for role in parties}
     outputs: dict[Role, Any] = {}
+    streams: dict[tuple[Role, Role, int], bool] = {}
 
     def deliver(sender: Role, outgoing: Iterator[Outgoing]) -> None:
         for message in outgoing:
             if message.to not in parties or message.to == sender:
                 raise ProtocolAborted(f"{sender} sent to {message.to}, which is no other role of this job")
+            if len(message.body) > MAX_BODY_BYTES:
+                raise ProtocolAborted(f"{sender} sent a body over {MAX_BODY_BYTES} bytes", code="too-long")
+            stream = (sender, message.to, message.round)
+            if streams.get(stream):
+                raise ProtocolAborted(
+                    f"{sender} sent after the last message of a stream", code="frame-after-last"
+                )
+            streams[stream] = message.last
             if observe is not None:
                 observe(Sent(sender, message.to, message.round, message.body, message.last))
             inbox[message.to].append(Incoming(sender, message.round, message.body, message.last))
@@ -145,4 +155,6 @@ def run(parties: Mapping[Role, Party], *, observe: Callable[[Sent], None] | None
     unfinished = sorted(set(parties) - set(outputs))
     if unfinished:
         raise ProtocolAborted(f"no message under way, but unfinished: {', '.join(unfinished)}")
+    if not all(streams.values()):
+        raise ProtocolAborted("a stream ended before its last frame", code="stream-truncated")
     return outputs

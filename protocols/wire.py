@@ -25,13 +25,17 @@ _NODE = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?/[a-z0-9](?:[a-z0-9._
 _DATASET = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 _COLUMN = re.compile(r"[^\W\d]\w{0,62}")
 _JOB_TYPE = re.compile(r"[a-z][a-z-]{0,30}/[1-9][0-9]{0,3}")
-_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _NONCE = re.compile(r"[0-9a-f]{32}")
+_FRACTION = re.compile(r"0|1|[1-9][0-9]{0,30}/[1-9][0-9]{0,30}")
+# C0, C1, line separators and direction marks: people approve what they read, so it must read as it is.
+_UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def utc_text(moment: datetime) -> str:
     """Return `2026-11-22T08:00:00Z`; the moment must know its zone, fractions of a second are cut."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # isoformat, because strftime writes the year 999 with three digits.
+    return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def parse_utc(text: str) -> datetime:
@@ -73,9 +77,13 @@ class Fields:
         return value
 
     def text(self, name: str, pattern: re.Pattern[str] | None = None, *, limit: int = MAX_TEXT) -> str:
-        """Return a text field of at most `limit` characters that matches `pattern` whole."""
+        """Return a text field of at most `limit` characters that matches `pattern` whole.
+
+        Text without a pattern may hold anything a person can read: no control or direction characters.
+        """
         value: str = self.take(name, str)
-        if len(value) > limit or (pattern is not None and not pattern.fullmatch(value)):
+        unfit = _UNREADABLE.search(value) if pattern is None else not pattern.fullmatch(value)
+        if len(value) > limit or unfit:
             raise DecodeError(f"{self._what}.{name} does not have the expected form", code="bad-field")
         return value
 
@@ -288,7 +296,7 @@ def organisation_of(node: NodeName) -> Organisation:
 class Constraints:
     """What a participant demands of a job. None means: no demand. `strictest` merges; shares are fractions.
 
-    `min_*` and `approvals` merge to the largest value, `max_*` to the smallest.
+    `min_*` merges to the largest value, `max_*` to the smallest.
     """
 
     min_group_size: int | None = None
@@ -323,11 +331,11 @@ class Constraints:
 
 
 def _fraction(text: str) -> Fraction:
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise DecodeError("not a fraction", code="bad-field") from None
-    if not 0 <= value <= 1 or str(value) != text:
+    # Matched first: Fraction would also read "1e999999999" and fill the memory.
+    if not _FRACTION.fullmatch(text):
+        raise DecodeError("not a fraction such as 3/10", code="bad-field")
+    value = Fraction(text)
+    if value > 1 or str(value) != text:
         raise DecodeError("fraction is outside 0..1 or not in lowest terms", code="bad-field")
     return value
 

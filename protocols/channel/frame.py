@@ -138,13 +138,10 @@ def _pad(body: bytes) -> bytes:
 
 def _unpad(plain: bytes) -> bytes:
     length = int.from_bytes(plain[:4], "big")
-    if (
-        len(plain) not in SIZE_CLASSES
-        or length > len(plain) - 4
-        or plain[4 + length :] != bytes(len(plain) - 4 - length)
-    ):
+    body = plain[4 : 4 + length]
+    if length > MAX_BODY_BYTES or plain != _pad(body):
         raise ProtocolAborted("a frame's padding is not canonical", code="bad-frame")
-    return plain[4 : 4 + length]
+    return body
 
 
 def _nonce(header: Header) -> bytes:
@@ -164,7 +161,7 @@ def _key_info(header: bytes) -> bytes:
 @dataclass(slots=True)
 class _Outbound:
     cipher: ChaCha20Poly1305
-    key: bytes
+    key: bytes = field(repr=False)
     seq: int = 0
 
 
@@ -198,6 +195,7 @@ class FrameSealer:
 
         Raises:
             ProtocolAborted: the message goes to no peer of this attempt.
+            DecodeError: the peer's public key is not one of the suite.
         """
         if message.to not in self.peers:
             raise ProtocolAborted("a message goes to a role that takes no part", code="unknown-role")
@@ -252,7 +250,7 @@ class FrameOpener:
     attempt: int
     ctx: bytes
     me: Role
-    private: bytes
+    private: bytes = field(repr=False)
     peers: Mapping[Role, bytes]
     _directions: dict[Role, _Inbound] = field(default_factory=dict, init=False)
 

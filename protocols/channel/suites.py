@@ -133,7 +133,10 @@ def seal(suite: int, public: bytes, info: bytes, plaintext: bytes) -> bytes:
         InputError: unknown suite.
         DecodeError: the public key is not one of this suite.
     """
-    return _suite(suite).hpke.encrypt(plaintext, _public(suite, public), info=info)
+    try:
+        return _suite(suite).hpke.encrypt(plaintext, _public(suite, public), info=info)
+    except ValueError:  # an X25519 point of small order, which would fix the shared secret
+        raise DecodeError("public key is not one of this suite", code="bad-key") from None
 
 
 def open_sealed(suite: int, private: bytes, info: bytes, sealed: bytes) -> bytes:
