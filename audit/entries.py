@@ -1,0 +1,588 @@
+"""Journal entries: what a log says, and nothing else.
+
+An entry is RFC 8785 JSON with the fields {v, log, seq, time, kind, job, attempt, policy, actor, body, refs};
+`seq` is its leaf index. `ENTRY_KINDS` is the whole vocabulary of v = 1: each kind, the body keys it must and
+may carry, and each key's type. There is no free text: a reason is a code, a sentence is looked up from it. An
+unknown field, kind or body key is refused when written and when read, and so is a name with a long run of
+digits, so that no resident ID or telephone number slips into a log.
+
+A kind or key is added by raising `v`; readers accept every published `v`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from audit.merkle import MAX_ENTRY_BYTES, MAX_SIZE
+from audit.note import VerifierKey
+from protocols.encoding import canonical_json, decode_json
+from protocols.errors import DecodeError, InputError
+
+VERSION: Final = 1
+MAX_LIST: Final = 64
+"""Most items in a list of names, or in `refs`."""
+
+MAX_ATTEMPT: Final = (1 << 31) - 1
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_CODE = re.compile(r"[a-z][a-z0-9]*(?:[-.][a-z0-9]+)*")
+_NAME = re.compile(r"\w[\w.:/@+=-]*")
+_RELEASE = re.compile(r"[0-9a-f]{32}")
+_DIGITS = re.compile(r"\d{11}")
+_DECIMAL = re.compile(r"(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,20})?")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+_ORIGIN = re.compile(r"[^\s+\x00-\x1f]{1,200}")
+_KEY = re.compile(r"[a-z_]{1,40}")
+
+
+def format_time(moment: datetime) -> str:
+    """Return `moment` as an entry's time: UTC, RFC 3339, milliseconds (cut, not rounded).
+
+    Raises:
+        InputError: `moment` names no time zone.
+    """
+    if moment.utcoffset() is None:
+        raise InputError("a time without a zone", code="naive-time", hint="use datetime.now(UTC)")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def parse_time(text: str) -> datetime:
+    """Return the moment of an entry's time.
+
+    Raises:
+        DecodeError: not of the form 2026-12-01T08:00:00.000Z.
+    """
+    if _TIME.fullmatch(text):
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            pass  # the form is right but there is no such day or hour
+    raise DecodeError("expected a time of the form 2026-12-01T08:00:00.000Z", code="bad-time")
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def _is_name(value: Any) -> bool:
+    if not isinstance(value, str) or len(value) > 200:
+        return False
+    # A digest may hold eleven digits in a row by chance; it is the one exception.
+    return _is_digest(value) or (_NAME.fullmatch(value) is not None and not _DIGITS.search(value))
+
+
+def _is_release(value: Any) -> bool:
+    # A release id is 32 random hex digits, which may hold eleven decimal ones in a row by chance.
+    return isinstance(value, str) and (_RELEASE.fullmatch(value) is not None or _is_name(value))
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MAX_LIST and all(map(_is_name, value))
+
+
+def _is_code(value: Any) -> bool:
+    return (
+        isinstance(value, str)
+        and len(value) <= 80
+        and _CODE.fullmatch(value) is not None
+        and not _DIGITS.search(value)
+    )
+
+
+def _is_int(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_count(value: Any) -> bool:
+    return _is_int(value, 0, 10**10 - 1)
+
+
+def _is_size(value: Any) -> bool:
+    return _is_int(value, 0, MAX_SIZE - 1)
+
+
+def _is_milliseconds(value: Any) -> bool:
+    return _is_int(value, 1 - MAX_SIZE, MAX_SIZE - 1)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_decimal(value: Any) -> bool:
+    return isinstance(value, str) and _DECIMAL.fullmatch(value) is not None
+
+
+def _is_class(value: Any) -> bool:
+    return value in ("A", "B", "C")
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        parse_time(value)
+    except (DecodeError, TypeError):
+        return False
+    return True
+
+
+def _is_vkey(value: Any) -> bool:
+    try:
+        VerifierKey.parse(value)
+    except (DecodeError, TypeError):
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class FieldType:
+    """The type of a body value.
+
+    Attributes:
+        accepts: tells whether a decoded JSON value is of this type.
+        says: what is expected, for error messages.
+    """
+
+    accepts: Callable[[Any], bool]
+    says: str
+
+
+DIGEST: Final = FieldType(_is_digest, "sha256: and 64 hex digits")
+RELEASE: Final = FieldType(_is_release, "a release id: 32 hex digits, or a name")
+NAME: Final = FieldType(_is_name, "a name: letters, digits and . : / @ + = _ -, no eleven digits in a row")
+NAMES: Final = FieldType(_is_names, f"a list of at most {MAX_LIST} names")
+CODE: Final = FieldType(_is_code, "a kebab-case code")
+COUNT: Final = FieldType(_is_count, "an integer from 0 to 9999999999")
+SIZE: Final = FieldType(_is_size, "an integer from 0 to 2^53 - 1")
+MILLISECONDS: Final = FieldType(_is_milliseconds, "an integer number of milliseconds")
+FLAG: Final = FieldType(_is_flag, "true or false")
+DECIMAL: Final = FieldType(_is_decimal, 'decimal text such as "0.50"')
+CLASS: Final = FieldType(_is_class, "A, B or C")
+TIME: Final = FieldType(_is_time, "a time of the form 2026-12-01T08:00:00.000Z")
+VKEY: Final = FieldType(_is_vkey, "a verifier key line")
+
+FIELDS: Final[Mapping[str, FieldType]] = {
+    # digests of documents, objects and commitments
+    "sha256": DIGEST,  # the thing the entry is about: policy, roster, stop, output, receipt
+    "previous": DIGEST,  # digest of the version before
+    "job_sha256": DIGEST,
+    "envelope_sha256": DIGEST,  # the signed envelope as received
+    "question": DIGEST,
+    "admission_sha256": DIGEST,
+    "approval_sha256": DIGEST,
+    "roster_sha256": DIGEST,
+    "policy_sha256": DIGEST,
+    "freshness_sha256": DIGEST,
+    "leakage_sha256": DIGEST,
+    "constraints_sha256": DIGEST,
+    "inputs_sha256": DIGEST,
+    "quality_sha256": DIGEST,
+    "commitment": DIGEST,  # SHA-256(salt32 ‖ sorted list)
+    "ctx": DIGEST,  # SHA-256 of the sorted admission digests
+    "request_sha256": DIGEST,
+    "certificate_sha256": DIGEST,
+    "spki_sha256": DIGEST,
+    "identity": DIGEST,  # key id of a node's identity key
+    "checkpoint_sha256": DIGEST,
+    "conflicting_sha256": DIGEST,
+    "root": DIGEST,
+    # who
+    "requester": NAME,
+    "approver": NAME,  # key id
+    "role": NAME,
+    "roles": NAMES,
+    "signers": NAMES,  # key ids
+    "recipient": NAME,
+    "recipients": NAMES,
+    "participants": NAMES,
+    "peer": NAME,
+    "witness": NAME,
+    "node": NAME,
+    "organisation": NAME,
+    "collaboration": NAME,
+    # what
+    "job_type": NAME,
+    "purpose": NAME,
+    "legal_basis": NAME,
+    "datasets": NAMES,
+    "dataset": NAME,
+    "columns": NAMES,
+    "column": NAME,
+    "snapshot": NAME,
+    "rule_version": NAME,
+    "release": RELEASE,
+    "class": CLASS,
+    "policy_id": NAME,
+    "subject": NAME,  # whom or what a stop halts
+    "log": NAME,  # another log's origin
+    "vkey": VKEY,
+    "previous_vkey": VKEY,
+    "software": NAME,
+    "suite": COUNT,
+    # decisions
+    "code": CODE,
+    "clause": NAME,  # the policy field that decided
+    "line": COUNT,  # 1-based line of policy.toml
+    "state": NAME,
+    "scope": CODE,
+    "what": CODE,
+    "kind": CODE,
+    # figures
+    "version": COUNT,
+    "generation": COUNT,
+    "rows": COUNT,
+    "distinct_keys": COUNT,
+    "bytes": SIZE,
+    "count": COUNT,
+    "approvals": COUNT,  # distinct people so far
+    "needed": COUNT,
+    "round": COUNT,
+    "min_group_size": COUNT,
+    "max_rows": COUNT,
+    "seq": SIZE,
+    "size": SIZE,
+    "retry": FLAG,
+    "opened": FLAG,  # whether anything derived from data had left
+    # budgets
+    "budget": NAME,
+    "notion": NAME,
+    "period": NAME,
+    "cost": DECIMAL,
+    "spent": DECIMAL,
+    "limit": DECIMAL,
+    # time
+    "created": TIME,
+    "expires": TIME,
+    "not_before": TIME,
+    "not_after": TIME,
+    "previous_time": TIME,
+    "step_ms": MILLISECONDS,
+}
+"""Every body key there is. A key means the same, and has the same type, in every kind that carries it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryKind:
+    """One kind of entry.
+
+    Attributes:
+        says: what the entry states, one line.
+        required: body keys it must carry.
+        optional: body keys it may carry; no others.
+        job: True: it is about one job, `job` is that job's id. False: `job` is empty. None: either.
+    """
+
+    says: str
+    required: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
+    job: bool | None = False
+
+
+def _kind(says: str, required: str = "", optional: str = "", *, job: bool | None = False) -> EntryKind:
+    return EntryKind(says, frozenset(required.split()), frozenset(optional.split()), job)
+
+
+_JOB = (
+    "purpose legal_basis recipients roles role datasets columns collaboration question job_sha256 "
+    "envelope_sha256 roster_sha256 class bytes signers participants created expires"
+)
+_VERSIONED = (
+    "previous signers policy_id not_before expires freshness_sha256 policy_sha256 envelope_sha256 code"
+)
+_ENDED = "peer role round state retry opened requester participants job_type bytes rows sha256 policy_sha256"
+
+ENTRY_KINDS: Final[Mapping[str, EntryKind]] = {
+    # the log itself
+    "log.open": _kind(
+        "the log starts; its key", "vkey", "generation software previous_vkey checkpoint_sha256"
+    ),
+    "log.successor": _kind(
+        "a new generation follows a log that could not be continued",
+        "checkpoint_sha256",
+        "generation log vkey size root code",
+    ),
+    "key.rotate": _kind("the log's key changes", "vkey", "previous_vkey code signers"),
+    "clock.step": _kind("the clock jumped", "", "previous_time step_ms code"),
+    # policy and roster
+    "policy.activate": _kind("a policy is in force from here on", "version sha256", _VERSIONED),
+    "policy.refused": _kind(
+        "a policy was not activated", "code", "line clause sha256 version previous signers policy_id expires"
+    ),
+    "stop.applied": _kind(
+        "a stop is in force", "scope sha256", "subject signers expires version previous code envelope_sha256"
+    ),
+    "roster.activate": _kind("a roster is in force from here on", "version sha256", _VERSIONED),
+    "roster.published": _kind("the coordinator hands out a roster", "version sha256", _VERSIONED),
+    "node.enrolled": _kind(
+        "a node's keys were accepted",
+        "node identity",
+        "organisation spki_sha256 vkey request_sha256 certificate_sha256 roster_sha256 version expires"
+        " signers",
+    ),
+    # a job's way through
+    "job.submitted": _kind("the coordinator took a job in", "requester job_type", _JOB, job=True),
+    "job.received": _kind("a node was offered a job", "requester job_type", _JOB, job=True),
+    "job.refused": _kind(
+        "a job was refused before anything was computed",
+        "code",
+        _JOB + " requester job_type clause line dataset column peer state policy_sha256 approvals needed",
+        job=True,
+    ),
+    "approval.recorded": _kind(
+        "a signed approval counts",
+        "approver approval_sha256",
+        "role created expires cost approvals needed policy_sha256 code",
+        job=True,
+    ),
+    "approval.rejected": _kind(
+        "an approver said no, or an approval does not count",
+        "code",
+        "approver role approval_sha256 created expires approvals needed policy_sha256",
+        job=True,
+    ),
+    "job.admitted": _kind(
+        "a node takes part in an attempt; from here data may leave",
+        "admission_sha256",
+        _JOB
+        + " requester job_type ctx leakage_sha256 constraints_sha256 inputs_sha256 commitment quality_sha256"
+        " rows distinct_keys snapshot rule_version min_group_size max_rows approvals needed budget cost suite"
+        " not_after policy_sha256",
+        job=True,
+    ),
+    "job.cancelled": _kind("a job was withdrawn", "", _ENDED + " code signers envelope_sha256", job=True),
+    "job.expired": _kind(
+        "a job ran out of time before it ran", "", _ENDED + " code expires not_after", job=True
+    ),
+    "job.failed": _kind("an attempt failed", "code", _ENDED, job=True),
+    "job.aborted": _kind("a node stopped an attempt on a guard", "code", _ENDED + " clause count", job=True),
+    "outcome.filed": _kind(
+        "the recipient reported what verification found",
+        "sha256",
+        "release rows bytes signers code",
+        job=True,
+    ),
+    # budgets
+    "budget.reserved": _kind(
+        "privacy budget is set aside for an attempt",
+        "budget cost",
+        "spent limit period notion dataset",
+        job=True,
+    ),
+    "budget.released": _kind(
+        "a reservation is free again: nothing left this node",
+        "budget cost",
+        "spent limit period notion dataset code",
+        job=True,
+    ),
+    # outputs
+    "output.commit": _kind(
+        "an output is final and durable; after a crash the same bytes are sent",
+        "release class sha256",
+        "bytes rows recipient recipients role envelope_sha256 leakage_sha256 min_group_size max_rows expires",
+        job=True,
+    ),
+    "output.released": _kind(
+        "an output left, or was handed to its recipient",
+        "release sha256",
+        "recipient recipients class bytes rows role envelope_sha256 expires retry",
+        job=True,
+    ),
+    "deletion.receipt": _kind(
+        "something was deleted", "what", "sha256 release dataset snapshot count bytes expires code", job=None
+    ),
+    # other logs
+    "peer.receipt": _kind(
+        "a peer's signed statement stands in this log too",
+        "peer sha256",
+        "kind log seq size root checkpoint_sha256 envelope_sha256 release code",
+        job=None,
+    ),
+    "witness.conflict": _kind(
+        "two views of one log do not fit together",
+        "log checkpoint_sha256",
+        "conflicting_sha256 witness size root code",
+    ),
+}
+"""Kinds of v = 1, and what the body of each says. Adding one raises `v`."""
+
+KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {1: ENTRY_KINDS}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRef:
+    """The policy, and the rule in it, by which an entry's decision was taken.
+
+    Attributes:
+        version: the policy's version.
+        sha256: digest of policy.toml.
+        rule: rule id; empty where no rule matched.
+    """
+
+    version: int
+    sha256: str
+    rule: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a log.
+
+    Attributes:
+        log: origin of the log.
+        seq: leaf index.
+        time: UTC text with milliseconds, `2026-12-01T08:00:00.000Z`.
+        kind: a key of `ENTRY_KINDS`.
+        job: job id, or empty.
+        attempt: attempt the entry belongs to; 0 where none is running.
+        policy: the deciding policy, None where none was involved.
+        actor: who caused it: key id, node, organisation; empty for the log's own program.
+        body: what the kind says.
+        refs: digests of objects and envelopes that the entry rests on.
+        v: version of this format.
+    """
+
+    log: str
+    seq: int
+    time: str
+    kind: str
+    job: str
+    attempt: int
+    policy: PolicyRef | None
+    actor: str
+    body: Mapping[str, Any]
+    refs: tuple[str, ...]
+    v: int = VERSION
+
+    def __post_init__(self) -> None:
+        """Check every field against the published vocabulary.
+
+        Raises:
+            DecodeError: a field, kind, body key or value that v does not publish.
+        """
+        check_statement(self.kind, self.body, job=self.job, v=self.v)
+        _require(
+            isinstance(self.log, str) and _ORIGIN.fullmatch(self.log) is not None, "log", "an origin line"
+        )
+        _require(_is_size(self.seq), "seq", SIZE.says)
+        _require(_is_time(self.time), "time", TIME.says)
+        _require(_is_int(self.attempt, 0, MAX_ATTEMPT), "attempt", "an integer from 0 to 2147483647")
+        _require(self.actor == "" or _is_name(self.actor), "actor", NAME.says)
+        _require(
+            len(self.refs) <= MAX_LIST and all(map(_is_digest, self.refs)),
+            "refs",
+            "a list of at most 64 digests",
+        )
+        if self.policy is not None:
+            _require(_is_count(self.policy.version), "policy.version", COUNT.says)
+            _require(_is_digest(self.policy.sha256), "policy.sha256", DIGEST.says)
+            _require(self.policy.rule == "" or _is_name(self.policy.rule), "policy.rule", NAME.says)
+
+    def encode(self) -> bytes:
+        """Return the entry's bytes: RFC 8785 JSON.
+
+        Raises:
+            DecodeError: longer than 65,535 bytes.
+        """
+        data = canonical_json(self._document())
+        if len(data) > MAX_ENTRY_BYTES:
+            raise DecodeError(
+                f"entry of {len(data)} bytes, at most {MAX_ENTRY_BYTES} fit",
+                code="too-long",
+                hint="store the object with put_object and name its digest",
+            )
+        return data
+
+    def _document(self) -> dict[str, Any]:
+        policy = self.policy and {
+            "version": self.policy.version,
+            "sha256": self.policy.sha256,
+            "rule": self.policy.rule,
+        }
+        return {
+            "v": self.v,
+            "log": self.log,
+            "seq": self.seq,
+            "time": self.time,
+            "kind": self.kind,
+            "job": self.job,
+            "attempt": self.attempt,
+            "policy": policy,
+            "actor": self.actor,
+            "body": dict(self.body),
+            "refs": list(self.refs),
+        }
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Entry":
+        """Parse an entry strictly.
+
+        Raises:
+            DecodeError: not canonical JSON, an unknown or missing field, an unknown v, kind or body key, or
+                a value not of its type.
+        """
+        document = decode_json(data, limit=MAX_ENTRY_BYTES)
+        if not isinstance(document, dict) or document.keys() != _ENTRY_FIELDS:
+            raise DecodeError("an entry has exactly the published fields", code="bad-entry")
+        policy, refs = document["policy"], document["refs"]
+        if policy is not None:
+            if not isinstance(policy, dict) or policy.keys() != _POLICY_FIELDS:
+                raise _bad_field("policy", "null or {rule, sha256, version}")
+            document["policy"] = PolicyRef(**policy)
+        if not isinstance(refs, list):
+            raise _bad_field("refs", "a list of digests")
+        document["refs"] = tuple(refs)
+        return cls(**document)
+
+
+_ENTRY_FIELDS: Final = {
+    "v", "log", "seq", "time", "kind", "job", "attempt", "policy", "actor", "body", "refs",
+}  # fmt: skip
+_POLICY_FIELDS: Final = {"version", "sha256", "rule"}
+
+
+def check_statement(kind: str, body: Mapping[str, Any], *, job: str = "", v: int = VERSION) -> None:
+    """Check what an entry is about to say, before it has a place in the log.
+
+    Raises:
+        DecodeError: unknown `v` or `kind`, a body key that the kind does not publish or lacks, a value not of
+            its type, a job id where the kind has none or the other way round. The message repeats no value.
+    """
+    kinds = KINDS_BY_VERSION.get(v) if _is_int(v, 1, MAX_ATTEMPT) else None
+    if kinds is None:
+        raise DecodeError(
+            f"entry format v is not one of {sorted(KINDS_BY_VERSION)}",
+            code="unknown-version",
+            hint="read this log with a newer release",
+        )
+    published = kinds.get(kind) if isinstance(kind, str) else None
+    if published is None:
+        raise DecodeError("an entry kind that v does not publish", code="unknown-kind")
+    if not isinstance(body, Mapping):
+        raise _bad_field("body", "an object")
+    for key, value in body.items():
+        if key not in published.required and key not in published.optional:
+            # A key we do not know may itself be data: it is only repeated if it cannot hold an identifier.
+            shown = key if isinstance(key, str) and _KEY.fullmatch(key) else "a key"
+            raise DecodeError(
+                f"{kind} does not publish {shown} in its body",
+                code="unknown-body-key",
+                hint="see ENTRY_KINDS for what this kind may say",
+            )
+        _require(FIELDS[key].accepts(value), f"body.{key} of {kind}", FIELDS[key].says)
+    missing = published.required - body.keys()
+    if missing:
+        raise DecodeError(f"{kind} lacks {', '.join(sorted(missing))} in its body", code="missing-body-key")
+    if published.job is False:
+        _require(job == "", f"job of {kind}", "empty text: this kind is about no single job")
+    else:
+        _require((job == "" and published.job is None) or _is_digest(job), f"job of {kind}", DIGEST.says)
+
+
+def _require(holds: bool, what: str, expected: str) -> None:
+    if not holds:
+        raise _bad_field(what, expected)
+
+
+def _bad_field(what: str, expected: str) -> DecodeError:
+    return DecodeError(f"{what} is not {expected}", code="bad-entry-value")

@@ -1,0 +1,218 @@
+"""Entries: one spelling, a closed vocabulary, no place for an identifier."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from audit.entries import ENTRY_KINDS, FIELDS, Entry, PolicyRef, check_statement, format_time, parse_time
+from audit.note import VerifierKey
+from protocols.encoding import canonical_json
+from protocols.errors import DecodeError, InputError
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "audit_entries.json").read_text())
+DIGEST = "sha256:" + "ab" * 32
+VKEY = str(VerifierKey("police.gz.example/node-a/journal/1", 1, bytes(32)))
+IDENTIFIERS = [
+    "11010119900307777X",
+    "110101199003077778",
+    "RIC:110101199003077778",
+    "13800138000",
+    "１３８００１３８０００",  # full-width digits
+]
+
+PUBLISHED = [
+    "log.open",
+    "log.successor",
+    "key.rotate",
+    "policy.activate",
+    "policy.refused",
+    "stop.applied",
+    "roster.activate",
+    "job.received",
+    "job.refused",
+    "approval.recorded",
+    "job.admitted",
+    "job.submitted",
+    "job.cancelled",
+    "job.expired",
+    "approval.rejected",
+    "outcome.filed",
+    "roster.published",
+    "node.enrolled",
+    "budget.reserved",
+    "budget.released",
+    "output.commit",
+    "output.released",
+    "job.failed",
+    "job.aborted",
+    "peer.receipt",
+    "clock.step",
+    "witness.conflict",
+    "deletion.receipt",
+]
+
+NAMES = st.sampled_from(["bureau", "police.gz.example/node-a", "crosscheck/1", "养老", "P-2026-014", DIGEST])
+CODES = st.sampled_from(["no-rule", "job-end", "job.refused", "a1"])
+COUNTS = st.integers(0, 10**10 - 1)
+VALUES = {
+    "sha256: and 64 hex digits": st.binary(min_size=32, max_size=32).map(lambda b: "sha256:" + b.hex()),
+    FIELDS["requester"].says: NAMES,
+    FIELDS["release"].says: st.binary(min_size=16, max_size=16).map(bytes.hex),
+    FIELDS["roles"].says: st.lists(NAMES, max_size=5),
+    FIELDS["code"].says: CODES,
+    FIELDS["rows"].says: COUNTS,
+    FIELDS["bytes"].says: st.integers(0, 2**53 - 1),
+    FIELDS["step_ms"].says: st.integers(1 - 2**53, 2**53 - 1),
+    FIELDS["retry"].says: st.booleans(),
+    FIELDS["cost"].says: st.sampled_from(["0", "0.50", "12.000001"]),
+    FIELDS["class"].says: st.sampled_from("ABC"),
+    FIELDS["created"].says: st.datetimes(
+        datetime(2000, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC)
+    ).map(format_time),
+    FIELDS["vkey"].says: st.just(VKEY),
+}
+
+
+@st.composite
+def entries(draw) -> Entry:
+    kind = draw(st.sampled_from(sorted(ENTRY_KINDS)))
+    published = ENTRY_KINDS[kind]
+    optional = draw(st.sets(st.sampled_from(sorted(published.optional)))) if published.optional else set()
+    about_job = draw(st.booleans()) if published.job is None else published.job
+    return Entry(
+        log=draw(st.sampled_from(["police.gz.example/node-a/journal/1", "民政.example"])),
+        seq=draw(st.integers(0, 2**53 - 1)),
+        time=draw(VALUES[FIELDS["created"].says]),
+        kind=kind,
+        job=DIGEST if about_job else "",
+        attempt=draw(st.integers(0, 2**31 - 1)),
+        policy=draw(st.none() | st.builds(PolicyRef, COUNTS, st.just(DIGEST), st.sampled_from(["", "R2"]))),
+        actor=draw(st.just("") | NAMES),
+        body={key: draw(VALUES[FIELDS[key].says]) for key in published.required | optional},
+        refs=tuple(draw(st.lists(st.just(DIGEST), max_size=3))),
+    )
+
+
+def test_v1_publishes_exactly_these_kinds():
+    assert sorted(ENTRY_KINDS) == sorted(PUBLISHED)
+
+
+@pytest.mark.parametrize("kind", sorted(ENTRY_KINDS))
+def test_every_body_key_of_a_kind_has_a_type_and_is_listed_once(kind):
+    published = ENTRY_KINDS[kind]
+    assert published.required | published.optional <= FIELDS.keys()
+    assert not published.required & published.optional
+    assert published.says
+
+
+def test_every_field_is_used_by_some_kind():
+    used = set().union(*(kind.required | kind.optional for kind in ENTRY_KINDS.values()))
+    assert used == FIELDS.keys()
+
+
+def test_the_published_entry_is_read_and_written_back():
+    data = VECTORS["good"].encode()
+    entry = Entry.decode(data)
+    assert entry.encode() == data
+    assert (entry.seq, entry.kind, entry.policy) == (12, "job.received", PolicyRef(7, DIGEST, "R5"))
+
+
+@pytest.mark.parametrize("case", VECTORS["bad"], ids=lambda c: c["why"])
+def test_a_bad_entry_is_refused_at_the_step_that_must_fail(case):
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(case["entry"].encode())
+    assert caught.value.code == case["code"]
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(entries())
+def test_entries_round_trip(entry):
+    data = entry.encode()
+    assert Entry.decode(data) == entry
+    assert json.loads(data).keys() == {
+        "v", "log", "seq", "time", "kind", "job", "attempt", "policy", "actor", "body", "refs",
+    }  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(entries(), st.data())
+def test_other_bytes_are_another_entry_or_none(entry, data):
+    original = entry.encode()
+    at = data.draw(st.integers(0, len(original) - 1))
+    changed = original[:at] + bytes([data.draw(st.integers(0, 255))]) + original[at + 1 :]
+    if changed == original:
+        return
+    try:
+        decoded = Entry.decode(changed)
+    except DecodeError:
+        return
+    assert decoded != entry
+    assert decoded.encode() == changed
+
+
+@pytest.mark.parametrize("identifier", IDENTIFIERS)
+def test_no_named_value_can_be_a_resident_id_or_telephone_number(identifier):
+    named = {key: kind for key, kind in FIELDS.items() if kind.accepts("bureau")}
+    assert {"requester", "purpose", "code", "dataset", "column"} <= named.keys()
+    for key, kind in named.items():
+        assert not kind.accepts(identifier), key
+        assert not kind.accepts("P-" + identifier), key
+
+
+@pytest.mark.parametrize("identifier", IDENTIFIERS)
+def test_no_list_can_hold_one_either(identifier):
+    lists = {key: kind for key, kind in FIELDS.items() if kind.accepts(["bureau"])}
+    assert {"recipients", "columns"} <= lists.keys()
+    for key, kind in lists.items():
+        assert not kind.accepts(["bureau", identifier]), key
+
+
+def test_no_count_can_be_a_telephone_number_or_resident_id():
+    for key in ("rows", "count", "version", "line"):
+        assert FIELDS[key].accepts(23_000_000)
+        assert not FIELDS[key].accepts(13_800_138_000)
+        assert not FIELDS[key].accepts(110101199003077778)
+
+
+def test_a_refusal_repeats_neither_the_value_nor_a_key_that_may_be_data():
+    for body in ({"code": "11010119900307777X"}, {"code": "ok", "11010119900307777X": 1}):
+        with pytest.raises(DecodeError) as caught:
+            check_statement("job.refused", body, job=DIGEST)
+        assert "1101" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "job"), [("job.refused", ""), ("policy.activate", DIGEST), ("job.refused", 5)]
+)
+def test_a_kind_says_whether_it_is_about_a_job(kind, job):
+    body = {"code": "no-rule"} if kind == "job.refused" else {"version": 1, "sha256": DIGEST}
+    with pytest.raises(DecodeError, match="job of"):
+        check_statement(kind, body, job=job)
+
+
+def test_a_deletion_may_or_may_not_be_about_a_job():
+    check_statement("deletion.receipt", {"what": "intermediate"}, job=DIGEST)
+    check_statement("deletion.receipt", {"what": "dataset"})
+
+
+def test_an_entry_that_does_not_fit_in_a_tile_is_refused():
+    body = {key: ["养" * 200] * 64 for key in ("recipients", "participants")} | {"admission_sha256": DIGEST}
+    entry = Entry("log", 0, "2026-12-01T00:00:00.000Z", "job.admitted", DIGEST, 1, None, "", body, ())
+    with pytest.raises(DecodeError) as caught:
+        entry.encode()
+    assert caught.value.code == "too-long"
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(canonical_json(["x" * 65_535]))
+    assert caught.value.code == "too-long"
+
+
+def test_times_are_utc_text_with_milliseconds():
+    beijing = datetime(2026, 12, 1, 8, 0, 0, 123_999, tzinfo=timezone(timedelta(hours=8)))
+    assert format_time(beijing) == "2026-12-01T00:00:00.123Z"
+    assert parse_time("2026-12-01T00:00:00.123Z") == datetime(2026, 12, 1, 0, 0, 0, 123_000, tzinfo=UTC)
+    with pytest.raises(InputError):
+        format_time(datetime(2026, 12, 1))
