@@ -1,0 +1,1020 @@
+"""`crosscheck/1`, class B: who is in at least k sources and not on the register, or in every list.
+
+Two questions of one shape. `present_in: at_least` finds persons whom at least k departments know and the
+register does not (疑似漏登); `present_in: all` finds persons on the register whom every source holds, such
+as the dead (应销未销). The register's organisation alone receives records; the requester receives a street
+table. Messages, locks, guards and what each coalition learns: `protocols/psi/SPEC.md`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from protocols.errors import InputError, ProtocolAborted
+from protocols.identifiers import AreaTable, demo_area_table, normalise, province_area_table, type_tag
+from protocols.ids import Organisation, Role
+from protocols.jobs.job_type import (
+    REQUESTER,
+    SUSPECTED,
+    ColumnNeed,
+    Content,
+    InputBuilder,
+    OutputClass,
+    PlannedRelease,
+    PreparedInput,
+    Separation,
+    Setup,
+    Statement,
+    Table,
+)
+from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
+from protocols.psi import group, locks
+from protocols.psi.keyed_list import (
+    MAX_STREET_BYTES,
+    KeyedList,
+    KeyedListBuilder,
+    month_text,
+)
+from protocols.psi.tagging import MAX_LISTS, TAG_BYTES, Plan, Tagged, Tagging, check_chunk, is_tagging
+from protocols.statistics.suppress import MIN_GROUP, ROUNDING, protect_table
+from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
+
+REGISTER: Final = Role("register")
+MATCHER: Final = Role("matcher")
+
+RECORDS: Final = "records"
+STREET_TABLE: Final = "street-table"
+
+KEY_TYPE: Final = "resident-id"
+
+_NATIONAL: Final = "national"
+_AREA_TABLES: Final = {_NATIONAL: province_area_table, "demo-city": demo_area_table}
+
+
+def source(number: int) -> Role:
+    """Return the role of the source with that number, counted from 1."""
+    return Role(f"source-{number}")
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """What a job of this type asks.
+
+    `everywhere` is `present_in: all`; `k` is the smallest number of lists a flagged person is on: of sources,
+    or, with `everywhere`, of all lists, the register's included.
+    """
+
+    everywhere: bool
+    k: int
+    sources: int
+    key_holder: Role
+    areas: str
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Self:
+        """Read and check the params and the roles they refer to.
+
+        Raises:
+            InputError: what is wrong, what was expected, what to do.
+        """
+        # (1) Roles: a register, a matcher, sources numbered from 1.
+        sources = len(spec.roles) - 2
+        expected = {REGISTER, MATCHER, *(source(i + 1) for i in range(sources))}
+        if not 1 <= sources < MAX_LISTS or set(spec.roles) != expected:
+            raise InputError(
+                f"{len(spec.roles)} roles that are not register, matcher and source-1 to source-n",
+                code="bad-roles",
+                hint="name register, matcher and one role per source, numbered from source-1 without gaps",
+            )
+        # (2) Params: each known, each of its type.
+        params: dict[str, Any] = dict(spec.params)
+        present_in = params.pop("present_in", None)
+        if present_in not in ("at_least", "all"):
+            raise InputError(
+                "params.present_in is neither at_least nor all",
+                code="bad-params",
+                hint='write present_in = "at_least" with k, or present_in = "all"',
+            )
+        k: Any = sources + 1
+        if present_in == "at_least":
+            k = params.pop("k", None)
+            if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= sources or sources < 2:
+                raise InputError(
+                    f"params.k does not fit {sources} source(s); at_least takes two sources or more and "
+                    "1 <= k <= the number of sources",
+                    code="bad-params",
+                    hint="k = 2 asks for persons whom two departments or more know",
+                )
+        key_holder = params.pop("key_holder", None)
+        if not isinstance(key_holder, str) or key_holder not in expected - {REGISTER, MATCHER}:
+            raise InputError(
+                "params.key_holder names no source of this job",
+                code="bad-params",
+                hint='write key_holder = "source-1", the source that shares the tag key with the register',
+            )
+        areas: Any = params.pop("areas", _NATIONAL)
+        if not isinstance(areas, str) or areas not in _AREA_TABLES:
+            raise InputError(
+                "params.areas names no area table of this version",
+                code="bad-params",
+                hint="leave it out for the national table; known: " + ", ".join(_AREA_TABLES),
+            )
+        if params:
+            raise InputError(
+                f"{len(params)} unknown param(s), expected present_in, k (with at_least), key_holder, areas",
+                code="unknown-param",
+                hint="remove what crosscheck/1 does not know",
+            )
+        return cls(present_in == "all", k, sources, Role(key_holder), areas)
+
+    @property
+    def area_table(self) -> AreaTable:
+        """The table that area codes of keys are looked up in."""
+        return _AREA_TABLES[self.areas]()
+
+    @property
+    def owners(self) -> tuple[Role, ...]:
+        """Who brings a list: the register, then the sources in order. A list's index is its place here."""
+        return (REGISTER, *(source(i + 1) for i in range(self.sources)))
+
+    def share_index(self, index: int) -> int:
+        """Return where a list's share is evaluated: the number of its source; the register comes last."""
+        return index or self.sources + 1
+
+
+_KEY = ColumnNeed("key", "join", ("resident-id", "identifier"))
+_STREET = ColumnNeed("street", "group", ("enum", "text", "code"))
+_LAST_SEEN = ColumnNeed("last_seen", "carry", ("date", "month"), required=False)
+
+
+class Crosscheck:
+    """The job type `crosscheck/1`."""
+
+    name: Final = "crosscheck/1"
+    output_class: Final = OutputClass.DIRECTED
+
+    def check(self, spec: JobSpec) -> None:
+        """Check params, roles, inputs and recipients.
+
+        (1) Params and roles. (2) Each list owner brings one dataset with the slots it needs, nobody else
+        brings any. (3) One organisation gives one list. (4) Records go to the register's organisation alone.
+
+        Raises:
+            InputError: what is wrong, what was expected, what to do.
+        """
+        # (1)
+        params = Params.of(spec)
+        # (2)
+        if sorted(i.role for i in spec.inputs) != sorted(params.owners):
+            raise InputError(
+                f"{len(spec.inputs)} inputs, expected one each of {', '.join(params.owners)}",
+                code="bad-inputs",
+                hint="give the register and every source one dataset; the matcher brings none",
+            )
+        for given in spec.inputs:
+            needs = self.columns(spec, given.role)
+            known = {need.slot for need in needs}
+            required = {need.slot for need in needs if need.required}
+            if not required <= set(given.columns) <= known:
+                raise InputError(
+                    f"the input of {given.role} has {len(given.columns)} column slot(s), "
+                    f"expected {', '.join(sorted(required))} and no others than {', '.join(sorted(known))}",
+                    code="bad-inputs",
+                    hint="map each slot to a column of the dataset",
+                )
+        # (3)
+        owners = [organisation_of(spec.roles[role]) for role in params.owners]
+        if len(set(owners)) != len(owners):
+            raise InputError(
+                "one organisation brings two lists, but sources count as organisations",
+                code="one-list-each",
+                hint="let each organisation take one role",
+            )
+        if REQUESTER in {organisation_of(node) for node in spec.roles.values()}:
+            raise InputError(
+                f"an organisation bears the reserved name {REQUESTER}",
+                code="reserved-name",
+                hint="enrol the organisation under another name",
+            )
+        # (4)
+        if spec.recipients != (owners[0],):
+            raise InputError(
+                f"{len(spec.recipients)} recipient(s) that are not exactly the register's organisation",
+                code="bad-recipients",
+                hint="name the register's organisation as the only recipient",
+            )
+
+    def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
+        """Return the policy role names of a seat: register and one source are key-holders, too."""
+        params = Params.of(spec)
+        if role == MATCHER:
+            return frozenset({"matcher"})
+        kind = "register" if role == REGISTER else "source"
+        holds_key = role in (REGISTER, params.key_holder)
+        return frozenset({kind, "key-holder"}) if holds_key else frozenset({kind})
+
+    def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
+        """Return the slots of a list: a key, and from sources the street and perhaps when last seen."""
+        if role == REGISTER:
+            return (_KEY,)
+        return (_KEY, _STREET, _LAST_SEEN) if role in Params.of(spec).owners else ()
+
+    def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
+        """Return the records for the register's organisation and the street table for the requester."""
+        register = organisation_of(spec.roles[REGISTER])
+        return (
+            PlannedRelease(RECORDS, OutputClass.DIRECTED, REGISTER, register),
+            PlannedRelease(STREET_TABLE, OutputClass.AGGREGATE, REGISTER, REQUESTER),
+        )
+
+    def separation(self, spec: JobSpec, requester: Organisation) -> tuple[Separation, ...]:
+        """Return who must not share an organisation; each pair keeps one coalition of `learns` apart.
+
+        The matcher stands alone: against list owners and key-holders (own-rows-elsewhere, opened-envelopes,
+        dictionary), and against requester and recipients (venn). List owners are pairwise different, which
+        also keeps the two tag keys apart.
+        """
+        params = Params.of(spec)
+        organisation = {role: organisation_of(node) for role, node in spec.roles.items()}
+        matcher = frozenset({organisation[MATCHER]})
+        owners = [organisation[role] for role in params.owners]
+        pairs = [
+            Separation(_rows_elsewhere("a list owner").en, matcher, frozenset(owners)),
+            Separation(_VENN.en, matcher, frozenset({requester, *spec.recipients})),
+            Separation(
+                _DICTIONARY.en,
+                frozenset({organisation[REGISTER]}),
+                frozenset({organisation[params.key_holder]}),
+            ),
+        ]
+        pairs += [
+            Separation(_ONE_LIST_EACH, frozenset({owner}), frozenset(owners[:place] + owners[place + 1 :]))
+            for place, owner in enumerate(owners)
+        ]
+        return tuple(pairs)
+
+    def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
+        """Return the coalition table of SPEC.md for this spec; `requester` stands for the analyst.
+
+        A coalition that is not listed learns the union of what its listed parts learn.
+        """
+        params = Params.of(spec)
+        table: dict[frozenset[Role], tuple[Statement, ...]] = {
+            frozenset({REGISTER}): (_LIST_SIZES, _FLAGGED_ALL if params.everywhere else _FLAGGED, _CRAFTED),
+            frozenset({MATCHER}): (_LIST_SIZES, _VENN),
+            frozenset({Role(REQUESTER)}): (_STREET_TABLE,),
+        }
+        for role in params.owners[1:]:
+            table[frozenset({role})] = (_LIST_SIZES,)
+            table[frozenset({MATCHER, role})] = (_rows_elsewhere(role),)
+        together = frozenset({MATCHER, REGISTER})
+        opened = _OPENED if params.k > 1 else _OPENED_WITHOUT_LOCK
+        table[together] = (_rows_elsewhere(REGISTER), _opened_of(REGISTER) if params.everywhere else opened)
+        for role in params.owners[1:]:
+            if role == params.key_holder:
+                table[together | {role}] = (_DICTIONARY,)
+            elif params.everywhere or params.k > 1:
+                table[together | {role}] = (_opened_of(role),)
+        return table
+
+    def check_inputs(
+        self, spec: JobSpec, inputs: Mapping[Role, InputSummary], constraints: Constraints
+    ) -> None:
+        """Check what all admissions say of the lists, before anything derived from data leaves.
+
+        (1) A summary of every list and of nothing else, made by the same identifier rules. (2) The three
+        limits of class B are set. (3) No list is empty. (4) The register's list is within 2 % of its
+        catalogue. (5) Enough sources, organisations.
+
+        Raises:
+            ProtocolAborted: with the guard that failed.
+        """
+        params = Params.of(spec)
+        # (1)
+        if set(inputs) != set(params.owners):
+            raise ProtocolAborted(
+                f"{len(inputs)} input summaries, expected one of each list owner", code="guard-inputs"
+            )
+        if len({summary.rule_version for summary in inputs.values()}) != 1:
+            raise ProtocolAborted(
+                "the lists were normalised by different identifier rules, so equal persons may differ",
+                code="guard-rules",
+                hint="bring all nodes to one version and name the same area table",
+            )
+        # (2) Without them the matcher could guard nothing; a rule that forgets them refuses by that.
+        if None in (constraints.max_rows, constraints.max_fraction, constraints.min_coverage):
+            raise ProtocolAborted(
+                "no participant's rule sets max_rows, max_fraction and min_coverage",
+                code="guard-missing",
+                hint="directed records need all three limits in the rule of at least one department",
+            )
+        # (3), (4)
+        register = inputs[REGISTER]
+        if abs(register.distinct_keys - register.catalogue_keys) * LIST_SIZE_PARTS > register.catalogue_keys:
+            raise ProtocolAborted(
+                f"the register's list is not within {100 // LIST_SIZE_PARTS} % of its catalogue",
+                code="guard-list-size",
+                hint="refresh the catalogue, or find out why the list differs from it",
+            )
+        if any(summary.distinct_keys == 0 for summary in inputs.values()):
+            raise ProtocolAborted(
+                "a list has no usable key, so its coverage cannot be told",
+                code="guard-empty-list",
+                hint="look at the preflight of the dataset: empty, or all identifiers rejected",
+            )
+        # (5)
+        if constraints.min_sources is not None and params.k < constraints.min_sources:
+            raise ProtocolAborted(
+                f"flagged from {params.k} list(s) on, a participant asks for {constraints.min_sources}",
+                code="guard-sources",
+                hint="raise k",
+            )
+        if constraints.min_organisations is not None and len(params.owners) < constraints.min_organisations:
+            raise ProtocolAborted(
+                f"{len(params.owners)} organisations bring a list, a participant asks for "
+                f"{constraints.min_organisations}",
+                code="guard-organisations",
+                hint="add sources",
+            )
+
+    def builder(self, spec: JobSpec, role: Role) -> InputBuilder:
+        """Return an empty builder; ages are judged as of the day the job was created."""
+        if not self.columns(spec, role):
+            raise InputError(f"the role {role} brings no dataset", code="no-dataset")
+        return KeyedListBuilder(as_of=spec.created.date(), areas=Params.of(spec).area_table, kind=KEY_TYPE)
+
+    def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
+        """Return the state machine of `role`; only the register's has outputs: records and street table.
+
+        Raises:
+            ProtocolAborted: a guard on the lists' sizes fails.
+            TypeError: the prepared input is not what `builder` of that role returns.
+        """
+        params = Params.of(setup.spec)
+        self.check_inputs(setup.spec, setup.inputs, setup.constraints)
+        if role == MATCHER:
+            return Matcher(params, setup, rand)
+        if not isinstance(prepared, KeyedList):
+            raise TypeError(f"the role {role} needs the list that its builder returns")
+        kind = Register if role == REGISTER else Source
+        return kind(role, params, setup, prepared, rand)
+
+
+LIST_SIZE_PARTS: Final = 50
+"""The register's list may differ from its catalogue by one part in so many: 2 %."""
+
+_ONE_LIST_EACH: Final = "nothing new, but one organisation would count as two of the k"
+
+_LIST_SIZES: Final = Statement(
+    "list-sizes",
+    "how many distinct keys each list has, as the admissions state",
+    "各清单去重后的条数(准入声明中已载明)",
+)
+_FLAGGED: Final = Statement(
+    "flagged-rows",
+    "key, street and month last seen of every person in at least k sources and not on its list, from one "
+    "source each, and which source that is",
+    "至少 k 个来源持有而本清单没有的人员: 证件号码、街道、最近出现月份, 每人取自一个来源, 并知道是哪个来源",
+)
+_FLAGGED_ALL: Final = Statement(
+    "flagged-rows",
+    "key, street and month last seen of every person on its list whom all sources hold, from one source "
+    "each, and which source that is",
+    "本清单中所有来源均持有的人员: 证件号码、街道、最近出现月份, 每人取自一个来源, 并知道是哪个来源",
+)
+_CRAFTED: Final = Statement(
+    "crafted-list",
+    "the same about persons it leaves off or puts on its list on purpose; the committed input shows that "
+    "afterwards to an auditor",
+    "故意漏报或添加人员时, 可得到这些人员的同样信息; 事后审计可凭输入承诺查出",
+)
+_VENN: Final = Statement(
+    "venn",
+    "for each combination of lists, exactly how many keys are on those and no others; no key itself",
+    "各清单每一种组合恰好有多少相同条目(精确韦恩图), 不知道任何证件号码",
+)
+_STREET_TABLE: Final = Statement(
+    "street-table",
+    "the flagged persons counted by street, after minimum group, suppression and rounding",
+    "按街道统计的人数, 经最小分组、主次抑制和取整处理",
+)
+_OPENED: Final = Statement(
+    "opened-envelopes",
+    "key, street and month last seen, from every source, of persons on the register's list and of persons in "
+    "at least k sources",
+    "登记清单内人员及至少 k 个来源持有的人员, 在每个来源中的证件号码、街道、最近出现月份",
+)
+_OPENED_ALL: Final = Statement(
+    "opened-envelopes",
+    "key, street and month last seen, from every source, of persons on the register's list",
+    "登记清单内人员在每个来源中的证件号码、街道、最近出现月份",
+)
+_OPENED_WITHOUT_LOCK: Final = Statement(
+    "opened-envelopes",
+    "key, street and month last seen of every row of every source: with k = 1 there is no lock",
+    "每个来源的全部条目: 证件号码、街道、最近出现月份 (k = 1 时没有门限锁)",
+)
+_DICTIONARY: Final = Statement(
+    "dictionary",
+    "for any guessed identifier, which lists hold it, and its row in each source; all can be guessed",
+    "对任意猜测的证件号码, 可知哪些清单持有及各来源中的对应条目; 证件号码可被穷举",
+)
+
+
+def _opened_of(owner: str) -> Statement:
+    return Statement(
+        "opened-envelopes",
+        f"key, street and month last seen, from every source, of persons on {owner}'s list",
+        f"{owner} 清单内人员在每个来源中的证件号码、街道、最近出现月份",
+    )
+
+
+def _rows_elsewhere(owner: str) -> Statement:
+    return Statement(
+        "own-rows-elsewhere",
+        f"for each row of {owner}'s list, which other lists hold the same person",
+        f"{owner} 清单中的每一条, 还有哪些清单持有同一人",
+    )
+
+
+TAGS: Final = 0x1000
+"""Round: list owner → matcher, 16-byte tags in ascending order."""
+READY: Final = 0x1100
+"""Round: matcher → source (and register, with `all`), empty: every guard has passed."""
+ROWS: Final = 0x1200
+"""Round: source → matcher, share ‖ locked envelope in tag order; register with `all`: shares alone."""
+CONTENT_KEY: Final = 0x1300
+"""Round: source → register, the 32-byte key of its envelopes."""
+ENVELOPES: Final = 0x1400
+"""Round: matcher → register, list index ‖ position ‖ envelope in random order."""
+
+CHUNK_TAGS: Final = 32768
+CHUNK_ROWS: Final = 4096
+CHUNK_RECORDS: Final = 8192
+
+_KEY_FIELD: Final = 32
+_STREET_FIELD: Final = MAX_STREET_BYTES + 1
+PLAIN_BYTES: Final = _KEY_FIELD + _STREET_FIELD + 2
+ENVELOPE_BYTES: Final = PLAIN_BYTES + locks.GCM_TAG_BYTES
+LOCKED_BYTES: Final = ENVELOPE_BYTES + locks.GCM_TAG_BYTES
+ROW_BYTES: Final = locks.SHARE_BYTES + LOCKED_BYTES
+RECORD_BYTES: Final = 1 + 4 + ENVELOPE_BYTES
+
+_ENVELOPE: Final = b"minshu/envelope/1"
+
+
+def _unexpected(message: Incoming, why: str) -> ProtocolAborted:
+    return ProtocolAborted(f"round {message.round} from {message.sender}: {why}", code="unexpected-message")
+
+
+def _items(message: Incoming, width: int) -> int:
+    """Return how many items of `width` bytes a body holds."""
+    if len(message.body) % width:
+        raise ProtocolAborted(
+            f"body of {len(message.body)} bytes, expected a multiple of {width}", code="bad-length"
+        )
+    return len(message.body) // width
+
+
+def _envelope_domain(ctx: bytes, index: int) -> bytes:
+    return _ENVELOPE + ctx + index.to_bytes(1, "big")
+
+
+def _nonce(position: int) -> bytes:
+    return position.to_bytes(12, "big")
+
+
+def plaintexts(listed: KeyedList, rows: npt.NDArray[np.uint32]) -> bytes:
+    """Return the envelope contents of these rows, `PLAIN_BYTES` each.
+
+    u8 length ‖ key in 31 bytes ‖ u8 length ‖ street in 47 bytes ‖ u16 month, zeros behind the texts.
+    """
+    keys = listed.keys[rows]
+    plain = np.zeros((len(rows), PLAIN_BYTES), dtype=np.uint8)
+    width = keys.dtype.itemsize
+    plain[:, 0] = np.strings.str_len(keys)
+    plain[:, 1 : 1 + width] = np.ascontiguousarray(keys).view(np.uint8).reshape(len(rows), width)
+    names = [name.encode() for name in listed.street_names]
+    fields = np.frombuffer(
+        b"".join(len(n).to_bytes(1, "big") + n.ljust(MAX_STREET_BYTES, b"\0") for n in names), dtype=np.uint8
+    ).reshape(-1, _STREET_FIELD)
+    plain[:, _KEY_FIELD : _KEY_FIELD + _STREET_FIELD] = fields[listed.streets[rows]]
+    plain[:, -2:] = listed.months[rows].astype(">u2").view(np.uint8).reshape(-1, 2)
+    return plain.tobytes()
+
+
+class _ListOwner:
+    """What register and sources share: tag the own list, serve as key-holder, send the tags."""
+
+    def __init__(self, role: Role, params: Params, setup: Setup, listed: KeyedList, rand: Rand) -> None:
+        self.role, self.params, self.setup, self.listed, self.rand = role, params, setup, listed, rand
+        self.index = params.owners.index(role)
+        self.tagging = Tagging(_plan(params, setup), role, listed.keys, rand)
+        self._tags_sent = False
+        self._ready = False
+
+    def start(self) -> Step:
+        """Return the first window of blinded points."""
+        return Waiting(self.tagging.start(), self._progress())
+
+    def _progress(self) -> Progress:
+        return Progress("tagging", self.tagging.done, self.tagging.total)
+
+    def _tag(self, message: Incoming) -> Step:
+        """Take a tagging message; once the own list is tagged, its tags go to the matcher."""
+        following = self.tagging.receive(message)
+        if self.tagging.tagged is not None and not self._tags_sent:
+            self._tags_sent = True
+            return Waiting(chain(following, self._tags(self.tagging.tagged)), self._progress())
+        return Waiting(following, self._progress())
+
+    def _tags(self, tagged: Tagged) -> Iterator[Outgoing]:
+        return _stream(MATCHER, TAGS, tagged.tags.tobytes(), TAG_BYTES, CHUNK_TAGS)
+
+    def _take_ready(self, message: Incoming) -> Tagged:
+        """Check the matcher's word that every guard has passed, and return the tagged list."""
+        if message.sender != MATCHER or message.round != READY:
+            raise _unexpected(message, "expected none")
+        if self._ready or self.tagging.tagged is None or self.tagging.serving:
+            raise _unexpected(message, "out of turn")
+        if message.body or not message.last:
+            raise ProtocolAborted("the matcher's ready is not empty", code="bad-length")
+        self._ready = True
+        return self.tagging.tagged
+
+
+def _plan(params: Params, setup: Setup) -> Plan:
+    return Plan(
+        owners=params.owners,
+        key_holders=(REGISTER, params.key_holder),
+        counts=tuple(setup.inputs[role].distinct_keys for role in params.owners),
+        ctx=setup.ctx,
+    )
+
+
+def _stream(to: Role, number: int, body: bytes, width: int, chunk: int) -> Iterator[Outgoing]:
+    """Yield `body`, items of `width` bytes, in messages of `chunk` items; an empty body is one message."""
+    step = width * chunk
+    for start in range(0, len(body) or 1, step):
+        yield Outgoing(to, number, body[start : start + step], last=start + step >= len(body))
+
+
+class Source(_ListOwner):
+    """A source: envelopes for the register, locked for the matcher. Learns nothing but list sizes."""
+
+    def receive(self, message: Incoming) -> Step:
+        """Take a tagging message, or `ready`, upon which rows and content key go out and the part is done."""
+        if is_tagging(message.round):
+            return self._tag(message)
+        tagged = self._take_ready(message)
+        content_key = self.rand(32)
+        key = Outgoing(REGISTER, CONTENT_KEY, content_key)
+        return Finished(chain(self._rows(tagged, content_key), (key,)), ())
+
+    def _rows(self, tagged: Tagged, content_key: bytes) -> Iterator[Outgoing]:
+        seal = AESGCM(content_key).encrypt
+        domain = _envelope_domain(self.setup.ctx, self.index)
+        count = len(tagged.order)
+        for start in range(0, count, CHUNK_ROWS):
+            stop = min(start + CHUNK_ROWS, count)
+            plain = plaintexts(self.listed, tagged.order[start:stop])
+            envelopes = (
+                seal(_nonce(start + at), plain[at * PLAIN_BYTES : (at + 1) * PLAIN_BYTES], domain)
+                for at in range(stop - start)
+            )
+            values = tagged.values[start:stop].tobytes()
+            rows = locks.lock(
+                values, self.params.share_index(self.index), self.params.k, self.setup.ctx, envelopes
+            )
+            yield Outgoing(MATCHER, ROWS, b"".join(rows), last=stop == count)
+
+
+class Register(_ListOwner):
+    """The register: first key-holder and the only one to open envelopes. Outputs records and street table."""
+
+    def __init__(self, role: Role, params: Params, setup: Setup, listed: KeyedList, rand: Rand) -> None:
+        super().__init__(role, params, setup, listed, rand)
+        self._content_keys: dict[int, bytes] = {}
+        self._records: list[bytes] = []
+        self._received = 0
+        self._complete = False
+
+    def receive(self, message: Incoming) -> Step:
+        """Take a tagging message, `ready` (with `all`), a content key or envelopes."""
+        outgoing: Iterable[Outgoing] = ()
+        if is_tagging(message.round):
+            return self._tag(message)
+        if message.round == CONTENT_KEY:
+            self._take_content_key(message)
+        elif message.round == ENVELOPES:
+            self._take_envelopes(message)
+        else:
+            tagged = self._take_ready(message)
+            if not self.params.everywhere:
+                raise _unexpected(message, "this job takes no share of the register")
+            outgoing = self._shares(tagged)
+        if self._complete and len(self._content_keys) == self.params.sources:
+            return Finished(outgoing, self._open())
+        return Waiting(outgoing, Progress("opening", self._received, self._received))
+
+    def _shares(self, tagged: Tagged) -> Iterator[Outgoing]:
+        """Yield the register's own shares: with `all`, its list counts as one of the k."""
+        count = len(tagged.values)
+        for start in range(0, count, CHUNK_ROWS):
+            stop = min(start + CHUNK_ROWS, count)
+            pairs = locks.shares_and_keys(
+                tagged.values[start:stop].tobytes(),
+                self.params.share_index(self.index),
+                self.params.k,
+                self.setup.ctx,
+            )
+            yield Outgoing(MATCHER, ROWS, b"".join(share for share, _ in pairs), last=stop == count)
+
+    def _take_content_key(self, message: Incoming) -> None:
+        index = self.params.owners.index(message.sender) if message.sender in self.params.owners else 0
+        if index == 0 or index in self._content_keys:
+            raise _unexpected(message, "no content key is due")
+        if len(message.body) != 32 or not message.last:
+            raise ProtocolAborted(f"content key of {len(message.body)} bytes, expected 32", code="bad-length")
+        self._content_keys[index] = message.body
+
+    def _take_envelopes(self, message: Incoming) -> None:
+        if message.sender != MATCHER or self._complete:
+            raise _unexpected(message, "no envelopes are due")
+        found = _items(message, RECORD_BYTES)
+        if found > CHUNK_RECORDS or (found != CHUNK_RECORDS and not message.last):
+            raise ProtocolAborted(
+                f"message of {found} envelopes, expected {CHUNK_RECORDS}", code="bad-length"
+            )
+        self._received += found
+        limit = self.setup.constraints.max_rows
+        # The matcher has guarded this; the receiver of records does not take its word for it.
+        if limit is not None and self._received > limit:
+            raise ProtocolAborted(f"more than the {limit} records that all rules allow", code="guard-rows")
+        self._records.append(message.body)
+        self._complete = message.last
+
+    def _open(self) -> tuple[Content, Content]:
+        """Open all envelopes, check what is in them, and return records and street table.
+
+        (1) Every envelope opens under its source's key, at its position, once. (2) Every text and month has
+        the form an honest source writes. (3) Every key is a valid number, no key comes twice. (4) No key is
+        on the own list; with `all`, every one is.
+
+        Raises:
+            ProtocolAborted: with the step that failed.
+        """
+        # (1)
+        joined = b"".join(self._records)
+        self._records = []
+        pieces = [joined[at : at + RECORD_BYTES] for at in range(0, len(joined), RECORD_BYTES)]
+        sealers = {index: AESGCM(key) for index, key in self._content_keys.items()}
+        if len({piece[:5] for piece in pieces}) != len(pieces):
+            raise ProtocolAborted("an envelope came twice", code="envelope-repeated")
+        plain = b"".join(self._opened(piece, sealers) for piece in pieces)
+        # (2)
+        keys, streets, months = _parse(plain)
+        # (3)
+        tag = type_tag(KEY_TYPE).encode()
+        bodies = [key.removeprefix(tag) for key in keys.tolist() if key.startswith(tag)]
+        found = normalise(
+            np.array(bodies, dtype=keys.dtype),
+            KEY_TYPE,
+            as_of=self.setup.spec.created.date(),
+            areas=self.params.area_table,
+        )
+        if len(found.keys) != len(keys) or bool((found.keys != keys).any()):
+            raise ProtocolAborted("an envelope holds a key that is not valid", code="envelope-malformed")
+        if len(np.unique(keys)) != len(keys):
+            raise ProtocolAborted("two envelopes hold the same key", code="envelope-repeated")
+        # (4)
+        on_list = np.isin(keys, self.listed.keys)
+        if bool((on_list != self.params.everywhere).any()):
+            raise ProtocolAborted(
+                "an envelope holds a person whom the question leaves out",
+                code="not-selected",
+                hint="a source bound a row to the tag of another person, or the matcher chose wrongly",
+            )
+        return self._tables(keys, streets, months, [piece[0] for piece in pieces])
+
+    def _opened(self, piece: bytes, sealers: Mapping[int, AESGCM]) -> bytes:
+        index, position = piece[0], int.from_bytes(piece[1:5], "big")
+        sealer = sealers.get(index)
+        if sealer is None:
+            raise ProtocolAborted("an envelope names a list that is no source", code="envelope-malformed")
+        try:
+            return sealer.decrypt(_nonce(position), piece[5:], _envelope_domain(self.setup.ctx, index))
+        except InvalidTag:
+            raise ProtocolAborted(
+                "an envelope does not open under its source's key and position", code="envelope-broken"
+            ) from None
+
+    def _tables(
+        self,
+        keys: npt.NDArray[np.bytes_],
+        streets: Sequence[str],
+        months: Sequence[str],
+        lists: Sequence[int],
+    ) -> tuple[Content, Content]:
+        order = np.argsort(keys)
+        owners = self.params.owners
+        organisations = [organisation_of(self.setup.spec.roles[owner]) for owner in owners]
+        records = Table(
+            {
+                "key": keys[order].astype(np.str_),
+                "street": np.array(streets, dtype=np.str_)[order],
+                "last_seen": np.array(months, dtype=np.str_)[order],
+                "source": np.array([owners[i] for i in lists], dtype=np.str_)[order],
+                "organisation": np.array([organisations[i] for i in lists], dtype=np.str_)[order],
+            }
+        )
+        minimum = self.setup.constraints.min_group_size
+        return (
+            Content(RECORDS, records, {"mark": SUSPECTED, "rows": records.rows}),
+            street_table(Counter(streets), MIN_GROUP if minimum is None else minimum),
+        )
+
+
+def _parse(plain: bytes) -> tuple[npt.NDArray[np.bytes_], list[str], list[str]]:
+    """Return keys, streets and months of envelope contents, each in its one canonical form.
+
+    Raises:
+        ProtocolAborted: `envelope-malformed`.
+    """
+    keys: list[bytes] = []
+    streets: list[str] = []
+    months: list[str] = []
+    try:
+        for at in range(0, len(plain), PLAIN_BYTES):
+            item = plain[at : at + PLAIN_BYTES]
+            keys.append(_text(item[:_KEY_FIELD]))
+            streets.append(_text(item[_KEY_FIELD : _KEY_FIELD + _STREET_FIELD]).decode())
+            months.append(month_text(int.from_bytes(item[-2:], "big")))
+    except ValueError:
+        raise ProtocolAborted("an envelope's content is not of its form", code="envelope-malformed") from None
+    if not all(street.isprintable() for street in streets):
+        raise ProtocolAborted("an envelope's street is not printable", code="envelope-malformed")
+    return np.array(keys, dtype=f"S{_KEY_FIELD - 1}"), streets, months
+
+
+def _text(field: bytes) -> bytes:
+    """Return the text of a field: its length, the text, zeros."""
+    length = field[0]
+    if length >= len(field) or any(field[1 + length :]):
+        raise ValueError("not a padded text")
+    return field[1 : 1 + length]
+
+
+def district_of(street: str) -> str:
+    """Return the county-level district of a street: the first six of the nine digits or more of its code.
+
+    GB/T 10114 codes begin with the district's GB/T 2260 code. Any other text has no district known here and
+    falls into one group, "".
+    """
+    return street[:6] if len(street) >= 9 and street.isascii() and street.isdigit() else ""
+
+
+def street_table(counts: Mapping[str, int], minimum: int) -> Content:
+    """Return the class-A table: persons by street, by district and in the city, one row per cell.
+
+    Columns `level` (city, district, street), `district`, `street`, `count`, `withheld`; the count of a
+    withheld cell is -1.
+
+    Args:
+        counts: persons by street, "" where a source does not know it.
+        minimum: smallest published group.
+    """
+    protected = protect_table(counts, {street: district_of(street) for street in counts}, minimum, ROUNDING)
+    rows: list[tuple[str, str, str, int | None]] = [("city", "", "", protected.total)]
+    rows += [("district", district, "", count) for district, count in protected.districts.items()]
+    rows += [("street", district_of(street), street, count) for street, count in protected.streets.items()]
+    levels, districts, streets, cells = zip(*rows, strict=True)
+    table = Table(
+        {
+            "level": np.array(levels, dtype=np.str_),
+            "district": np.array(districts, dtype=np.str_),
+            "street": np.array(streets, dtype=np.str_),
+            "count": np.array([-1 if cell is None else cell for cell in cells], dtype=np.int64),
+            "withheld": np.array([cell is None for cell in cells], dtype=np.bool_),
+        }
+    )
+    facts: dict[str, int | str] = {
+        "minimum_group": minimum,
+        "rounding_base": ROUNDING,
+        "withheld_cells": protected.withheld,
+    }
+    return Content(STREET_TABLE, table, facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The tags that the question asks for: which lists hold each, and where.
+
+    `masks[t]` has bit i for list i; `wanted[i]` are the places in list i's tag order of the selected tags it
+    holds, ascending, and `chosen[i]` the numbers t of those tags.
+    """
+
+    masks: npt.NDArray[np.uint64]
+    wanted: tuple[npt.NDArray[np.int64], ...]
+    chosen: tuple[npt.NDArray[np.int64], ...]
+
+
+def regions(lists: Sequence[npt.NDArray[np.bytes_]]) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.uint64]]:
+    """Return the distinct tags of all lists, ascending, and the set of lists of each as bits."""
+    joined = np.concatenate(lists)
+    bits = np.repeat(
+        np.left_shift(np.uint64(1), np.arange(len(lists), dtype=np.uint64)), [len(each) for each in lists]
+    )
+    order = np.argsort(joined, kind="stable")
+    joined = joined[order]
+    first = np.ones(len(joined), dtype=np.bool_)
+    first[1:] = joined[1:] != joined[:-1]
+    places = np.flatnonzero(first)
+    if not places.size:
+        return joined, np.empty(0, dtype=np.uint64)
+    return joined[places], np.bitwise_or.reduceat(bits[order], places)
+
+
+class Matcher:
+    """The matcher: compares tags, guards, opens one lock per selected tag; sees no key, opens no envelope."""
+
+    def __init__(self, params: Params, setup: Setup, rand: Rand) -> None:
+        self.params, self.setup, self.rand = params, setup, rand
+        self._counts = _plan(params, setup).counts
+        self._tags: list[list[bytes]] = [[] for _ in self._counts]
+        self._seen = [0] * len(self._counts)
+        self._selection: Selection | None = None
+        self._passed: list[int] = []  # rows that have come, by list, once guards have passed
+        self._kept: list[npt.NDArray[np.uint8]] = []  # rows of selected tags, by list
+
+    def start(self) -> Step:
+        """Wait for tags."""
+        return Waiting((), Progress("collecting", 0, sum(self._counts)))
+
+    def receive(self, message: Incoming) -> Step:
+        """Take tags or rows; the last of either leads on."""
+        owners = self.params.owners
+        if message.sender not in owners:
+            raise _unexpected(message, "sender brings no list")
+        index = owners.index(message.sender)
+        if message.round == TAGS and self._selection is None:
+            return self._take_tags(index, message)
+        if message.round == ROWS and self._selection is not None and self._width(index):
+            return self._take_rows(index, message, self._selection)
+        raise _unexpected(message, "out of turn")
+
+    def _width(self, index: int) -> int:
+        """Return the bytes per row that list `index` sends: with `at_least` the register sends none."""
+        if index:
+            return ROW_BYTES
+        return locks.SHARE_BYTES if self.params.everywhere else 0
+
+    def _take_tags(self, index: int, message: Incoming) -> Step:
+        found = _items(message, TAG_BYTES)
+        check_chunk(self._seen[index], found, self._counts[index], CHUNK_TAGS, last=message.last)
+        self._seen[index] += found
+        self._tags[index].append(message.body)
+        if self._seen != list(self._counts):
+            return Waiting((), Progress("collecting", sum(self._seen), sum(self._counts)))
+        lists = [np.frombuffer(b"".join(chunks), dtype=f"S{TAG_BYTES}") for chunks in self._tags]
+        self._tags = []
+        # Ascending and without repeats: one person is one row, and the order says nothing about the input.
+        if any(bool((each[1:] <= each[:-1]).any()) for each in lists):
+            raise ProtocolAborted("a list's tags are not in ascending order, each once", code="bad-tags")
+        self._selection = self._select(lists)
+        self._passed = [0] * len(lists)
+        self._kept = [
+            np.empty((len(wanted), self._width(i)), dtype=np.uint8)
+            for i, wanted in enumerate(self._selection.wanted)
+        ]
+        ready = (Outgoing(owner, READY, b"") for i, owner in enumerate(self.params.owners) if self._width(i))
+        return Waiting(ready, self._row_progress())
+
+    def _select(self, lists: Sequence[npt.NDArray[np.bytes_]]) -> Selection:
+        """Compare the lists, check the guards, and return what is asked for.
+
+        Raises:
+            ProtocolAborted: a guard fails. Nothing but tags has left any source so far.
+        """
+        tags, masks = regions(lists)
+        sets, sizes = np.unique(masks, return_counts=True)
+        asked = self._guarded({int(mask): int(size) for mask, size in zip(sets, sizes, strict=True)})
+        picked = np.isin(masks, np.array(asked, dtype=np.uint64))
+        tags, masks = tags[picked], masks[picked]
+        chosen = tuple(
+            np.flatnonzero(masks & np.uint64(1 << i)) if self._width(i) else np.empty(0, dtype=np.int64)
+            for i in range(len(lists))
+        )
+        wanted = tuple(np.searchsorted(lists[i], tags[numbers]) for i, numbers in enumerate(chosen))
+        return Selection(masks, wanted, chosen)
+
+    def _guarded(self, venn: Mapping[int, int]) -> list[int]:
+        """Return the sets of lists that the question asks for, once every guard has passed.
+
+        Sizes of lists were guarded by `check_inputs`, which every part calls, and every count was met. Here:
+        (1) coverage of every source by the register, (2) the share and (3) the number of selected persons.
+
+        Args:
+            venn: number of tags by the exact set of lists, as bits; bit 0 is the register.
+
+        Raises:
+            ProtocolAborted: naming the guard and its limit, never a count.
+        """
+        params, limits = self.params, self.setup.constraints
+        held = {
+            i: sum(n for mask, n in venn.items() if mask & 1 and mask >> i & 1)
+            for i in range(len(self._counts))
+        }
+        # (1) A register that submits little or garbage would otherwise receive everybody.
+        if limits.min_coverage is not None and any(
+            Fraction(held[i], self._counts[i]) < limits.min_coverage for i in range(1, len(self._counts))
+        ):
+            raise ProtocolAborted(
+                f"the register's list covers less than {limits.min_coverage} of a source",
+                code="guard-coverage",
+                hint="check that the register submitted its whole list and that area tables agree",
+            )
+        if params.everywhere:
+            asked = [mask for mask in venn if mask == (1 << len(self._counts)) - 1]
+            eligible = self._counts[0]
+        else:
+            enough = [mask for mask in venn if (mask >> 1).bit_count() >= params.k]
+            asked = [mask for mask in enough if not mask & 1]
+            eligible = sum(venn[mask] for mask in enough)
+        selected = sum(venn[mask] for mask in asked)
+        # (2)
+        if limits.max_fraction is not None and selected > limits.max_fraction * eligible:
+            raise ProtocolAborted(
+                f"more than {limits.max_fraction} of the persons in question would be flagged",
+                code="guard-fraction",
+                hint="check that the lists are of the same population",
+            )
+        # (3)
+        if limits.max_rows is not None and selected > limits.max_rows:
+            raise ProtocolAborted(
+                f"more than {limits.max_rows} persons would be flagged",
+                code="guard-rows",
+                hint="ask for a larger k, or agree on a larger limit",
+            )
+        return asked
+
+    def _row_progress(self) -> Progress:
+        total = sum(count for i, count in enumerate(self._counts) if self._width(i))
+        return Progress("receiving", sum(self._passed), total)
+
+    def _take_rows(self, index: int, message: Incoming, selection: Selection) -> Step:
+        width = self._width(index)
+        found = _items(message, width)
+        start = self._passed[index]
+        check_chunk(start, found, self._counts[index], CHUNK_ROWS, last=message.last)
+        self._passed[index] += found
+        wanted = selection.wanted[index]
+        low, high = np.searchsorted(wanted, (start, start + found))
+        rows = np.frombuffer(message.body, dtype=np.uint8).reshape(found, width)
+        self._kept[index][low:high] = rows[wanted[low:high] - start]
+        if all(self._passed[i] == count for i, count in enumerate(self._counts) if self._width(i)):
+            records = b"".join(self._records(selection))
+            return Finished(_stream(REGISTER, ENVELOPES, records, RECORD_BYTES, CHUNK_RECORDS), ())
+        return Waiting((), self._row_progress())
+
+    def _records(self, selection: Selection) -> Iterator[bytes]:
+        """Yield one opened envelope for each selected tag, in random order, from a random source of each."""
+        count = len(selection.masks)
+        lots = np.frombuffer(self.rand(8 * count), dtype=np.uint64)  # bias below 2^-57
+        weights: dict[int, tuple[list[int], dict[int, int]]] = {}
+        row_of = [
+            dict(zip(numbers.tolist(), range(len(numbers)), strict=True)) for numbers in selection.chosen
+        ]
+        for number in group.permutation(count, self.rand).tolist():
+            mask = int(selection.masks[number])
+            if mask not in weights:
+                holders = [i for i in range(len(self._counts)) if mask >> i & 1 and self._width(i)]
+                weights[mask] = (
+                    [i for i in holders if i],
+                    locks.secret_weights(self.params.share_index(i) for i in holders[: self.params.k]),
+                )
+            sources, weight = weights[mask]
+            index = sources[int(lots[number]) % len(sources)]
+            shares = {
+                self.params.share_index(i): self._kept[i][row_of[i][number]][: locks.SHARE_BYTES].tobytes()
+                for i in range(len(self._counts))
+                if self.params.share_index(i) in weight
+            }
+            place = row_of[index][number]
+            envelope = locks.unlock(
+                shares,
+                weight,
+                self.setup.ctx,
+                self.params.share_index(index),
+                self._kept[index][place][locks.SHARE_BYTES :].tobytes(),
+            )
+            position = int(selection.wanted[index][place])
+            yield index.to_bytes(1, "big") + position.to_bytes(4, "big") + envelope

@@ -1,0 +1,210 @@
+"""What every job type must be, asked of each one in the registry."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from crosscheck_case import job_spec
+
+from protocols.encoding import canonical_json
+from protocols.errors import InputError, MinshuError
+from protocols.ids import NodeName, Organisation, Role
+from protocols.jobs import JOB_TYPES
+from protocols.jobs.job_type import REQUESTER, InputBuilder, JobType, OutputClass, PreparedInput
+from protocols.wire import JobSpec, organisation_of
+
+ROOT = Path(__file__).parents[2]
+
+EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
+    "crosscheck/1": lambda: (
+        job_spec(2, k=1),
+        job_spec(3, k=2, key_holder=3),
+        job_spec(1, present_in="all"),
+        job_spec(3, present_in="all"),
+    ),
+}
+"""Valid specs of each job type, one or more per variant."""
+
+KINDS = {
+    "register", "source", "key-holder", "recipient", "matcher", "helper", "dealer", "aggregator"
+}  # fmt: skip
+USES = {"join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher"}
+BUREAU = Organisation("a-bureau.example")
+
+
+def check_job_type(job_type: JobType, specs: tuple[JobSpec, ...]) -> None:
+    """Assert everything the rest of the house relies on."""
+    check_papers(job_type)
+    for spec in specs:
+        assert spec.job_type == job_type.name
+        job_type.check(spec)
+        job_type.check(JobSpec.decode(spec.encode()))
+        check_params(job_type, spec)
+        check_roles(job_type, spec)
+        check_releases(job_type, spec)
+        check_statements(job_type, spec)
+        check_separation(job_type, spec)
+
+
+def check_papers(job_type: JobType) -> None:
+    """A SPEC section, vectors and an example policy exist."""
+    headings = [
+        line
+        for path in (ROOT / "protocols").rglob("SPEC.md")
+        for line in path.read_text().splitlines()
+        if line.startswith("#") and f"`{job_type.name}`" in line
+    ]
+    assert headings, f"no SPEC.md has a section on {job_type.name}"
+    stem = job_type.name.partition("/")[0]
+    vectors = json.loads((ROOT / f"tests/vectors/{stem}.json").read_text())
+    assert any(name.startswith("bad") for name in vectors), "vectors have no bad ones"
+    policies = [path.read_text() for path in (ROOT / "policies/examples").glob("*.toml")]
+    assert any(f'"{job_type.name}"' in text for text in policies), f"no example policy allows {job_type.name}"
+
+
+def check_params(job_type: JobType, spec: JobSpec) -> None:
+    """Every param is needed or has a default; unknown ones and other types are refused, never a crash."""
+    with pytest.raises(InputError) as error:
+        job_type.check(replace(spec, params={**spec.params, "surprise": 1}))
+    assert error.value.code == "unknown-param"
+    strange = (None, True, -1, 10**9, 1.5, "", "strange", [], {}, ["x"], {"x": 1})
+    for name in spec.params:
+        for value in strange:
+            if value == spec.params[name] and type(value) is type(spec.params[name]):
+                continue
+            with pytest.raises(InputError):
+                job_type.check(replace(spec, params={**spec.params, name: value}))
+    with pytest.raises(InputError):
+        job_type.check(replace(spec, params={}))
+    with pytest.raises(InputError):
+        job_type.check(replace(spec, roles={}))
+    with pytest.raises(InputError):
+        job_type.check(replace(spec, inputs=()))
+
+
+def check_roles(job_type: JobType, spec: JobSpec) -> None:
+    """Kinds and columns are words that policies know; whoever brings data has a builder, nobody else."""
+    brings = {item.role for item in spec.inputs}
+    for role in spec.roles:
+        kinds = job_type.kinds(spec, role)
+        assert kinds, f"{role} has no kind, so no rule could allow it"
+        assert kinds <= KINDS
+        needs = job_type.columns(spec, role)
+        assert bool(needs) == (role in brings)
+        assert len({need.slot for need in needs}) == len(needs)
+        for need in needs:
+            assert need.use in USES
+            assert need.types
+        if not needs:
+            with pytest.raises(MinshuError):
+                job_type.builder(spec, role)
+            continue
+        empty = job_type.builder(spec, role)
+        assert callable(empty.add)
+        check_prepared(empty)
+
+
+def check_prepared(builder: InputBuilder) -> None:
+    """An empty dataset is a valid input of no keys, and its commitment depends on the salt."""
+    found: PreparedInput = builder.finish()
+    assert (found.rows, found.distinct_keys, dict(found.quality())) == (0, 0, {})
+    assert found.rule_version
+    assert re.fullmatch("sha256:[0-9a-f]{64}", found.commitment(bytes(32)))
+    assert found.commitment(bytes(32)) != found.commitment(b"\1" * 32)
+
+
+def check_releases(job_type: JobType, spec: JobSpec) -> None:
+    """Releases have different names, a maker in the job, and recipients that the job names."""
+    releases = job_type.releases(spec)
+    assert releases
+    assert len({release.name for release in releases}) == len(releases)
+    order = {OutputClass.AGGREGATE: 0, OutputClass.MODEL: 1, OutputClass.DIRECTED: 2}
+    assert job_type.output_class == max((r.output_class for r in releases), key=lambda c: order[c])
+    for release in releases:
+        assert release.made_by in spec.roles
+        if release.output_class == OutputClass.DIRECTED:
+            assert release.recipient in spec.recipients
+        else:
+            assert release.recipient in (REQUESTER, *spec.recipients)
+
+
+def check_statements(job_type: JobType, spec: JobSpec) -> None:
+    """Every seat and the requester is spoken of, in two languages, and statements can stand in a journal."""
+    table = job_type.learns(spec)
+    seats = {*spec.roles, Role(REQUESTER)}
+    for members, statements in table.items():
+        assert members, "a coalition has a member"
+        assert members <= seats
+        assert statements
+        for statement in statements:
+            assert re.fullmatch("[a-z][a-z0-9-]*", statement.key)
+            assert statement.en
+            assert re.search("[\u4e00-\u9fff]", statement.zh)
+        canonical_json([[s.key, s.en, s.zh] for s in statements])
+    assert {frozenset({seat}) for seat in seats} <= set(table), "some seat's own view is not stated"
+
+
+def check_separation(job_type: JobType, spec: JobSpec) -> None:
+    """No organisation may hold the seats of a coalition that learns more than its parts.
+
+    Seats are given to one organisation each, which is separate; then those of one coalition to one.
+    """
+    assert separate(job_type, spec, BUREAU)
+    for members in job_type.learns(spec):
+        if len(members) == 1:
+            continue
+        seats = sorted(members - {REQUESTER})
+        shared = organisation_of(spec.roles[seats[0]])
+        requester = shared if REQUESTER in members else BUREAU
+        roles = dict(spec.roles)
+        for number, role in enumerate(seats):
+            roles[role] = NodeName(f"{shared}/node-{number}")
+        assert not separate(job_type, replace(spec, roles=roles), requester), (
+            f"{members} may be one organisation"
+        )
+    neutral = {"matcher", "helper", "dealer", "aggregator"}
+    computing = [role for role in spec.roles if job_type.kinds(spec, role) & neutral]
+    for role in computing:
+        owner = organisation_of(spec.roles[role])
+        assert not separate(job_type, spec, owner), f"the requester may hold {role}"
+        assert not separate(job_type, replace(spec, recipients=(owner,)), BUREAU), (
+            f"a recipient may hold {role}"
+        )
+    for one, other in combinations(computing, 2):
+        roles = {**spec.roles, other: NodeName(f"{organisation_of(spec.roles[one])}/other")}
+        assert not separate(job_type, replace(spec, roles=roles), BUREAU)
+
+
+def separate(job_type: JobType, spec: JobSpec, requester: Organisation) -> bool:
+    """Whether no pair of a spec's separations shares an organisation; each says why."""
+    pairs = job_type.separation(spec, requester)
+    assert all(pair.why and pair.these and pair.those for pair in pairs)
+    return not any(pair.these & pair.those for pair in pairs)
+
+
+@pytest.mark.parametrize("job_type", JOB_TYPES, ids=lambda job_type: job_type.name)
+def test_a_job_type_is_what_the_rest_of_the_house_relies_on(job_type):
+    assert job_type.name in EXAMPLES, "give the new job type valid specs in EXAMPLES"
+    check_job_type(job_type, EXAMPLES[job_type.name]())
+
+
+def test_names_are_different_and_numbered():
+    names = [job_type.name for job_type in JOB_TYPES]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("[a-z][a-z-]*/[1-9][0-9]*", name) for name in names)
+    assert set(EXAMPLES) == set(names)
+
+
+def test_the_suite_notices_a_job_type_whose_separation_is_missing():
+    (crosscheck,) = [each for each in JOB_TYPES if each.name == "crosscheck/1"]
+
+    class Careless(type(crosscheck)):
+        def separation(self, spec, requester):
+            return super().separation(spec, requester)[1:]
+
+    with pytest.raises(AssertionError, match="may be one organisation"):
+        check_job_type(Careless(), EXAMPLES["crosscheck/1"]())

@@ -1,0 +1,152 @@
+"""Small cross-checks for tests: a spec, lists, and all parties with seeded randomness."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+
+from protocols.identifiers import resident_id
+from protocols.ids import DatasetName, Digest, KeyId, NodeName, Organisation, Role
+from protocols.jobs.crosscheck import MATCHER, REGISTER, Crosscheck, source
+from protocols.jobs.job_type import Content, Setup
+from protocols.party import Party, Rand, Sent, run
+from protocols.psi.keyed_list import KeyedList
+from protocols.wire import Constraints, InputSummary, JobInput, JobSpec, organisation_of
+
+CROSSCHECK = Crosscheck()
+ZERO = Digest("sha256:" + "0" * 64)
+CTX = hashlib.sha256(b"a context for tests").digest()
+LOOSE = Constraints(
+    min_group_size=3, max_rows=1000, max_fraction=Fraction(1), min_coverage=Fraction(0)
+)  # limits that never bind, for tests of something else
+
+Row = tuple[str, str]  # street, month last seen
+Lists = Sequence[Mapping[int, Row]]  # person number -> row; the register first
+
+
+@cache
+def person(number: int) -> str:
+    """Return the identity number of a fictional person."""
+    return resident_id(f"9901{1 + number % 11:02d}", date(1950 + number // 900, 1, 1), number % 900)
+
+
+def seeded(seed: object) -> Rand:
+    """Return a reproducible source of bytes."""
+    drawn = 0
+
+    def rand(count: int) -> bytes:
+        nonlocal drawn
+        drawn += 1
+        return hashlib.shake_256(f"{seed}/{drawn}".encode()).digest(count)
+
+    return rand
+
+
+def job_spec(sources: int = 3, *, key_holder: int = 1, **params: Any) -> JobSpec:
+    """Return a valid spec: `k=2`, or `present_in="all"`."""
+    nodes = {REGISTER: "police.example/a", MATCHER: "statistics.example/a"}
+    nodes |= {source(i): f"department-{i}.example/a" for i in range(1, sources + 1)}
+    roles = {Role(role): NodeName(node) for role, node in nodes.items()}
+    filled: dict[str, Any] = {
+        "present_in": "all" if params.get("present_in") == "all" else "at_least",
+        "key_holder": source(key_holder),
+        "areas": "demo-city",
+    }
+    columns = {"key": "id", "street": "street", "last_seen": "seen"}
+    return JobSpec(
+        job_type="crosscheck/1",
+        params=filled | params,
+        inputs=tuple(
+            JobInput(
+                role,
+                organisation_of(node),
+                DatasetName("people"),
+                {"key": "id"} if role == REGISTER else columns,
+            )
+            for role, node in roles.items()
+            if role != MATCHER
+        ),
+        roles=roles,
+        purpose="P-1",
+        legal_basis="L-1",
+        recipients=(Organisation("police.example"),),
+        requester=KeyId(ZERO),
+        collaboration="example",
+        roster_digest=ZERO,
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        expires=datetime(2026, 2, 1, tzinfo=UTC),
+        nonce="0" * 32,
+    )
+
+
+def prepared(spec: JobSpec, role: Role, rows: Mapping[int, Row]) -> KeyedList:
+    """Return a list as its node would prepare it."""
+    builder = CROSSCHECK.builder(spec, role)
+    batch: dict[str, Any] = {"key": pa.array([person(number) for number in rows], pa.string())}
+    if role != REGISTER:
+        batch["street"] = pa.array([street for street, _ in rows.values()], pa.string())
+        batch["last_seen"] = pa.array([month for _, month in rows.values()], pa.string())
+    builder.add(batch)
+    listed = builder.finish()
+    assert isinstance(listed, KeyedList)
+    return listed
+
+
+@dataclass
+class Case:
+    """One cross-check, ready to run."""
+
+    spec: JobSpec
+    setup: Setup
+    lists: dict[Role, KeyedList]
+    parties: dict[Role, Party]
+    sent: list[Sent] = field(default_factory=list)
+
+    def run(self) -> dict[Role, Any]:
+        """Play it whole and return the outputs; `sent` has every message afterwards."""
+        return run(self.parties, observe=self.sent.append)
+
+    def released(self) -> tuple[Content, Content]:
+        """Play it whole and return records and street table."""
+        records, table = self.run()[REGISTER]
+        return records, table
+
+
+def case(
+    lists: Lists,
+    *,
+    constraints: Constraints = LOOSE,
+    seed: object = 0,
+    catalogue: int | None = None,
+    key_holder: int = 1,
+    **params: Any,
+) -> Case:
+    """Return a cross-check of these lists, the register's first; `catalogue` is its published number."""
+    spec = job_spec(len(lists) - 1, key_holder=key_holder, **params)
+    CROSSCHECK.check(spec)
+    owners = (REGISTER, *(source(i) for i in range(1, len(lists))))
+    ready = {role: prepared(spec, role, rows) for role, rows in zip(owners, lists, strict=True)}
+    summaries = {
+        role: InputSummary(
+            listed.rows,
+            listed.distinct_keys,
+            listed.distinct_keys,
+            listed.commitment(bytes(32)),
+            "2026-01-01",
+            ZERO,
+            listed.rule_version,
+        )
+        for role, listed in ready.items()
+    }
+    if catalogue is not None:
+        summaries[REGISTER] = replace(summaries[REGISTER], catalogue_keys=catalogue)
+    setup = Setup(spec, 1, CTX, constraints, summaries)
+    parties = {
+        role: CROSSCHECK.party(role, setup, ready.get(role), seeded(f"{seed}/{role}")) for role in spec.roles
+    }
+    return Case(spec, setup, ready, parties)
