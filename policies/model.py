@@ -1,0 +1,334 @@
+"""A department's policy as typed values: `minshu-policy/1`, trust §4.
+
+The types say form and range; what spans several places (references, overlaps, grades) is checked by
+`policies.parse`. No expression, no inheritance: what a rule says is all it says.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from fractions import Fraction
+from typing import Annotated, Final, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from protocols.errors import InputError
+from protocols.ids import Digest
+
+SCHEMA: Final = "minshu-policy/1"
+STOP_SCHEMA: Final = "minshu-stop/1"
+
+NEUTRAL_KINDS: Final = frozenset({"matcher", "helper", "dealer", "aggregator"})
+"""Role kinds that compute for others and bring no dataset."""
+
+RoleKind = Literal[
+    "register", "source", "key-holder", "recipient", "matcher", "helper", "dealer", "aggregator"
+]
+"""What a node plays in a job, whichever seat it takes: `source-1` and `source-2` are both a `source`."""
+
+ColumnType = Literal[
+    "resident-id",
+    "residence-permit",
+    "permanent-resident",
+    "passport",
+    "uscc",
+    "phone",
+    "identifier",
+    "enum",
+    "code",
+    "text",
+    "int",
+    "decimal",
+    "bool",
+    "date",
+    "month",
+]
+"""`identifier` holds typed keys of several kinds; `code` is a code-list value that is not spelt out here."""
+
+ColumnUse = Literal["join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher"]
+"""The only parts a column may play. `carry`: travels sealed with a class-B record."""
+
+Grade = Literal["core", "important", "general-4", "general-3", "general-2", "general-1"]
+"""GB/T 43697-2024."""
+
+COLUMN_TYPES: Final = frozenset(get_args(ColumnType))
+COLUMN_USES: Final = frozenset(get_args(ColumnUse))
+
+Sensitivity = Literal["none", "personal", "sensitive"]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+Alias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?\Z",
+        description="a name of lower-case letters, digits, - and _",
+    ),
+]
+ColumnName = Annotated[
+    str, Meta(pattern=r"^[^\W\d]\w{0,62}\Z", description="a column name of letters, digits and _")
+]
+OrganisationName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?\Z",
+        description="an organisation's name such as police.gz.example",
+    ),
+]
+NodeId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?/[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z",
+        description="the full name of this node, such as police.gz.example/node-a",
+    ),
+]
+DigestText = Annotated[
+    str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z", description="sha256: and 64 lower-case hex digits")
+]
+PurposeId = Annotated[
+    str, Meta(pattern=r"^\S{1,128}\Z", description="a purpose number of 1 to 128 characters without blanks")
+]
+JobTypeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z][a-z-]{0,30}/[1-9][0-9]{0,3}\Z",
+        description="a job type with its version, such as crosscheck/1",
+    ),
+]
+RuleId = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!negative-list)[A-Za-z0-9](?:[A-Za-z0-9._-]{0,30}[A-Za-z0-9])?\Z",
+        description="a rule id of 1 to 32 letters, digits, dots and dashes, not starting with negative-list",
+    ),
+]
+Text = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\x00-\x1f\x7f]{1,512}\Z",
+        description="a text of 1 to 512 characters on one line",
+    ),
+]
+GroupSize = Annotated[int, Meta(ge=3, le=100_000, description="a group size from 3 to 100000")]
+RuntimeS = Annotated[int, Meta(ge=1, le=604_800, description="seconds, from 1 to 604800 (a week)")]
+Days = Annotated[int, Meta(ge=1, le=36_500, description="days, from 1 to 36500")]
+Rows = Annotated[int, Meta(ge=1, le=10_000_000_000, description="a number of rows from 1 to 10^10")]
+Organisations = Annotated[int, Meta(ge=2, le=64, description="a number of organisations from 2 to 64")]
+Sources = Annotated[int, Meta(ge=1, le=63, description="a number of sources from 1 to 63")]
+Approvals = Annotated[int, Meta(ge=0, le=16, description="a number of approvals from 0 to 16")]
+Jobs = Annotated[int, Meta(ge=1, le=1_000_000, description="a number of jobs from 1 to 1000000")]
+Version = Annotated[int, Meta(ge=1, le=2**53 - 1, description="a version number from 1 upwards")]
+Source = Annotated[
+    str,
+    Meta(
+        pattern=r"^local:[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?\Z",
+        description="local: and a catalogue name, never a path or a query",
+    ),
+]
+
+
+class _Clause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file: every key known, no key twice, nothing changes after parsing."""
+
+
+class Defaults(_Clause, frozen=True, kw_only=True):
+    """What holds where a rule says nothing stricter."""
+
+    min_group_size: GroupSize
+    max_runtime_s: RuntimeS = 3600
+    release_requires: Literal["checkpoint", "cosigned"] = "checkpoint"
+
+
+class Requester(_Clause, frozen=True, kw_only=True):
+    """Someone who may ask: the ids of analysts' keys. With `organisation`, the roster must agree."""
+
+    keys: tuple[DigestText, ...]
+    organisation: OrganisationName | None = None
+
+
+class Purpose(_Clause, frozen=True, kw_only=True):
+    """What data may be used for. `valid_until` is the last day, in the policy's timezone."""
+
+    title: Text
+    legal_basis: Text
+    valid_until: date
+
+
+class Column(_Clause, frozen=True, kw_only=True):
+    """One column that exists for jobs. `range` is inclusive; `bins` are ascending lower bounds."""
+
+    type: ColumnType
+    use: tuple[ColumnUse, ...]
+    values: tuple[Text, ...] | None = None
+    range: tuple[Fraction, ...] | None = None
+    bins: tuple[Fraction, ...] | None = None
+
+
+class Unit(_Clause, frozen=True, kw_only=True):
+    """Whom a row is about, and how many rows one of them may have."""
+
+    column: ColumnName
+    max_rows: Rows
+
+
+class Dataset(_Clause, frozen=True, kw_only=True):
+    """A catalogue entry as this policy opens it; a column that is not listed does not exist."""
+
+    source: Source
+    grade: Grade
+    personal: Sensitivity
+    columns: dict[ColumnName, Column]
+    unit: Unit | None = None
+
+
+class Budget(_Clause, frozen=True, kw_only=True):
+    """A privacy budget. Parsed and kept, but not yet honoured: `unsupported_clauses`."""
+
+    dataset: Alias
+    notion: Literal["zcdp", "pure-dp", "approximate-dp"]
+    limit: Fraction
+    period: Literal["day", "week", "calendar-month", "calendar-quarter", "calendar-year"]
+    scope: Literal["all-requesters", "per-requester"]
+    delta: Fraction | None = None
+
+
+class Window(_Clause, frozen=True, kw_only=True):
+    """When jobs may run, in the policy's timezone. Parsed, not yet honoured."""
+
+    days: tuple[Day, ...]
+    from_: time = msgspec.field(name="from")
+    to: time
+
+
+class Rate(_Clause, frozen=True, kw_only=True):
+    """How often jobs may run. Parsed, not yet honoured."""
+
+    jobs: Jobs
+    per: Literal["hour", "day", "week", "month", "quarter", "year"]
+
+
+class Rule(_Clause, frozen=True, kw_only=True):
+    """One thing that is allowed. A job fits wholly inside one rule or is refused."""
+
+    id: RuleId
+    requesters: tuple[Alias, ...]
+    purposes: tuple[PurposeId, ...]
+    job_types: tuple[JobTypeName, ...]
+    recipients: tuple[OrganisationName, ...]
+    approvals: Approvals
+    roles: tuple[RoleKind, ...] = ()
+    datasets: tuple[Alias, ...] = ()
+    columns: tuple[ColumnName, ...] = ()
+    approvers: tuple[Alias, ...] = ()
+    min_group_size: GroupSize | None = None
+    min_organisations: Organisations | None = None
+    min_sources: Sources | None = None
+    max_rows: Rows | None = None
+    max_fraction: Fraction | None = None
+    min_coverage: Fraction | None = None
+    max_runtime_s: RuntimeS | None = None
+    budget: Alias | None = None
+    max_cost: Fraction | None = None
+    window: Window | None = None
+    rate: Rate | None = None
+
+
+class Approver(_Clause, frozen=True, kw_only=True):
+    """The keys of those who may approve in this capacity."""
+
+    keys: tuple[DigestText, ...]
+
+
+class Retention(_Clause, frozen=True, kw_only=True):
+    """How long what is kept."""
+
+    journal_days: Days
+    release_days: Days
+    intermediate: Literal["job-end"]
+
+
+class Banned(_Clause, frozen=True, kw_only=True):
+    """A column that no rule may ever name."""
+
+    dataset: Alias
+    column: ColumnName
+    reason: Text
+
+
+class Stop(_Clause, frozen=True, kw_only=True):
+    """A halt. Parsed, not yet honoured. `value` names what is halted, and is absent for `all`."""
+
+    scope: Literal["all", "requester", "purpose", "dataset", "job"]
+    reason: Text
+    value: Text | None = None
+
+
+class Policy(_Clause, frozen=True, kw_only=True):
+    """The whole of policy.toml. `policy_id` is the full name of the one node it is for."""
+
+    schema: Literal["minshu-policy/1"]
+    policy_id: NodeId
+    version: Version
+    not_before: Annotated[datetime, Meta(tz=True, description="a time with its offset from UTC")]
+    expires: Annotated[datetime, Meta(tz=True, description="a time with its offset from UTC")]
+    timezone: Annotated[str, Meta(max_length=64, description="a timezone name such as Asia/Shanghai")]
+    controller: Text
+    defaults: Defaults
+    retention: Retention
+    previous: DigestText | None = None
+    requesters: dict[Alias, Requester] = {}
+    purposes: dict[PurposeId, Purpose] = {}
+    datasets: dict[Alias, Dataset] = {}
+    budgets: dict[Alias, Budget] = {}
+    rules: tuple[Rule, ...] = ()
+    approvers: dict[Alias, Approver] = {}
+    negative_list: tuple[Banned, ...] = ()
+    stops: tuple[Stop, ...] = ()
+
+
+class StopDocument(_Clause, frozen=True, kw_only=True):
+    """A halt signed by one person, without a new policy: `minshu-stop/1`. Parsed, not yet honoured."""
+
+    schema: Literal["minshu-stop/1"]
+    policy_id: NodeId
+    issued: Annotated[datetime, Meta(tz=True, description="a time with its offset from UTC")]
+    stops: tuple[Stop, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActivePolicy:
+    """A policy that passed activation: the only kind `decide` obeys. `digest` is of the exact file."""
+
+    policy: Policy
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedSigners:
+    """The keys whose owners may activate a policy here, role → raw 32-byte public keys.
+
+    The node takes them from its own configuration; no policy can change them.
+
+    Raises:
+        InputError: a key is pinned twice or is not 32 bytes long.
+    """
+
+    roles: Mapping[str, tuple[bytes, ...]]
+
+    def __post_init__(self) -> None:
+        """Refuse a key under two roles: one person must not make two signatures."""
+        keys = [key for keys in self.roles.values() for key in keys]
+        if len(set(keys)) != len(keys) or any(len(key) != 32 for key in keys):
+            raise InputError(
+                "a pinned key stands under two roles, or is not 32 bytes long",
+                code="bad-pins",
+                hint="pin one key per person: whoever is data protection officer is not the owner, too",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """What a node remembers of the newest policy it activated, whatever happened to the file."""
+
+    version: int
+    digest: Digest

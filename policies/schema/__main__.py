@@ -1,0 +1,5 @@
+"""Print the schema."""
+
+from policies.schema import render
+
+print(render(), end="")

@@ -1,0 +1,205 @@
+"""Signing a policy, and the test that stands between a signed file and an active policy.
+
+policy.toml stays a readable file; policy.dsse beside it carries its exact bytes and the signatures. Two
+people sign, with keys that the department pinned on its node: no policy can change who may sign policies.
+What is done with an accepted policy, on disk and in the journal, is the node's part.
+"""
+
+from datetime import datetime
+from typing import Final
+
+from policies.model import STOP_SCHEMA, ActivePolicy, PinnedSigners, StoredPolicy
+from policies.parse import MAX_POLICY_BYTES, ParsedPolicy, parse_policy, unsupported_clauses
+from policies.strict import read_toml
+from protocols.envelope import POLICY, Envelope, Signer, decode_envelope, key_id, sign, verify
+from protocols.errors import InputError, PolicyInvalid, SignatureInvalid, StateConflict
+from protocols.ids import NodeName
+from protocols.wire import utc_text
+
+SIGNATURES: Final = 2
+"""How many people of different roles activate a policy."""
+
+
+def sign_policy(data: bytes, signer: Signer, envelope: Envelope | None = None) -> Envelope:
+    """Return `envelope`, or a new one, with one more signature over the exact bytes of policy.toml.
+
+    Args:
+        data: policy.toml; it is parsed, because nobody should sign what no node would accept.
+        signer: who signs.
+        envelope: what others have signed before.
+
+    Raises:
+        PolicyInvalid: the policy is wrong.
+        InputError: the envelope is over another text, or this key has signed already.
+    """
+    parse_policy(data)
+    if envelope is None:
+        return sign(POLICY, data, [signer])
+    if envelope.payload_type != POLICY or envelope.payload != data:
+        raise InputError(
+            "the envelope holds another text than this policy.toml",
+            code="other-policy-text",
+            hint="sign the text that the others signed, or start a new envelope with --out",
+        )
+    identifier = key_id(signer.public_key)
+    try:
+        verify(envelope, POLICY, {identifier: signer.public_key})
+    except SignatureInvalid:
+        return envelope.with_signature(signer)
+    raise InputError(
+        "this key has signed the policy already", code="signed-already", hint="the second person signs next"
+    )
+
+
+def check_activation(
+    envelope_bytes: bytes,
+    pinned: PinnedSigners,
+    stored: StoredPolicy | None,
+    now: datetime,
+    *,
+    node: NodeName,
+) -> ActivePolicy:
+    """Return the policy in a signed envelope if it may become the active one.
+
+    (1) It is a policy, signed with pinned keys by people of two different roles; nothing is parsed before.
+    (2) The text is a well-formed policy. (3) It is for this node. (4) It is newer than the newest ever
+    activated here, and says so: version greater, `previous` the digest of that one. (5) It is valid now.
+    (6) It holds no clause that this version would silently ignore.
+
+    Args:
+        envelope_bytes: policy.dsse.
+        pinned: whose signatures count here.
+        stored: the newest policy ever activated here, None where there never was one.
+        now: the node's time.
+        node: this node.
+
+    Raises:
+        DecodeError: not an envelope.
+        SignatureInvalid: `wrong-payload-type` or `too-few-signatures`.
+        PolicyInvalid: the text is wrong, with its line; `unsupported-clause` names each such clause.
+        StateConflict: `policy-of-another-node`, `policy-already-active`, `same-version-other-text`,
+            `policy-rollback`, `previous-mismatch`, `policy-expired`, `policy-not-yet-valid`.
+    """
+    parsed = _signed_policy(envelope_bytes, pinned, node)  # (1) (2) (3)
+    _check_succession(parsed, stored)  # (4)
+    policy = parsed.policy
+    # (5)
+    if now >= policy.expires:
+        raise StateConflict(
+            f"the policy expired at {utc_text(policy.expires)}",
+            code="policy-expired",
+            hint="sign a version whose validity has not ended",
+        )
+    if now < policy.not_before:
+        raise StateConflict(
+            f"the policy holds from {utc_text(policy.not_before)} on; until then nothing would be allowed",
+            code="policy-not-yet-valid",
+            hint="activate it at that time; the present policy goes on until then",
+        )
+    # (6)
+    if unsupported := unsupported_clauses(parsed):
+        raise PolicyInvalid(
+            "this version cannot honour: "
+            + "; ".join(f"{clause} (line {line})" for line, clause in unsupported),
+            code="unsupported-clause",
+            hint="remove these clauses, or wait for a version that honours them",
+            line=unsupported[0][0],
+        )
+    return ActivePolicy(policy, parsed.digest)
+
+
+def reopen(
+    envelope_bytes: bytes, pinned: PinnedSigners, stored: StoredPolicy, *, node: NodeName
+) -> ActivePolicy:
+    """Return the policy this node activated before, from its file, as at start-up.
+
+    Expiry is not looked at: `decide` refuses under an expired policy, and says so.
+
+    Raises:
+        DecodeError: not an envelope.
+        SignatureInvalid: `wrong-payload-type` or `too-few-signatures`.
+        PolicyInvalid: the text is wrong, with its line.
+        StateConflict: `policy-of-another-node`, or `policy-changed`: the file is not the stored version.
+    """
+    parsed = _signed_policy(envelope_bytes, pinned, node)
+    if (parsed.policy.version, parsed.digest) != (stored.version, stored.digest):
+        raise StateConflict(
+            f"the policy file is not the version {stored.version} that was activated here",
+            code="policy-changed",
+            hint="restore policy.dsse as it was activated, or activate a newer version",
+        )
+    return ActivePolicy(parsed.policy, parsed.digest)
+
+
+def _signed_policy(envelope_bytes: bytes, pinned: PinnedSigners, node: NodeName) -> ParsedPolicy:
+    envelope = decode_envelope(envelope_bytes)
+    if envelope.payload_type != POLICY:
+        raise SignatureInvalid(
+            f"the document is signed as another type than {POLICY}",
+            code="wrong-payload-type",
+            hint="sign policy.toml with minshu-policy sign",
+        )
+    roles = [role for role in sorted(pinned.roles) if _signed_by(envelope, pinned.roles[role])]
+    if len(roles) < SIGNATURES:
+        raise SignatureInvalid(
+            f"signed by {len(roles)} of the pinned roles ({', '.join(roles) or 'none'}), "
+            f"{SIGNATURES} different ones needed",
+            code="too-few-signatures",
+            hint="have the missing person sign with minshu-policy sign; pinned roles: "
+            + ", ".join(sorted(pinned.roles)),
+        )
+    document = read_toml(envelope.payload, limit=MAX_POLICY_BYTES, what="policy.toml")
+    if document.root.get("schema") == STOP_SCHEMA:
+        document.fail(
+            ("schema",),
+            "this version cannot honour stop documents",
+            code="unsupported-clause",
+            hint="activate a policy without the rules to be stopped",
+        )
+    parsed = parse_policy(envelope.payload)
+    if parsed.policy.policy_id != node:
+        raise StateConflict(
+            f"the policy is for {parsed.policy.policy_id}, this node is {node}",
+            code="policy-of-another-node",
+            hint=f'write policy_id = "{node}", if the policy is meant for this node',
+        )
+    return parsed
+
+
+def _signed_by(envelope: Envelope, keys: tuple[bytes, ...]) -> bool:
+    try:
+        verify(envelope, POLICY, {key_id(key): key for key in keys})
+    except SignatureInvalid:
+        return False
+    return True
+
+
+def _check_succession(parsed: ParsedPolicy, stored: StoredPolicy | None) -> None:
+    version, previous = parsed.policy.version, parsed.policy.previous
+    if stored is not None and version < stored.version:
+        raise StateConflict(
+            f"version {version} is older than version {stored.version}, which was activated here",
+            code="policy-rollback",
+            hint=f"write a version {stored.version + 1}",
+        )
+    if stored is not None and version == stored.version:
+        if parsed.digest == stored.digest:
+            raise StateConflict(
+                f"version {version} is active already, nothing changed", code="policy-already-active"
+            )
+        raise StateConflict(
+            f"another text was activated here as version {version}",
+            code="same-version-other-text",
+            hint=f"give the new text version {version + 1}",
+        )
+    expected = stored.digest if stored is not None else None
+    if previous != expected:
+        raise StateConflict(
+            f"previous does not name the policy before it, which is {expected}"
+            if expected is not None
+            else f"no policy was ever activated here, but this is version {version} with a previous one",
+            code="previous-mismatch",
+            hint=f'write previous = "{expected}"'
+            if expected is not None
+            else "start with version 1, or restore this node's journal and policy from its backup",
+        )

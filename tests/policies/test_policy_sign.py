@@ -1,0 +1,246 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.model import ActivePolicy, PinnedSigners, StoredPolicy
+from policies.sign import check_activation, reopen, sign_policy
+from protocols.encoding import sha256_digest
+from protocols.envelope import JOB, POLICY, Envelope, decode_envelope, sign
+from protocols.errors import (
+    DecodeError,
+    InputError,
+    MinshuError,
+    PolicyInvalid,
+    SignatureInvalid,
+    StateConflict,
+)
+from protocols.ids import Digest
+
+DPO, OWNER = "human-resources dpo", "human-resources owner"
+
+
+def signed(world: Any, text: str, *who: str) -> bytes:
+    return sign(POLICY, text.encode(), [world.signer(name) for name in who]).encode()
+
+
+def activate(world: Any, envelope: bytes, stored: StoredPolicy | None = None, **changes: Any) -> ActivePolicy:
+    arguments = {"node": world.node("human-resources"), **changes}
+    now = arguments.pop("now", world.now)
+    pinned = arguments.pop("pinned", world.pinned())
+    return check_activation(envelope, pinned, stored, now, **arguments)
+
+
+def refused(world: Any, envelope: bytes, stored: StoredPolicy | None = None, **changes: Any) -> str:
+    with pytest.raises(MinshuError) as caught:
+        activate(world, envelope, stored, **changes)
+    return caught.value.code
+
+
+def next_version(world: Any, version: int, previous: str) -> str:
+    return str(world.text(**{"version = 1 ": f'version = {version}\nprevious = "{previous}" '}))
+
+
+def test_dpo_and_owner_together_activate_a_policy(world: Any):
+    text = world.text()
+    active = activate(world, signed(world, text, DPO, OWNER))
+    assert active.digest == sha256_digest(text.encode())
+    assert active.policy.version == 1
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        (),
+        (DPO,),
+        (OWNER,),
+        (DPO, DPO),
+        (OWNER, OWNER, OWNER),
+        (DPO, "stranger"),
+        ("health dpo", "health owner"),
+    ],
+)
+def test_less_than_two_people_of_different_roles_activate_nothing(world: Any, who: tuple[str, ...]):
+    assert refused(world, signed(world, world.text(), *who)) == "too-few-signatures"
+
+
+def test_two_people_of_one_role_are_not_two_roles(world: Any):
+    pinned = PinnedSigners(
+        {
+            "dpo": (world.signer(DPO).public_key, world.signer("second dpo").public_key),
+            "owner": (world.signer(OWNER).public_key,),
+        }
+    )
+    text = world.text()
+    assert refused(world, signed(world, text, DPO, "second dpo"), pinned=pinned) == "too-few-signatures"
+    assert activate(world, signed(world, text, "second dpo", OWNER), pinned=pinned).policy.version == 1
+
+
+def test_nobody_can_be_pinned_for_two_roles(world: Any):
+    key = world.signer(DPO).public_key
+    for roles in ({"dpo": (key,), "owner": (key,)}, {"dpo": (key, key)}, {"dpo": (key[:31],)}):
+        with pytest.raises(InputError) as caught:
+            PinnedSigners(roles)
+        assert caught.value.code == "bad-pins"
+
+
+def test_without_pinned_keys_nothing_is_activated(world: Any):
+    assert (
+        refused(world, signed(world, world.text(), DPO, OWNER), pinned=PinnedSigners({}))
+        == "too-few-signatures"
+    )
+
+
+def test_keys_named_in_the_policy_itself_do_not_activate_it(world: Any):
+    # The approvers of the policy are its own claim; only pinned keys count.
+    pinned = PinnedSigners({"dpo": (world.signer("x").public_key,), "owner": (world.signer("y").public_key,)})
+    assert refused(world, signed(world, world.text(), DPO, OWNER), pinned=pinned) == "too-few-signatures"
+
+
+def test_a_signed_document_of_another_type_is_no_policy(world: Any):
+    envelope = sign(JOB, world.text().encode(), [world.signer(DPO), world.signer(OWNER)])
+    assert refused(world, envelope.encode()) == "wrong-payload-type"
+
+
+def test_nothing_is_parsed_before_the_signatures_hold(world: Any):
+    assert refused(world, signed(world, "not toml at all [", DPO)) == "too-few-signatures"
+    assert refused(world, signed(world, "not toml at all [", DPO, OWNER)) == "not-toml"
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_no_byte_of_a_signed_policy_can_be_changed(world: Any, data: st.DataObject):
+    envelope = sign(POLICY, world.text().encode(), [world.signer(DPO), world.signer(OWNER)])
+    at = data.draw(st.integers(0, len(envelope.payload) - 1))
+    payload = bytearray(envelope.payload)
+    payload[at] ^= data.draw(st.integers(1, 255))
+    changed = Envelope(POLICY, bytes(payload), envelope.signatures)
+    assert refused(world, changed.encode()) == "too-few-signatures"
+
+
+def test_a_newer_version_that_names_the_one_before_follows_it(world: Any):
+    first = activate(world, signed(world, world.text(), DPO, OWNER))
+    stored = StoredPolicy(1, first.digest)
+    second = activate(world, signed(world, next_version(world, 2, first.digest), DPO, OWNER), stored)
+    assert second.policy.version == 2
+    # Versions may be skipped, as long as the one before is named.
+    assert activate(world, signed(world, next_version(world, 9, first.digest), DPO, OWNER), stored)
+
+
+def test_an_older_version_is_refused(world: Any):
+    stored = StoredPolicy(7, Digest(sha256_digest(b"seven")))
+    assert refused(world, signed(world, world.text(), DPO, OWNER), stored) == "policy-rollback"
+    text = next_version(world, 6, sha256_digest(b"five"))
+    assert refused(world, signed(world, text, DPO, OWNER), stored) == "policy-rollback"
+
+
+def test_an_expired_older_version_is_still_called_a_rollback(world: Any):
+    stored = StoredPolicy(7, Digest(sha256_digest(b"seven")))
+    late = world.now + timedelta(days=400)
+    assert refused(world, signed(world, world.text(), DPO, OWNER), stored, now=late) == "policy-rollback"
+
+
+def test_the_same_version_with_another_text_is_refused(world: Any):
+    first = activate(world, signed(world, world.text(), DPO, OWNER))
+    stored = StoredPolicy(1, first.digest)
+    text = world.text() + "# a comment\n"
+    assert refused(world, signed(world, text, DPO, OWNER), stored) == "same-version-other-text"
+
+
+def test_the_active_version_again_changes_nothing_and_says_so(world: Any):
+    envelope = signed(world, world.text(), DPO, OWNER)
+    stored = StoredPolicy(1, activate(world, envelope).digest)
+    assert refused(world, envelope, stored) == "policy-already-active"
+
+
+@pytest.mark.parametrize("stored", [None, StoredPolicy(1, Digest(sha256_digest(b"another first version")))])
+def test_a_version_that_does_not_follow_what_was_active_here_is_refused(
+    world: Any, stored: StoredPolicy | None
+):
+    text = next_version(world, 2, sha256_digest(b"some first version"))
+    assert refused(world, signed(world, text, DPO, OWNER), stored) == "previous-mismatch"
+
+
+def test_an_expired_or_premature_policy_is_not_activated(world: Any):
+    envelope = signed(world, world.text(), DPO, OWNER)
+    policy = activate(world, envelope).policy
+    assert refused(world, envelope, now=policy.expires) == "policy-expired"
+    assert refused(world, envelope, now=policy.not_before - timedelta(seconds=1)) == "policy-not-yet-valid"
+    assert activate(world, envelope, now=policy.not_before)
+
+
+def test_a_policy_for_another_node_is_refused(world: Any):
+    envelope = signed(world, world.text(), DPO, OWNER)
+    assert refused(world, envelope, node=world.node("health")) == "policy-of-another-node"
+
+
+def test_a_clause_that_would_be_ignored_is_refused_with_its_line(world: Any):
+    text = world.text(**{"max_rows = 20000": 'rate = { jobs = 1, per = "month" }\nmax_rows = 20000'})
+    with pytest.raises(PolicyInvalid, match="rate of rule R1") as caught:
+        activate(world, signed(world, text, DPO, OWNER))
+    assert caught.value.code == "unsupported-clause"
+    assert text.split("\n")[caught.value.line - 1].startswith("rate")
+
+
+def test_a_stop_document_is_refused_as_unsupported_not_ignored(world: Any):
+    text = '# halt\nschema = "minshu-stop/1"\n'
+    with pytest.raises(PolicyInvalid) as caught:
+        activate(world, signed(world, text, DPO, OWNER))
+    assert (caught.value.code, caught.value.line) == ("unsupported-clause", 2)
+
+
+def test_a_wrong_policy_with_good_signatures_is_refused_with_its_line(world: Any):
+    text = world.text().replace('grade = "general-4"', 'grade = "core"')
+    with pytest.raises(PolicyInvalid) as caught:
+        activate(world, signed(world, text, DPO, OWNER))
+    assert caught.value.code == "core-data"
+    assert caught.value.line > 0
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[]", b"\xff", b'{"payload":"","payloadType":"","signatures":[{}]}']
+)
+def test_what_is_no_envelope_is_a_clean_error(world: Any, data: bytes):
+    with pytest.raises(DecodeError):
+        activate(world, data)
+
+
+def test_a_policy_of_more_than_256_kib_is_refused(world: Any):
+    assert refused(world, signed(world, "#" * (257 << 10), DPO, OWNER)) == "too-long"
+
+
+def test_at_start_the_file_must_be_what_was_activated(world: Any):
+    envelope = signed(world, world.text(), DPO, OWNER)
+    active = activate(world, envelope)
+    stored = StoredPolicy(1, active.digest)
+    node = world.node("human-resources")
+    assert reopen(envelope, world.pinned(), stored, node=node) == active
+    other = signed(world, world.text() + "# other\n", DPO, OWNER)
+    for other_stored, data in ((stored, other), (StoredPolicy(2, active.digest), envelope)):
+        with pytest.raises(StateConflict) as caught:
+            reopen(data, world.pinned(), other_stored, node=node)
+        assert caught.value.code == "policy-changed"
+    with pytest.raises(SignatureInvalid):
+        reopen(signed(world, world.text(), DPO), world.pinned(), stored, node=node)
+
+
+def test_people_sign_one_after_the_other(world: Any):
+    data = world.text().encode()
+    one = sign_policy(data, world.signer(DPO))
+    two = sign_policy(data, world.signer(OWNER), decode_envelope(one.encode()))
+    assert activate(world, two.encode()).policy.version == 1
+
+
+def test_nobody_signs_twice_nor_another_text_nor_a_wrong_one(world: Any):
+    data = world.text().encode()
+    one = sign_policy(data, world.signer(DPO))
+    with pytest.raises(InputError) as caught:
+        sign_policy(data, world.signer(DPO), one)
+    assert caught.value.code == "signed-already"
+    with pytest.raises(InputError) as caught:
+        sign_policy(data + b"# more\n", world.signer(OWNER), one)
+    assert caught.value.code == "other-policy-text"
+    with pytest.raises(PolicyInvalid):
+        sign_policy(b"schema = 1", world.signer(DPO))
