@@ -1,4 +1,4 @@
-"""Regenerates the committed stubs: `python proto/generate.py [OUT]`. A test compares them with a fresh run."""
+"""Regenerates the committed stubs: `python proto/generate.py [OUT]`; a test compares them with a new run."""
 
 import sys
 from pathlib import Path

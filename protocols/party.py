@@ -6,7 +6,8 @@ inputs stream: a party consumes and yields chunks, so `outgoing` is lazy and is 
 Two rules keep a run free of deadlock while every queue on the way stays bounded:
 
 (1) A flow that comes back to its sender (holder → key-holder → key-holder → holder) is windowed: the sender
-    keeps at most a fixed number of chunks under way and sends the next one when one has come back.
+    keeps at most `UNDER_WAY` chunks under way and sends the next one when one has come back. Whoever moves
+    frames lets `UNDER_WAY` per role wait at each receiver, so such flows never block one another.
 (2) Every other flow ends in a party that consumes without sending in reply.
 """
 
@@ -23,6 +24,10 @@ Rand = Callable[[int], bytes]
 
 MAX_BODY_BYTES: Final = 1 << 20
 """Largest message body, in bytes; longer streams are cut into chunks."""
+
+
+UNDER_WAY: Final = 4
+"""Messages of a returning flow that its sender keeps under way at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -324,9 +324,10 @@ class Crosscheck:
                 code="guard-list-size",
                 hint="refresh the catalogue, or find out why the list differs from it",
             )
-        if any(summary.distinct_keys == 0 for summary in inputs.values()):
+        empty = sorted(role for role, summary in inputs.items() if summary.distinct_keys == 0)
+        if empty:
             raise ProtocolAborted(
-                "a list has no usable key, so its coverage cannot be told",
+                f"the list of {', '.join(empty)} has no usable key, so its coverage cannot be told",
                 code="guard-empty-list",
                 hint="look at the preflight of the dataset: empty, or all identifiers rejected",
             )

@@ -20,15 +20,12 @@ import numpy.typing as npt
 
 from protocols.errors import ProtocolAborted
 from protocols.ids import Role
-from protocols.party import Incoming, Outgoing, Rand
+from protocols.party import UNDER_WAY, Incoming, Outgoing, Rand
 from protocols.psi import group
 from protocols.psi.group import POINT_BYTES, Points
 
 CHUNK_POINTS: Final = 8192
 """Points per message; every message of a stream but the last has exactly so many."""
-
-WINDOW: Final = 4
-"""Chunks a holder keeps under way at most, so that every queue on the path stays bounded."""
 
 TAG_BYTES: Final = 16
 MAX_LISTS: Final = 63
@@ -142,7 +139,7 @@ class Tagging:
 
     def start(self) -> Iterator[Outgoing]:
         """Return the first window of own chunks, computed as they are asked for."""
-        for _ in range(WINDOW):
+        for _ in range(UNDER_WAY):
             yield from self._next_chunk()
 
     def _next_chunk(self) -> Iterator[Outgoing]:

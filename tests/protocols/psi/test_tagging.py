@@ -133,7 +133,7 @@ def test_a_holder_keeps_no_more_than_the_window_under_way(small_chunks):
         deepest = max(deepest, under_way)
 
     tagged = play(lists, observe)[2]
-    assert deepest == tagging.WINDOW
+    assert deepest == tagging.UNDER_WAY
     assert sorted(tagged.order.tolist()) == list(range(100))
 
 

@@ -1,0 +1,1 @@
+"""What an analyst uses: the SDK (`from minshu import Bureau`) and the command `minshu`."""

@@ -1,0 +1,214 @@
+"""`minshu`: an analyst of the bureau asks, watches and receives."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coordinator import command
+
+if TYPE_CHECKING:
+    from coordinator.client.sdk import Bureau
+    from coordinator.client.view import View
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    return command.run(_parser(), argv, lambda arguments: int(arguments.call(arguments)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("minshu", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="make a home: keys and the card for the roster")
+    init.add_argument("--name", required=True, help="such as analyst-1")
+    init.add_argument("--organisation", required=True, help="such as bureau.gz.example")
+    init.add_argument("--suite", type=int, default=1, help="sealing suite of the collaboration (1)")
+    init.set_defaults(call=_init)
+
+    connect = commands.add_parser("connect", help="pin root keys and coordinator")
+    connect.add_argument("invite", metavar="INVITE", help="the line that minshu-coordinator invite printed")
+    connect.add_argument(
+        "--roots", required=True, metavar="sha256:…", help="fingerprint, from the root key holders"
+    )
+    connect.set_defaults(call=_connect)
+
+    submit = commands.add_parser("submit", help="sign and submit a job")
+    submit.add_argument("file", type=Path, metavar="job.toml")
+    submit.add_argument("--wait", action="store_true", help="watch it to its end")
+    submit.set_defaults(call=_submit)
+
+    watch = commands.add_parser("watch", help="show how a job goes, to its end")
+    show = commands.add_parser("show", help="show a job as it stands")
+    cancel = commands.add_parser("cancel", help="withdraw a job")
+    fetch = commands.add_parser("fetch", help="fetch, check and open a job's releases")
+    for each, call in ((watch, _watch), (show, _show), (cancel, _cancel), (fetch, _fetch)):
+        each.add_argument("job", metavar="JOB", help="job id, or its first digits")
+        each.set_defaults(call=call)
+    fetch.add_argument("--out", type=Path, metavar="DIR", help="default: releases/ in the home")
+
+    listing = commands.add_parser("list", help="list your organisation's newest jobs")
+    listing.set_defaults(call=_list)
+    catalogue = commands.add_parser("catalogue", help="show what the members offer")
+    catalogue.set_defaults(call=_catalogue)
+
+    command.options(parser, init, connect, submit, watch, show, cancel, fetch, listing, catalogue)
+    return parser
+
+
+def _bureau(arguments: argparse.Namespace) -> "Bureau":
+    from coordinator.client.sdk import Bureau
+
+    return Bureau.connect(command.home_of(arguments))
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from coordinator.client.home import create
+    from policies.keyfile import fingerprint
+
+    path = command.home_of(arguments)
+    card = create(path, name=arguments.name, organisation=arguments.organisation, suite=arguments.suite)
+    file = path / "analyst.card.json"
+    command.show(
+        arguments,
+        {
+            "name": card.name,
+            "organisation": card.organisation,
+            "key": fingerprint(card.key),
+            "card": str(file),
+        },
+        [
+            f"{card.name} of {card.organisation} is ready in {path}",
+            f"key   {fingerprint(card.key)}",
+            f"card  {file}: hand it to the coordinator's operator",
+        ],
+    )
+    return command.OK
+
+
+def _connect(arguments: argparse.Namespace) -> int:
+    from coordinator.client.home import AnalystHome, connect
+
+    home = AnalystHome(command.home_of(arguments))
+    roots = connect(home, arguments.invite, arguments.roots)
+    address = AnalystHome(home.path).config.address
+    command.show(
+        arguments,
+        {"collaboration": roots.collaboration, "address": address, "roots": roots.fingerprint},
+        [f"connected to {roots.collaboration} at {address}", f"roots  {roots.fingerprint}, pinned"],
+    )
+    return command.OK
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    with _bureau(arguments) as bureau:
+        job = bureau.submit(arguments.file)
+        command.show(arguments, {"job": job.id}, [job.id])
+        if not arguments.wait:
+            return command.OK
+        return _ended(arguments, job.wait(progress=not arguments.json))
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    with _bureau(arguments) as bureau:
+        job = bureau.job(arguments.job)
+        if arguments.json:
+            view = job.wait(progress=lambda view: command.show(arguments, _plain(view), []))
+            return command.OK if view.succeeded else command.REFUSED
+        return _ended(arguments, job.wait())
+
+
+def _ended(arguments: argparse.Namespace, view: "View") -> int:
+    command.show(arguments, _plain(view), _lines(view))
+    if not view.succeeded and view.hint:
+        print(f"hint: {view.hint}", file=sys.stderr)
+    return command.OK if view.succeeded else command.REFUSED
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    with _bureau(arguments) as bureau:
+        view = bureau.job(arguments.job).view()
+    command.show(arguments, _plain(view), _lines(view))
+    return command.OK
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    with _bureau(arguments) as bureau:
+        view = bureau.job(arguments.job).cancel()
+    command.show(arguments, _plain(view), [f"{view.job}  {view.state}"])
+    return command.OK
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    with _bureau(arguments) as bureau:
+        views = bureau.jobs()
+    command.show(
+        arguments,
+        {"jobs": [_plain(view) for view in views]},
+        [f"{v.submitted}  {v.job}  {v.state:<18}{v.job_type}  {v.purpose}" for v in views] or ["no jobs yet"],
+    )
+    return command.OK
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    with _bureau(arguments) as bureau:
+        job = bureau.job(arguments.job)
+        releases = job.releases()
+        folder = arguments.out or bureau.home.releases / job.id.removeprefix("sha256:")[:16]
+    files = [release.save(folder) for release in releases.values()]
+    command.show(
+        arguments,
+        {
+            "releases": {
+                name: [str(path) for path in paths] for name, paths in zip(releases, files, strict=True)
+            }
+        },
+        [
+            f"{name}: {release.to_arrow().num_rows} rows, {paths[0]}"
+            for (name, release), paths in zip(releases.items(), files, strict=True)
+        ]
+        or ["the job has no releases for the requester"],
+    )
+    return command.OK
+
+
+def _catalogue(arguments: argparse.Namespace) -> int:
+    with _bureau(arguments) as bureau:
+        catalogues = bureau.catalogue()
+    lines: list[str] = []
+    for catalogue in catalogues:
+        lines.append(catalogue.node)
+        lines += [f"  {line}" for dataset in catalogue.datasets for line in dataset.lines()]
+    command.show(
+        arguments,
+        {"catalogues": {one.node: dict(one.content) for one in catalogues}},
+        lines or ["no member has published a catalogue"],
+    )
+    return command.OK
+
+
+def _lines(view: "View") -> list[str]:
+    from coordinator.client.progress import says
+
+    return [
+        f"{view.job}",
+        f"{view.job_type}, {view.purpose}: {view.state}, attempt {view.attempt}, submitted {view.submitted}",
+        *([f"  {view.sentence}"] if view.sentence else []),
+        *(f"  {run.node} ({run.role}): {says(run)}" for run in view.runs),
+        *(
+            f"  release {release.name}: {release.size} bytes from {release.node}, until {release.expires}"
+            for release in view.releases
+        ),
+    ]
+
+
+def _plain(view: "View") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    plain = asdict(view)
+    for run in plain["runs"]:
+        # The envelope is for programs: it is shown as the text it is.
+        run["verdict"] = run["verdict"].decode("utf-8", "replace")
+    return plain

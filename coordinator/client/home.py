@@ -1,0 +1,201 @@
+"""The analyst's home folder: keys, what `connect` pinned, the newest roster, what was asked and received."""
+
+import tomllib
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from coordinator.drafting import ANALYST_NAME, Card
+from coordinator.files import read_bounded, replace_file, write_new
+from coordinator.handout import COLLABORATION, Invite
+from coordinator.roots import MAX_ROOTS_BYTES, ROOTS, Roots
+from protocols.errors import InputError, StateConflict
+from protocols.ids import JobId, Organisation
+
+if TYPE_CHECKING:
+    from protocols.envelope import KeySigner
+
+CONFIG: Final = "analyst.toml"
+_MAX_CONFIG_BYTES: Final = 64 << 10
+_MAX_KEY_BYTES: Final = 4 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class AnalystConfig:
+    """What analyst.toml says; `address` (host:port) is empty before `minshu connect`."""
+
+    name: str
+    organisation: Organisation
+    suite: int = 1
+    address: str = ""
+    timeout_s: int = 30
+
+    @classmethod
+    def decode(cls, text: bytes) -> Self:
+        """Read the file.
+
+        Raises:
+            InputError: not TOML, an unknown or missing key, or a value of another type.
+        """
+        try:
+            found: dict[str, Any] = tomllib.loads(text.decode("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise _bad(f"it is not TOML: {error}") from None
+        kinds = {f.name: int if f.name in ("suite", "timeout_s") else str for f in fields(cls)}
+        for name, value in found.items():
+            if type(value) is not kinds.get(name):
+                raise _bad(f"{name} is unknown, or not of its type")
+        if not {"name", "organisation"} <= set(found):
+            raise _bad("name or organisation is missing")
+        return cls(**found)
+
+    def encode(self) -> bytes:
+        """Return the file. Names and addresses hold neither quotes nor backslashes."""
+        return (
+            f'name = "{self.name}"\norganisation = "{self.organisation}"\nsuite = {self.suite}\n'
+            f'address = "{self.address}"\ntimeout_s = {self.timeout_s}\n'
+        ).encode()
+
+
+def _bad(why: str) -> InputError:
+    return InputError(f"{CONFIG}: {why}", code="bad-config", hint=f"correct {CONFIG} in the home folder")
+
+
+@dataclass(frozen=True)
+class AnalystHome:
+    """Paths and what is read from them."""
+
+    path: Path
+
+    @property
+    def authority(self) -> Path:
+        """The CA that the coordinator's certificate chains to."""
+        return self.path / "tls" / "authority.pem"
+
+    @property
+    def roster(self) -> Path:
+        """The newest roster seen."""
+        return self.path / "roster.dsse"
+
+    @property
+    def releases(self) -> Path:
+        """Where fetched releases go."""
+        return self.path / "releases"
+
+    def job(self, job: JobId) -> Path:
+        """Return where the signed job lies, for those submitted from here."""
+        return self.path / "jobs" / f"{job.removeprefix('sha256:')}.dsse"
+
+    @cached_property
+    def config(self) -> AnalystConfig:
+        """The configuration.
+
+        Raises:
+            InputError: missing or wrong.
+        """
+        try:
+            return AnalystConfig.decode(read_bounded(self.path / CONFIG, _MAX_CONFIG_BYTES))
+        except InputError as error:
+            if error.code != "file-unreadable":
+                raise
+            raise InputError(
+                f"{self.path} is not an analyst's home",
+                code="no-home",
+                hint="run minshu init, or name the right folder with --home",
+            ) from None
+
+    def roots(self) -> Roots:
+        """Return the pinned root keys.
+
+        Raises:
+            InputError: not connected yet.
+        """
+        if not self.config.address:
+            raise InputError(
+                "this home is not connected to a coordinator",
+                code="not-connected",
+                hint="run minshu connect INVITE --roots sha256:…",
+            )
+        return Roots.decode(read_bounded(self.path / ROOTS, MAX_ROOTS_BYTES))
+
+    def signer(self) -> "KeySigner":
+        """Return the analyst's signing key.
+
+        Raises:
+            InputError: missing, or others can read it.
+        """
+        from policies.keyfile import load_signer
+
+        return load_signer(self.path / "keys" / "analyst.pem")
+
+    def recipient_private(self) -> bytes:
+        """Return the HPKE key that releases are sealed to.
+
+        Raises:
+            InputError: missing.
+        """
+        return read_bounded(self.path / "keys" / "recipient.key", _MAX_KEY_BYTES)
+
+
+def create(path: Path, *, name: str, organisation: str, suite: int) -> Card:
+    """Make a home and return the analyst's card, which is also written into it.
+
+    Raises:
+        InputError: a name or suite that cannot be used.
+        StateConflict: there is a home already.
+    """
+    import secrets
+
+    from policies.keyfile import new_key
+    from protocols.channel import suites
+
+    if not ANALYST_NAME.fullmatch(name) or not COLLABORATION.fullmatch(organisation):
+        raise InputError(
+            "a name has characters other than a-z 0-9 . _ @ -",
+            code="bad-name",
+            hint="for example --name analyst-1 --organisation bureau.gz.example",
+        )
+    if (path / CONFIG).exists():
+        raise StateConflict(
+            f"{path} is an analyst's home already",
+            code="home-exists",
+            hint="choose another folder with --home",
+        )
+    private = suites.new_private_key(suite, secrets.token_bytes)
+    for folder in (path, path / "keys", path / "tls", path / "jobs", path / "releases"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = new_key(path / "keys" / "analyst.pem")
+    write_new(path / "keys" / "recipient.key", private, 0o600)
+    card = Card(name, Organisation(organisation), key, suites.public_key(suite, private))
+    write_new(path / "analyst.card.json", card.encode(), 0o644)
+    # Last: a home with a configuration is a whole one.
+    write_new(path / CONFIG, AnalystConfig(name, Organisation(organisation), suite).encode(), 0o600)
+    return card
+
+
+def connect(home: AnalystHome, line: str, fingerprint: str) -> Roots:
+    """Pin the collaboration's roots and remember where its coordinator is.
+
+    A later invitation may tell a new address; other roots are refused.
+
+    Raises:
+        DecodeError: not an invitation.
+        SignatureInvalid: its roots are not the ones that `fingerprint` names.
+        StateConflict: this home has pinned other roots.
+    """
+    from dataclasses import replace
+
+    invite = Invite.decode(line)
+    roots = invite.roots.pinned(fingerprint)
+    config = home.config
+    if config.address and home.roots() != roots:
+        raise StateConflict(
+            "this home has pinned other root keys",
+            code="roots-pinned",
+            hint="make a new home for another collaboration: minshu init --home DIR",
+        )
+    replace_file(home.authority, invite.authority.encode())
+    replace_file(home.path / ROOTS, roots.encode())
+    replace_file(home.path / CONFIG, replace(config, address=invite.address).encode(), 0o600)
+    return roots

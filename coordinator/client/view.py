@@ -1,0 +1,177 @@
+"""A job and a catalogue as the analyst sees them: frozen values, free of generated types."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from coordinator.lifecycle import JOB_ENDS
+from protocols.encoding import decode_json
+from protocols.ids import JobId, NodeName
+from protocols.wire import Fields
+
+if TYPE_CHECKING:
+    from minshu.v1 import jobs_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """One node's part in the current attempt; `done` of `total` units of `phase`."""
+
+    node: NodeName
+    role: str
+    state: str
+    code: str
+    sentence: str
+    hint: str
+    phase: str
+    done: int
+    total: int
+    approvals_needed: int
+    approvals_given: int
+    verdict: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseStatus:
+    """One release the coordinator holds, `size` in bytes as sealed."""
+
+    release: str
+    name: str
+    output_class: str
+    node: NodeName
+    size: int
+    expires: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A job as the coordinator tells it."""
+
+    job: JobId
+    state: str
+    attempt: int
+    job_type: str
+    purpose: str
+    code: str
+    sentence: str
+    hint: str
+    submitted: str
+    runs: tuple[RunStatus, ...]
+    releases: tuple[ReleaseStatus, ...]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in JOB_ENDS
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every node is done and every release is there."""
+        return self.state == "SUCCEEDED"
+
+    @classmethod
+    def of(cls, view: "jobs_pb2.JobView") -> Self:
+        """Read the wire form."""
+        return cls(
+            job=JobId(view.job),
+            state=view.state,
+            attempt=view.attempt,
+            job_type=view.job_type,
+            purpose=view.purpose,
+            code=view.code,
+            sentence=view.sentence,
+            hint=view.hint,
+            submitted=view.submitted,
+            runs=tuple(
+                RunStatus(
+                    node=NodeName(run.node),
+                    role=run.role,
+                    state=run.state,
+                    code=run.code,
+                    sentence=run.sentence,
+                    hint=run.hint,
+                    phase=run.phase,
+                    done=run.done,
+                    total=run.total,
+                    approvals_needed=run.approvals_needed,
+                    approvals_given=run.approvals_given,
+                    verdict=run.verdict,
+                )
+                for run in view.runs
+            ),
+            releases=tuple(
+                ReleaseStatus(
+                    release=release.release,
+                    name=release.name,
+                    output_class=release.output_class,
+                    node=NodeName(release.node),
+                    size=release.bytes,
+                    expires=release.expires,
+                )
+                for release in view.releases
+            ),
+        )
+
+    def _repr_html_(self) -> str:
+        from coordinator.client.notebook import job_html
+
+        return job_html(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One dataset of a catalogue; counts as its node published them."""
+
+    name: str
+    title: str
+    rows: int
+    distinct_keys: int
+    columns: tuple[tuple[str, str], ...]
+
+    def lines(self) -> list[str]:
+        """Return it for people."""
+        return [
+            f"{self.name}  {self.title}  {self.rows} rows, {self.distinct_keys} keys",
+            f"  {', '.join(f'{name} {kind}' for name, kind in self.columns)}",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What a node publishes about its datasets; `content` is the whole document its key signed."""
+
+    node: NodeName
+    datasets: tuple[Dataset, ...]
+    content: Mapping[str, Any]
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Read a catalogue; what a later version adds to it stays in `content`.
+
+        Raises:
+            DecodeError: another schema, or a field without its form.
+        """
+        content = decode_json(payload)
+        f = Fields(content, "catalogue")
+        f.schema("minshu-catalogue/1")
+        return cls(
+            node=NodeName(f.text("node")),
+            datasets=tuple(_dataset(item) for item in f.items("datasets", maximum=4096)),
+            content=content,
+        )
+
+
+def _dataset(value: Any) -> Dataset:
+    f = Fields(value, "catalogue dataset")
+    return Dataset(
+        name=f.text("name"),
+        title=f.text("title"),
+        rows=f.count("rows"),
+        distinct_keys=f.count("distinct_keys"),
+        columns=tuple(_column(item) for item in f.items("columns", maximum=4096)),
+    )
+
+
+def _column(value: Any) -> tuple[str, str]:
+    f = Fields(value, "catalogue column")
+    return f.text("name"), f.text("type")

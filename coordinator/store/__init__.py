@@ -1,0 +1,222 @@
+"""What the coordinator remembers: `Store` is the interface, `coordinator.store.sql` the one in use.
+
+Every method is one transaction: it is durable when it returns, or nothing happened. A method that takes
+`entries` stores them for the journal in that same transaction; they stay until `recorded`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from coordinator.lifecycle import Job
+from protocols.ids import Digest, JobId, KeyId, NodeName, Organisation
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A journal entry that is due; kinds and body keys are those of `audit.entries`."""
+
+    kind: str
+    body: Mapping[str, Any]
+    job: str = ""
+    attempt: int = 0
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A one-time enrolment token; the secret itself is never stored."""
+
+    secret_sha256: bytes
+    node: NodeName
+    expires: datetime
+    used: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What a node handed in: raw keys, the digest of its TLS SPKI, and the leaf it was given."""
+
+    node: NodeName
+    identity_key: bytes
+    tls_spki_sha256: Digest
+    journal_vkey: str
+    recipient_key: bytes
+    suite: int
+    certificate_sha256: Digest
+    enrolled: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRoster:
+    """A published roster; `envelope` is as signed."""
+
+    version: int
+    digest: Digest
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job with what does not change about it; `analyst` is the requester's name in the roster."""
+
+    job: Job
+    envelope: bytes
+    requester: KeyId
+    analyst: str
+    organisation: Organisation
+    job_type: str
+    purpose: str
+    submitted: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRelease:
+    """A sealed release whose bytes lie in the releases folder under `release`."""
+
+    release: str
+    job: JobId
+    attempt: int
+    node: NodeName
+    name: str
+    output_class: str
+    sealed_to: Digest
+    note: bytes
+    sha256: Digest
+    size: int
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DueEntry:
+    """An entry the journal does not have yet."""
+
+    id: int
+    entry: Entry
+
+
+class Store(Protocol):
+    """The coordinator's memory."""
+
+    def add_token(self, token: Token) -> None:
+        """Remember a token."""
+        ...
+
+    def tokens(self, prefix: str) -> Sequence[Token]:
+        """Return the tokens whose hash begins with these 8 hex digits, used and expired ones too."""
+        ...
+
+    def enrol(self, secret_sha256: bytes, enrolment: Enrolment, entries: Iterable[Entry] = ()) -> None:
+        """Use up a token for its node and store what the node handed in, replacing an earlier enrolment.
+
+        Raises:
+            Refused: no such token, it is another node's, used (`token-used`), or expired by
+                `enrolment.enrolled`; nothing was stored.
+        """
+        ...
+
+    def enrolments(self) -> Sequence[Enrolment]:
+        """Return every node's latest enrolment, by name."""
+        ...
+
+    def enrolment(self, node: NodeName) -> Enrolment | None:
+        """Return the latest enrolment of `node`."""
+        ...
+
+    def publish(self, roster: StoredRoster, previous: Digest | None, entries: Iterable[Entry] = ()) -> None:
+        """Make `roster` the current one.
+
+        Raises:
+            StateConflict: `roster-rollback`: its version is not above the current, or `previous` is not the
+                current digest.
+        """
+        ...
+
+    def roster(self) -> StoredRoster | None:
+        """Return the newest roster."""
+        ...
+
+    def rosters_after(self, version: int) -> Sequence[StoredRoster]:
+        """Return the rosters above `version`, oldest first."""
+        ...
+
+    def put_catalogue(self, node: NodeName, envelope: bytes) -> None:
+        """Remember a node's catalogue in place of its earlier one."""
+        ...
+
+    def catalogues(self) -> Mapping[NodeName, bytes]:
+        """Return every node's catalogue envelope."""
+        ...
+
+    def add_job(self, record: JobRecord, entries: Iterable[Entry] = ()) -> bool:
+        """Store a new job; return False, changing nothing, for one that is known."""
+        ...
+
+    def save_job(self, job: Job, entries: Iterable[Entry] = ()) -> None:
+        """Store a job's new state.
+
+        Raises:
+            StateConflict: no such job.
+        """
+        ...
+
+    def job(self, job: JobId) -> JobRecord | None:
+        """Return a job."""
+        ...
+
+    def live_jobs(self) -> Sequence[JobRecord]:
+        """Return the jobs that have not ended, oldest first."""
+        ...
+
+    def jobs_of(self, organisation: Organisation, limit: int) -> Sequence[JobRecord]:
+        """Return an organisation's jobs, newest first."""
+        ...
+
+    def add_release(self, release: StoredRelease, entries: Iterable[Entry] = ()) -> None:
+        """Store a release; the same one again changes nothing.
+
+        Raises:
+            StateConflict: `release-conflict`: that id, or that name of the attempt, is another release.
+        """
+        ...
+
+    def release(self, release: str) -> StoredRelease | None:
+        """Return a release."""
+        ...
+
+    def releases_of(self, job: JobId) -> Sequence[StoredRelease]:
+        """Return a job's releases, by name."""
+        ...
+
+    def expired_releases(self, now: datetime) -> Sequence[StoredRelease]:
+        """Return the releases to delete."""
+        ...
+
+    def all_releases(self) -> frozenset[str]:
+        """Return the ids of all releases."""
+        ...
+
+    def delete_release(self, release: str, entries: Iterable[Entry] = ()) -> None:
+        """Forget a release; an unknown one is no error."""
+        ...
+
+    def use_nonce(self, nonce: str, expires: datetime) -> bool:
+        """Remember a request's nonce; return False if it was seen before."""
+        ...
+
+    def forget(self, now: datetime) -> None:
+        """Delete nonces and tokens whose time is over."""
+        ...
+
+    def due_entries(self) -> Sequence[DueEntry]:
+        """Return the entries the journal does not have yet, oldest first."""
+        ...
+
+    def recorded(self, entry_id: int) -> None:
+        """Forget an entry that the journal has."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the database."""
+        ...

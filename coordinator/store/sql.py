@@ -1,0 +1,468 @@
+"""The store on SQLAlchemy Core; SQLite, write-ahead log, synchronous FULL."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from coordinator.lifecycle import JOB_ENDS, Job, JobState, Planned, Run, RunState
+from coordinator.store import (
+    DueEntry,
+    Enrolment,
+    Entry,
+    JobRecord,
+    StoredRelease,
+    StoredRoster,
+    Token,
+)
+from protocols.encoding import canonical_json, decode_json
+from protocols.errors import Refused, StateConflict
+from protocols.ids import Digest, JobId, NodeName, Organisation
+
+_BUSY_TIMEOUT_S: Final = 5.0
+_TOKEN_MEMORY: Final = timedelta(days=1)
+"""How long a used or expired token is kept, so that its second use is told from an unknown one."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Moment(sa.TypeDecorator[datetime]):
+    """A moment as whole microseconds since 1970 UTC: exact, and comparable in SQL."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002  # SQLAlchemy's signature
+        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002  # SQLAlchemy's signature
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+_metadata = sa.MetaData()
+
+_tokens = sa.Table(
+    "token",
+    _metadata,
+    sa.Column("secret_sha256", sa.LargeBinary, primary_key=True),
+    sa.Column("prefix", sa.String, nullable=False, index=True),
+    sa.Column("node", sa.String, nullable=False),
+    sa.Column("expires", _Moment, nullable=False),
+    sa.Column("used", _Moment),
+)
+_enrolments = sa.Table(
+    "enrolment",
+    _metadata,
+    sa.Column("node", sa.String, primary_key=True),
+    sa.Column("identity_key", sa.LargeBinary, nullable=False),
+    sa.Column("tls_spki_sha256", sa.String, nullable=False),
+    sa.Column("journal_vkey", sa.String, nullable=False),
+    sa.Column("recipient_key", sa.LargeBinary, nullable=False),
+    sa.Column("suite", sa.Integer, nullable=False),
+    sa.Column("certificate_sha256", sa.String, nullable=False),
+    sa.Column("enrolled", _Moment, nullable=False),
+)
+_rosters = sa.Table(
+    "roster",
+    _metadata,
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+)
+_catalogues = sa.Table(
+    "catalogue",
+    _metadata,
+    sa.Column("node", sa.String, primary_key=True),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+)
+_jobs = sa.Table(
+    "job",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("requester", sa.String, nullable=False),
+    sa.Column("analyst", sa.String, nullable=False),
+    sa.Column("organisation", sa.String, nullable=False, index=True),
+    sa.Column("job_type", sa.String, nullable=False),
+    sa.Column("purpose", sa.String, nullable=False),
+    sa.Column("submitted", _Moment, nullable=False),
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("expires", _Moment, nullable=False),
+    sa.Column("deadline", _Moment),
+    sa.Column("code", sa.String, nullable=False),
+    sa.Column("sentence", sa.String, nullable=False),
+    sa.Column("hint", sa.String, nullable=False),
+)
+_runs = sa.Table(
+    "run",
+    _metadata,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("node", sa.String, primary_key=True),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("code", sa.String, nullable=False),
+    sa.Column("sentence", sa.String, nullable=False),
+    sa.Column("hint", sa.String, nullable=False),
+    sa.Column("verdict", sa.LargeBinary, nullable=False),
+    sa.Column("approvals_needed", sa.Integer, nullable=False),
+    sa.Column("approvals_given", sa.Integer, nullable=False),
+    sa.Column("admission", sa.LargeBinary, nullable=False),
+    sa.Column("max_runtime_s", sa.Integer),
+)
+_planned = sa.Table(
+    "planned_release",
+    _metadata,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("node", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("stored", sa.Boolean, nullable=False),
+)
+_releases = sa.Table(
+    "release",
+    _metadata,
+    sa.Column("release", sa.String, primary_key=True),
+    sa.Column("job", sa.String, nullable=False, index=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("node", sa.String, nullable=False),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("output_class", sa.String, nullable=False),
+    sa.Column("sealed_to", sa.String, nullable=False),
+    sa.Column("note", sa.LargeBinary, nullable=False),
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("expires", _Moment, nullable=False),
+    sa.UniqueConstraint("job", "attempt", "node", "name"),
+)
+_nonces = sa.Table(
+    "nonce",
+    _metadata,
+    sa.Column("nonce", sa.String, primary_key=True),
+    sa.Column("expires", _Moment, nullable=False, index=True),
+)
+_due = sa.Table(
+    "due_entry",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("entry", sa.LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+_JOB_COLUMNS: Final = ("state", "attempt", "expires", "deadline", "code", "sentence", "hint")
+_RECORD_COLUMNS: Final = (
+    "envelope",
+    "requester",
+    "analyst",
+    "organisation",
+    "job_type",
+    "purpose",
+    "submitted",
+)
+
+
+class SqlStore:
+    """The store in one SQLite file; several processes may have it open."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open or create the database at `path`; None keeps it in memory, for tests."""
+        if path is None:
+            self._engine = sa.create_engine(
+                "sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False}
+            )
+        else:
+            self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_TIMEOUT_S})
+        self._reader = self._engine.execution_options(reads=True)
+        sa.event.listen(self._engine, "connect", _set_up)
+        sa.event.listen(self._engine, "begin", _begin)
+        _metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _write(self, entries: Iterable[Entry] = ()) -> Iterator[sa.Connection]:
+        with self._engine.begin() as connection:
+            yield connection
+            for entry in entries:
+                connection.execute(_due.insert().values(entry=canonical_json(asdict(entry))))
+
+    def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        with self._reader.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def add_token(self, token: Token) -> None:
+        """Remember a token."""
+        with self._write() as connection:
+            connection.execute(_tokens.insert().values(prefix=token.secret_sha256.hex()[:8], **asdict(token)))
+
+    def tokens(self, prefix: str) -> Sequence[Token]:
+        """Return the tokens whose hash begins with these 8 hex digits."""
+        return [
+            Token(row["secret_sha256"], NodeName(row["node"]), row["expires"], row["used"])
+            for row in self._rows(sa.select(_tokens).where(_tokens.c.prefix == prefix))
+        ]
+
+    def enrol(self, secret_sha256: bytes, enrolment: Enrolment, entries: Iterable[Entry] = ()) -> None:
+        """Use up a token and store the enrolment, or refuse."""
+        mine = (_tokens.c.secret_sha256 == secret_sha256) & (_tokens.c.node == enrolment.node)
+        with self._write(entries) as connection:
+            # The UPDATE itself asks whether the token is unused, so two racing requests can't both have it.
+            used = connection.execute(
+                _tokens.update()
+                .where(mine, _tokens.c.used.is_(None), _tokens.c.expires > enrolment.enrolled)
+                .values(used=enrolment.enrolled)
+            )
+            if used.rowcount != 1:
+                row = connection.execute(sa.select(_tokens).where(mine)).mappings().first()
+                raise _token_refused(used=row is not None and row["used"] is not None, known=row is not None)
+            values = asdict(enrolment)
+            connection.execute(
+                insert(_enrolments).values(**values).on_conflict_do_update(["node"], set_=values)
+            )
+
+    def enrolments(self) -> Sequence[Enrolment]:
+        """Return every node's latest enrolment, by name."""
+        return [Enrolment(**row) for row in self._rows(sa.select(_enrolments).order_by(_enrolments.c.node))]
+
+    def enrolment(self, node: NodeName) -> Enrolment | None:
+        """Return the latest enrolment of `node`."""
+        rows = self._rows(sa.select(_enrolments).where(_enrolments.c.node == node))
+        return Enrolment(**rows[0]) if rows else None
+
+    def publish(self, roster: StoredRoster, previous: Digest | None, entries: Iterable[Entry] = ()) -> None:
+        """Make `roster` the current one, or refuse."""
+        with self._write(entries) as connection:
+            current = connection.execute(_newest_roster()).mappings().first()
+            version, digest = (0, None) if current is None else (current["version"], current["digest"])
+            if roster.version <= version or previous != digest:
+                raise StateConflict(
+                    f"version {roster.version} does not follow the published roster, version {version}",
+                    code="roster-rollback",
+                    hint="draft the roster again: minshu-coordinator roster draft",
+                )
+            connection.execute(_rosters.insert().values(**asdict(roster)))
+
+    def roster(self) -> StoredRoster | None:
+        """Return the newest roster."""
+        rows = self._rows(_newest_roster())
+        return StoredRoster(**rows[0]) if rows else None
+
+    def rosters_after(self, version: int) -> Sequence[StoredRoster]:
+        """Return the rosters above `version`, oldest first."""
+        query = sa.select(_rosters).where(_rosters.c.version > version).order_by(_rosters.c.version)
+        return [StoredRoster(**row) for row in self._rows(query)]
+
+    def put_catalogue(self, node: NodeName, envelope: bytes) -> None:
+        """Remember a node's catalogue in place of its earlier one."""
+        values = {"node": node, "envelope": envelope}
+        with self._write() as connection:
+            connection.execute(
+                insert(_catalogues).values(**values).on_conflict_do_update(["node"], set_=values)
+            )
+
+    def catalogues(self) -> Mapping[NodeName, bytes]:
+        """Return every node's catalogue envelope."""
+        rows = self._rows(sa.select(_catalogues).order_by(_catalogues.c.node))
+        return {NodeName(row["node"]): row["envelope"] for row in rows}
+
+    def add_job(self, record: JobRecord, entries: Iterable[Entry] = ()) -> bool:
+        """Store a new job; return False, changing nothing, for one that is known."""
+        job = record.job
+        with self._engine.begin() as connection:
+            added = connection.execute(
+                insert(_jobs)
+                .values(
+                    id=job.id,
+                    **{name: getattr(record, name) for name in _RECORD_COLUMNS},
+                    **{name: getattr(job, name) for name in _JOB_COLUMNS},
+                )
+                .on_conflict_do_nothing(["id"])
+            )
+            if added.rowcount != 1:
+                return False
+            _put_parts(connection, job)
+            for entry in entries:
+                connection.execute(_due.insert().values(entry=canonical_json(asdict(entry))))
+        return True
+
+    def save_job(self, job: Job, entries: Iterable[Entry] = ()) -> None:
+        """Store a job's new state."""
+        with self._write(entries) as connection:
+            changed = connection.execute(
+                _jobs.update()
+                .where(_jobs.c.id == job.id)
+                .values(**{name: getattr(job, name) for name in _JOB_COLUMNS})
+            )
+            if changed.rowcount != 1:
+                raise StateConflict("the job is not in the store", code="unknown-job")
+            for table in (_runs, _planned):
+                connection.execute(table.delete().where(table.c.job == job.id))
+            _put_parts(connection, job)
+
+    def job(self, job: JobId) -> JobRecord | None:
+        """Return a job."""
+        found = self._jobs(sa.select(_jobs).where(_jobs.c.id == job))
+        return found[0] if found else None
+
+    def live_jobs(self) -> Sequence[JobRecord]:
+        """Return the jobs that have not ended, oldest first."""
+        ends = sorted(JOB_ENDS)
+        return self._jobs(sa.select(_jobs).where(_jobs.c.state.not_in(ends)).order_by(_jobs.c.number))
+
+    def jobs_of(self, organisation: Organisation, limit: int) -> Sequence[JobRecord]:
+        """Return an organisation's jobs, newest first."""
+        return self._jobs(
+            sa.select(_jobs)
+            .where(_jobs.c.organisation == organisation)
+            .order_by(_jobs.c.number.desc())
+            .limit(limit)
+        )
+
+    def _jobs(self, query: sa.Select[Any]) -> list[JobRecord]:
+        with self._reader.connect() as connection:
+            rows = connection.execute(query).mappings().all()
+            ids = [row["id"] for row in rows]
+            runs: dict[str, list[Run]] = {name: [] for name in ids}
+            for row in connection.execute(
+                sa.select(_runs).where(_runs.c.job.in_(ids)).order_by(_runs.c.place)
+            ).mappings():
+                found = {f.name: row[f.name] for f in fields(Run)}
+                runs[row["job"]].append(Run(**{**found, "state": RunState(row["state"])}))
+            planned: dict[str, list[tuple[bool, Planned]]] = {name: [] for name in ids}
+            for row in connection.execute(sa.select(_planned).where(_planned.c.job.in_(ids))).mappings():
+                planned[row["job"]].append((row["stored"], Planned(NodeName(row["node"]), row["name"])))
+        return [
+            JobRecord(
+                job=Job(
+                    id=JobId(row["id"]),
+                    runs=tuple(runs[row["id"]]),
+                    awaited=frozenset(item for stored, item in planned[row["id"]] if not stored),
+                    stored=frozenset(item for stored, item in planned[row["id"]] if stored),
+                    **{
+                        **{name: row[name] for name in _JOB_COLUMNS},
+                        "state": JobState(row["state"]),
+                    },
+                ),
+                **{name: row[name] for name in _RECORD_COLUMNS},
+            )
+            for row in rows
+        ]
+
+    def add_release(self, release: StoredRelease, entries: Iterable[Entry] = ()) -> None:
+        """Store a release; the same one again changes nothing."""
+        with self._engine.begin() as connection:
+            added = connection.execute(insert(_releases).values(**asdict(release)).on_conflict_do_nothing())
+            if added.rowcount == 1:
+                for entry in entries:
+                    connection.execute(_due.insert().values(entry=canonical_json(asdict(entry))))
+                return
+            known = (
+                connection.execute(sa.select(_releases).where(_releases.c.release == release.release))
+                .mappings()
+                .first()
+            )
+        if known is None or StoredRelease(**known) != release:
+            raise StateConflict(
+                "another release is stored under this id or name",
+                code="release-conflict",
+                hint="a release is sent again with the same bytes and the same note, or not at all",
+            )
+
+    def release(self, release: str) -> StoredRelease | None:
+        """Return a release."""
+        found = self._releases(_releases.c.release == release)
+        return found[0] if found else None
+
+    def releases_of(self, job: JobId) -> Sequence[StoredRelease]:
+        """Return a job's releases, by name."""
+        return self._releases(_releases.c.job == job)
+
+    def expired_releases(self, now: datetime) -> Sequence[StoredRelease]:
+        """Return the releases to delete."""
+        return self._releases(_releases.c.expires <= now)
+
+    def _releases(self, condition: sa.ColumnElement[bool]) -> list[StoredRelease]:
+        rows = self._rows(sa.select(_releases).where(condition).order_by(_releases.c.name))
+        return [StoredRelease(**row) for row in rows]
+
+    def all_releases(self) -> frozenset[str]:
+        """Return the ids of all releases."""
+        return frozenset(row["release"] for row in self._rows(sa.select(_releases.c.release)))
+
+    def delete_release(self, release: str, entries: Iterable[Entry] = ()) -> None:
+        """Forget a release; an unknown one is no error."""
+        with self._write(entries) as connection:
+            connection.execute(_releases.delete().where(_releases.c.release == release))
+
+    def use_nonce(self, nonce: str, expires: datetime) -> bool:
+        """Remember a request's nonce; return False if it was seen before."""
+        with self._engine.begin() as connection:
+            added = connection.execute(
+                insert(_nonces).values(nonce=nonce, expires=expires).on_conflict_do_nothing()
+            )
+            return added.rowcount == 1
+
+    def forget(self, now: datetime) -> None:
+        """Delete nonces and tokens whose time is over."""
+        with self._engine.begin() as connection:
+            connection.execute(_nonces.delete().where(_nonces.c.expires <= now))
+            connection.execute(_tokens.delete().where(_tokens.c.expires <= now - _TOKEN_MEMORY))
+
+    def due_entries(self) -> Sequence[DueEntry]:
+        """Return the entries the journal does not have yet, oldest first."""
+        return [
+            DueEntry(row["id"], Entry(**decode_json(row["entry"])))
+            for row in self._rows(sa.select(_due).order_by(_due.c.id))
+        ]
+
+    def recorded(self, entry_id: int) -> None:
+        """Forget an entry that the journal has."""
+        with self._engine.begin() as connection:
+            connection.execute(_due.delete().where(_due.c.id == entry_id))
+
+
+def _newest_roster() -> sa.Select[Any]:
+    return sa.select(_rosters).order_by(_rosters.c.version.desc()).limit(1)
+
+
+def _put_parts(connection: sa.Connection, job: Job) -> None:
+    connection.execute(
+        _runs.insert(), [{"job": job.id, "place": at, **asdict(run)} for at, run in enumerate(job.runs)]
+    )
+    planned = [
+        {"job": job.id, "node": item.node, "name": item.name, "stored": stored}
+        for stored, items in ((False, job.awaited), (True, job.stored))
+        for item in items
+    ]
+    if planned:
+        connection.execute(_planned.insert(), planned)
+
+
+def _token_refused(*, used: bool, known: bool) -> Refused:
+    hint = "ask the coordinator's operator for a new one: minshu-coordinator token NODE"
+    if used:
+        return Refused("the token was used before", code="token-used", hint=hint)
+    if known:
+        return Refused("the token has expired, it was good for 15 minutes", code="token-expired", hint=hint)
+    return Refused("the token is unknown, or another node's", code="token-unknown", hint=hint)
+
+
+def _set_up(connection: Any, _record: Any) -> None:
+    # SQLAlchemy begins transactions itself (below); the driver's own way would begin them too late.
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    # A writer takes the lock at once: taken at the first write, it could fail halfway.
+    reads = connection.get_execution_options().get("reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

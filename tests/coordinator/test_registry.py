@@ -1,0 +1,415 @@
+"""Who is believed: tokens and enrolment, rosters, TLS keys, requests, jobs."""
+
+import base64
+import hashlib
+import threading
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from collaboration import (
+    BUREAU,
+    HEALTH,
+    NODES,
+    NOW,
+    POLICE,
+    SEATS,
+    SUITE,
+    csr,
+    signer,
+    spki,
+    tls_key,
+    vkey,
+)
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from coordinator.authority import LEAF_LIFE, Authority, peer_of
+from coordinator.registry import MAX_JOB_ENVELOPE_BYTES, Registry
+from coordinator.roots import Roots
+from coordinator.store.sql import SqlStore
+from protocols.encoding import sha256_digest
+from protocols.envelope import JOB, key_id, sign
+from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
+from protocols.ids import NodeName, Organisation, Role
+
+SECRET = b"\x0c" * 16
+
+
+@pytest.fixture
+def store():
+    store = SqlStore(None)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def registry(world, store, clock):
+    return Registry(store, world.roots, SUITE, clock)
+
+
+@pytest.fixture
+def listed(world, registry):
+    """A registry with a first roster in force."""
+    registry.publish(world.signed(world.roster()))
+    return registry
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ca")
+    return Authority.create(NodeName("bureau.gz.example/coordinator"), NOW, folder / "ca", folder / "crt")
+
+
+def refusal(kind, call, *args, **kwargs):
+    with pytest.raises(kind) as error:
+        call(*args, **kwargs)
+    return error.value.code
+
+
+def due(store):
+    return [one.entry for one in store.due_entries()]
+
+
+# -- tokens and enrolment ----------------------------------------------------------------------------
+
+
+def test_a_token_gives_one_leaf_for_the_nodes_own_key(world, registry, store, authority, clock):
+    registry.new_token(POLICE, SECRET)
+    leaf = registry.enrol(*world.enrolment(POLICE, SECRET), authority)
+    certificate = x509.load_pem_x509_certificate(leaf)
+    certificate.verify_directly_issued_by(authority.certificate)
+    assert certificate.not_valid_after_utc - clock() <= LEAF_LIFE
+    assert peer_of(leaf) == (POLICE, spki(POLICE))
+    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    assert [name.value for name in names] == [POLICE]
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+    enrolled = store.enrolment(POLICE)
+    assert (enrolled.identity_key, enrolled.tls_spki_sha256) == (signer(POLICE).public_key, spki(POLICE))
+    assert [(e.kind, e.body["node"], e.body["identity"]) for e in due(store)] == [
+        ("node.enrolled", POLICE, key_id(signer(POLICE).public_key))
+    ]
+
+
+def test_the_token_itself_is_never_stored(registry, store):
+    registry.new_token(POLICE, SECRET)
+    (token,) = store.tokens(hashlib.sha256(SECRET).hexdigest()[:8])
+    assert token.secret_sha256 == hashlib.sha256(SECRET).digest()
+    assert SECRET not in token.secret_sha256
+
+
+def test_a_token_is_good_once(world, registry, authority):
+    registry.new_token(POLICE, SECRET)
+    registry.enrol(*world.enrolment(POLICE, SECRET), authority)
+    assert refusal(Refused, registry.enrol, *world.enrolment(POLICE, SECRET), authority) == "token-used"
+
+
+def test_of_ten_racing_enrolments_with_one_token_one_wins(world, store, authority, clock, tmp_path):
+    store = SqlStore(tmp_path / "store.db")
+    registry = Registry(store, world.roots, SUITE, clock)
+    registry.new_token(POLICE, SECRET)
+    request = world.enrolment(POLICE, SECRET)
+    outcomes = []
+
+    def enrol():
+        try:
+            registry.enrol(*request, authority)
+            outcomes.append("won")
+        except Refused as refused:
+            outcomes.append(refused.code)
+
+    threads = [threading.Thread(target=enrol) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["token-used"] * 9 + ["won"]
+    store.close()
+
+
+def test_a_token_expires_after_fifteen_minutes(world, registry, authority, clock):
+    registry.new_token(POLICE, SECRET)
+    clock.pass_(minutes=15)
+    assert refusal(Refused, registry.enrol, *world.enrolment(POLICE, SECRET), authority) == "token-expired"
+
+
+def test_another_nodes_token_enrols_nobody(world, registry, authority):
+    registry.new_token(POLICE, SECRET)
+    assert refusal(Refused, registry.enrol, *world.enrolment(HEALTH, SECRET), authority) == "token-unknown"
+
+
+def test_without_the_token_a_request_enrols_nobody(world, registry, authority, store):
+    registry.new_token(POLICE, SECRET)
+    request, mac = world.enrolment(POLICE, SECRET)
+    guessed = world.enrolment(POLICE, b"\x0d" * 16)
+    for wrong in (bytes(32), mac[:-1], mac + b"\0", b"", mac[::-1]):
+        assert refusal(Refused, registry.enrol, request, wrong, authority) == "token-unknown"
+    assert refusal(Refused, registry.enrol, *guessed, authority) == "token-unknown"
+    # The mac covers the request: another request under the same mac is another request.
+    other, _ = world.enrolment(POLICE, SECRET, csr=csr(POLICE, tls_key("stolen")))
+    assert refusal(Refused, registry.enrol, other, mac, authority) == "token-unknown"
+    assert store.enrolments() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (SignatureInvalid, "too-few-signatures", HEALTH)),
+        ({"journal_vkey": vkey(HEALTH)}, (InputError, "bad-vkey")),
+        ({"suite": 1}, (InputError, "wrong-suite")),
+        ({"recipient_key": "00"}, (DecodeError, "bad-key")),
+        ({"csr": csr(POLICE, ec.generate_private_key(ec.SECP384R1()))}, (InputError, "bad-csr")),
+        ({"csr": "-----BEGIN CERTIFICATE REQUEST-----"}, (DecodeError, "bad-csr")),
+        ({"extra": 1}, (DecodeError, "unknown-field")),
+        ({"schema": "minshu-enrolment/2"}, (DecodeError, "unknown-schema")),
+    ],
+)
+def test_an_enrolment_that_does_not_hold_spends_no_token(world, registry, authority, changes, expected):
+    kind, code, *by = expected
+    registry.new_token(POLICE, SECRET)
+    assert refusal(kind, registry.enrol, *world.enrolment(POLICE, SECRET, *by, **changes), authority) == code
+    registry.enrol(*world.enrolment(POLICE, SECRET), authority)
+
+
+def test_a_csr_its_key_did_not_sign_is_refused(world, registry, authority):
+    registry.new_token(POLICE, SECRET)
+    der = x509.load_pem_x509_csr(csr(POLICE).encode()).public_bytes(Encoding.DER)
+    forged = base64.encodebytes(der[:-1] + bytes([der[-1] ^ 1])).decode()
+    text = f"-----BEGIN CERTIFICATE REQUEST-----\n{forged}-----END CERTIFICATE REQUEST-----\n"
+    request = world.enrolment(POLICE, SECRET, csr=text)
+    assert refusal(InputError, registry.enrol, *request, authority) == "bad-csr"
+
+
+def test_a_huge_enrolment_is_refused_before_it_is_parsed(registry, authority):
+    assert refusal(DecodeError, registry.enrol, b"[" * (1 << 20), bytes(32), authority) == "too-long"
+
+
+@pytest.mark.parametrize("name", ["police", "Police.gz.example/node-a", "a/b/c", "", "a/" + "b" * 65, "a/\n"])
+def test_a_token_is_only_made_for_a_nodes_full_name(registry, name):
+    assert refusal(InputError, registry.new_token, name, SECRET) == "bad-name"
+
+
+# -- the roster --------------------------------------------------------------------------------------
+
+
+def test_a_roster_that_two_roots_signed_is_in_force(world, registry, store):
+    roster = registry.publish(world.signed(world.roster()))
+    assert registry.roster == roster
+    (entry,) = due(store)
+    assert (entry.kind, entry.body["version"], entry.body["sha256"]) == ("roster.published", 1, roster.digest)
+    assert entry.body["signers"] == sorted(key_id(s.public_key) for s in world.roots_signers[:2])
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda w: w.signed(w.roster(), 1), "too-few-signatures"),
+        (lambda w: sign("other", w.roster().encode(), w.roots_signers).encode(), "wrong-payload-type"),
+        (
+            lambda w: sign(
+                "application/vnd.minshu.roster.v1+json", w.roster().encode(), [w.roots_signers[0]] * 2
+            ).encode(),
+            "too-few-signatures",
+        ),
+        (lambda w: w.signed(w.roster(collaboration="other.example")), "wrong-collaboration"),
+        (lambda w: w.signed(w.roster(suite=1)), "wrong-suite"),
+        (lambda w: w.signed(w.roster(expires=w.now())), "roster-expired"),
+        (lambda w: w.signed(w.roster(expires=w.now() + timedelta(days=91))), "roster-expired"),
+        (lambda w: w.signed(w.roster(issued=w.now() + timedelta(hours=1))), "roster-not-valid"),
+        (lambda w: w.signed(w.roster(organisations=())), "bad-roster"),
+        (lambda w: w.signed(w.roster(previous=w.roster())), "roster-rollback"),
+        (lambda w: b"{}", "bad-envelope"),
+    ],
+)
+def test_a_roster_that_does_not_hold_is_not_published(world, registry, store, make, code):
+    assert refusal(MinshuError, registry.publish, make(world)) == code
+    assert (registry.roster, due(store)) == (None, [])
+
+
+def test_rosters_only_go_forwards(world, listed):
+    first = listed.roster
+    second = world.roster(2, first)
+    for wrong in (
+        world.roster(1, analysts=()),
+        first,
+        world.roster(2),
+        world.roster(2, world.roster(1, analysts=())),
+    ):
+        assert refusal(StateConflict, listed.publish, world.signed(wrong)) == "roster-rollback"
+    listed.publish(world.signed(second))
+    assert refusal(StateConflict, listed.publish, world.signed(first)) == "roster-rollback"
+    assert listed.rosters_after(0) == [world.signed(second)]
+    assert listed.rosters_after(1) == [world.signed(second)]
+    assert listed.rosters_after(2) == []
+
+
+def test_another_process_publishes_and_this_one_notices(world, listed, store, clock):
+    other = Registry(store, world.roots, SUITE, clock)
+    assert not listed.refresh()
+    other.publish(world.signed(world.roster(2, other.roster)))
+    assert listed.refresh()
+    assert listed.roster.version == 2
+
+
+def test_roots_have_one_spelling_and_one_fingerprint(world):
+    roots = world.roots
+    assert Roots.decode(roots.encode()) == roots
+    assert Roots.of("gz.example", 2, reversed(roots.keys)) == roots
+    for wrong in (
+        roots.encode().replace(b'"threshold":2', b'"threshold":4'),
+        roots.encode().replace(roots.keys[0].hex().encode(), roots.keys[1].hex().encode()),
+        roots.encode().replace(roots.keys[0].hex().encode(), roots.keys[0].hex().upper().encode()),
+        roots.encode() + b"\n",
+    ):
+        with pytest.raises(DecodeError):
+            Roots.decode(wrong)
+    with pytest.raises(InputError):
+        Roots.of("gz.example", 2, [roots.keys[0]] * 2)
+    assert refusal(SignatureInvalid, roots.pinned, "sha256:" + "0" * 64) == "wrong-roots"
+    assert roots.pinned(roots.fingerprint) is roots
+
+
+# -- connections -------------------------------------------------------------------------------------
+
+
+def test_before_the_first_roster_the_enrolled_key_counts(world, registry, authority):
+    assert refusal(SignatureInvalid, registry.check_peer, POLICE, spki(POLICE)) == "not-in-roster"
+    registry.new_token(POLICE, SECRET)
+    registry.enrol(*world.enrolment(POLICE, SECRET), authority)
+    assert registry.check_peer(POLICE, spki(POLICE)) == POLICE
+    assert refusal(SignatureInvalid, registry.check_peer, POLICE, spki(HEALTH)) == "wrong-tls-key"
+
+
+def test_once_there_is_a_roster_it_alone_counts(world, listed, authority):
+    assert listed.check_peer(POLICE, spki(POLICE)) == POLICE
+    assert refusal(SignatureInvalid, listed.check_peer, POLICE, spki(HEALTH)) == "wrong-tls-key"
+    # A fresh enrolment, or a stolen authority, changes nothing before the root keys have signed it.
+    listed.new_token(POLICE, SECRET)
+    stolen = tls_key("stolen")
+    leaf = listed.enrol(*world.enrolment(POLICE, SECRET, csr=csr(POLICE, stolen)), authority)
+    assert refusal(SignatureInvalid, listed.check_peer, *peer_of(leaf)) == "wrong-tls-key"
+    smaller = world.roster(2, listed.roster, nodes=listed.roster.nodes[1:])
+    listed.publish(world.signed(smaller))
+    gone = next(node for node in NODES if smaller.node(node) is None)
+    assert refusal(SignatureInvalid, listed.check_peer, gone, spki(gone)) == "not-in-roster"
+
+
+# -- analysts' requests ------------------------------------------------------------------------------
+
+
+def test_a_request_names_its_analyst(world, listed):
+    analyst, request = listed.request("Show", world.request("Show", "sha256:" + "1" * 64))
+    assert (analyst.name, analyst.organisation) == ("li", BUREAU)
+    assert request.subject == "sha256:" + "1" * 64
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "code"),
+    [
+        (lambda w: w.request("List", by="mallory"), SignatureInvalid, "unknown-analyst"),
+        (lambda w: w.request("Roster"), SignatureInvalid, "wrong-method"),
+        (lambda w: w.request("List", time=w.now() - timedelta(seconds=301)), Refused, "request-stale"),
+        (lambda w: w.request("List", time=w.now() + timedelta(seconds=301)), Refused, "request-stale"),
+        (lambda w: w.request("List", nonce="x"), DecodeError, "bad-field"),
+        (lambda w: w.request("List")[:-20], DecodeError, "not-json"),
+        (lambda w: b" " * 5000, DecodeError, "too-long"),
+        (lambda w: sign(JOB, b"{}", [signer("li")]).encode(), SignatureInvalid, "wrong-payload-type"),
+        (
+            lambda w: w.request("List").replace(
+                key_id(signer("li").public_key).encode(), key_id(signer("zhao").public_key).encode()
+            ),
+            SignatureInvalid,
+            "too-few-signatures",
+        ),
+    ],
+)
+def test_a_request_that_does_not_hold_is_refused(world, listed, make, kind, code):
+    assert refusal(kind, listed.request, "List", make(world)) == code
+
+
+def test_a_request_is_answered_once(world, listed, clock):
+    request = world.request("List")
+    listed.request("List", request)
+    clock.pass_(seconds=200)
+    assert refusal(StateConflict, listed.request, "List", request) == "request-replayed"
+
+
+def test_before_the_first_roster_nobody_is_answered(world, registry):
+    assert refusal(SignatureInvalid, registry.request, "List", world.request("List")) == "unknown-analyst"
+
+
+# -- jobs --------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_the_requesters(world, listed):
+    envelope = world.job(listed.roster)
+    spec, analyst, job_id = listed.job(envelope)
+    assert (spec.job_id, analyst.name) == (job_id, "li")
+
+
+@pytest.mark.parametrize(
+    ("changes", "by", "expected"),
+    [
+        ({}, "mallory", (SignatureInvalid, "unknown-analyst")),
+        ({}, "zhao", (SignatureInvalid, "wrong-requester")),
+        ({"requester": key_id(signer("zhao").public_key)}, "li", (SignatureInvalid, "wrong-requester")),
+        ({"collaboration": "other.example"}, "li", (InputError, "wrong-collaboration")),
+        ({"roster_digest": sha256_digest(b"old")}, "li", (StateConflict, "roster-outdated")),
+        ({"expires": NOW, "created": NOW - timedelta(days=1)}, "li", (InputError, "bad-expiry")),
+        ({"expires": NOW + timedelta(days=31)}, "li", (InputError, "bad-expiry")),
+        (
+            {"roles": {**SEATS, Role("matcher"): NodeName("unknown.example/node-a")}},
+            "li",
+            (InputError, "unknown-node"),
+        ),
+        (
+            {"params": {"present_in": "at_least", "k": 9, "key_holder": "source-1"}},
+            "li",
+            (InputError, "bad-params"),
+        ),
+        ({"job_type": "no-such-type/1"}, "li", (Refused, "unknown-job-type")),
+        ({"recipients": (Organisation("health.gz.example"),)}, "li", (InputError, "bad-recipients")),
+    ],
+)
+def test_a_job_that_does_not_hold_is_refused(world, listed, changes, by, expected):
+    kind, code = expected
+    found = refusal(kind, listed.job, world.job(listed.roster, by, **changes))
+    assert found == code
+
+
+def test_a_huge_job_is_refused_before_it_is_parsed(listed):
+    assert refusal(DecodeError, listed.job, b"[" * (MAX_JOB_ENVELOPE_BYTES + 1)) == "too-long"
+
+
+def test_a_job_signed_as_something_else_is_refused(world, listed):
+    envelope = sign("other", world.spec(listed.roster).encode(), [signer("li")]).encode()
+    assert refusal(SignatureInvalid, listed.job, envelope) == "wrong-payload-type"
+
+
+# -- what nodes sign ---------------------------------------------------------------------------------
+
+
+def test_what_a_node_signs_counts_only_for_itself_and_its_attempt(world, listed):
+    job = "sha256:" + "1" * 64
+    for read, make in (
+        (listed.verdict, lambda node, by, attempt: world.verdict(node, job, attempt, "permit", by)),
+        (listed.admission, lambda node, by, attempt: world.admission(node, job, attempt, by)),
+        (listed.release_note, lambda node, by, attempt: world.release(job, attempt, node, by)[0]),
+    ):
+        read(POLICE, job, 1, make(POLICE, None, 1))
+        assert (
+            refusal(SignatureInvalid, read, POLICE, job, 1, make(POLICE, HEALTH, 1)) == "too-few-signatures"
+        )
+        assert refusal(SignatureInvalid, read, POLICE, job, 1, make(HEALTH, POLICE, 1)) == "wrong-subject"
+        assert refusal(SignatureInvalid, read, POLICE, job, 1, make(POLICE, None, 2)) == "wrong-subject"
+        assert refusal(DecodeError, read, POLICE, job, 1, b"{" * (1 << 20)) == "too-long"
+        stranger = NodeName("stranger.example/node-a")
+        assert refusal(SignatureInvalid, read, stranger, job, 1, make(POLICE, None, 1)) == "not-in-roster"
+
+
+def test_a_clash_in_a_replaced_roster_entry_shows_when_it_is_decoded(world, registry):
+    roster = world.roster()
+    twice = replace(roster, nodes=(*roster.nodes, roster.nodes[0]))
+    assert refusal(DecodeError, registry.publish, world.signed(twice)) == "bad-roster"

@@ -1,0 +1,284 @@
+"""`check_store`: what every store must do. Run on the one in use, in a file and in memory."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from collaboration import BUREAU, NOW, POLICE, SEATS
+
+from coordinator.lifecycle import Job, JobState, Planned, Run, RunState
+from coordinator.store import Enrolment, Entry, JobRecord, Store, StoredRelease, StoredRoster, Token
+from coordinator.store.sql import SqlStore
+from protocols.encoding import sha256_digest
+from protocols.errors import Refused, StateConflict
+from protocols.ids import JobId, KeyId, NodeName, Organisation
+
+ENTRY = Entry("node.enrolled", {"node": "a", "count": 3}, job="", attempt=0, actor="somebody")
+
+
+def enrolment(node=POLICE, at=NOW):
+    digest = sha256_digest(node.encode())
+    return Enrolment(node, b"\x01" * 32, digest, "vkey", b"\x02" * 32, 2, digest, at)
+
+
+def job_record(number=1, **changes):
+    job = Job(
+        id=JobId(f"sha256:{number:064x}"),
+        expires=NOW + timedelta(days=1),
+        runs=tuple(Run(node, role) for role, node in SEATS.items()),
+        awaited=frozenset({Planned(POLICE, "street-table")}),
+    )
+    record = JobRecord(job, b"envelope", KeyId("sha256:key"), "li", BUREAU, "crosscheck/1", "P-2026-001", NOW)
+    return replace(record, **changes)
+
+
+def stored_release(number=1, **changes):
+    release = StoredRelease(
+        release=f"{number:032x}",
+        job=JobId(f"sha256:{1:064x}"),
+        attempt=1,
+        node=POLICE,
+        name=f"table-{number}",
+        output_class="A",
+        sealed_to=sha256_digest(b"key"),
+        note=b"note",
+        sha256=sha256_digest(b"sealed"),
+        size=6,
+        expires=NOW + timedelta(days=number),
+    )
+    return replace(release, **changes)
+
+
+def due(store):
+    return [one.entry for one in store.due_entries()]
+
+
+# -- check_store: one function per promise -----------------------------------------------------------
+
+
+def keeps_a_token_for_one_use_by_its_node_in_time(store: Store) -> None:
+    store.add_token(Token(b"\x0a" * 32, POLICE, NOW + timedelta(minutes=15)))
+    assert [token.node for token in store.tokens("0a0a0a0a")] == [POLICE]
+    assert store.tokens("0b0b0b0b") == []
+    for hashed, who, code in (
+        (b"\x0b" * 32, enrolment(), "token-unknown"),
+        (b"\x0a" * 32, enrolment(NodeName("other.example/node-a")), "token-unknown"),
+        (b"\x0a" * 32, enrolment(at=NOW + timedelta(minutes=15)), "token-expired"),
+    ):
+        with pytest.raises(Refused) as refused:
+            store.enrol(hashed, who, [ENTRY])
+        assert refused.value.code == code
+    assert (store.enrolment(POLICE), due(store)) == (None, [])
+    store.enrol(b"\x0a" * 32, enrolment(), [ENTRY])
+    assert store.enrolment(POLICE) == enrolment()
+    assert due(store) == [ENTRY]
+    with pytest.raises(Refused) as refused:
+        store.enrol(b"\x0a" * 32, enrolment())
+    assert refused.value.code == "token-used"
+
+
+def lets_the_latest_enrolment_of_a_node_count(store: Store) -> None:
+    for byte in (1, 2):
+        store.add_token(Token(bytes([byte]) * 32, POLICE, NOW + timedelta(minutes=15)))
+        store.enrol(bytes([byte]) * 32, replace(enrolment(), identity_key=bytes([byte]) * 32))
+    assert [one.identity_key for one in store.enrolments()] == [b"\x02" * 32]
+
+
+def publishes_rosters_only_forwards(store: Store) -> None:
+    first, second = StoredRoster(1, sha256_digest(b"1"), b"one"), StoredRoster(2, sha256_digest(b"2"), b"two")
+    assert store.roster() is None
+    store.publish(first, None, [ENTRY])
+    for roster, previous in (
+        (first, None),
+        (second, None),
+        (second, sha256_digest(b"x")),
+        (first, first.digest),
+    ):
+        with pytest.raises(StateConflict) as conflict:
+            store.publish(roster, previous, [ENTRY])
+        assert conflict.value.code == "roster-rollback"
+    store.publish(second, first.digest)
+    assert store.roster() == second
+    assert store.rosters_after(0) == [first, second]
+    assert store.rosters_after(1) == [second]
+    assert due(store) == [ENTRY]
+
+
+def keeps_one_catalogue_per_node(store: Store) -> None:
+    store.put_catalogue(POLICE, b"old")
+    store.put_catalogue(POLICE, b"new")
+    assert store.catalogues() == {POLICE: b"new"}
+
+
+def keeps_a_job_whole(store: Store) -> None:
+    record = job_record()
+    assert store.add_job(record, [ENTRY])
+    assert store.job(record.job.id) == record
+    assert not store.add_job(replace(record, envelope=b"other"), [ENTRY])
+    assert due(store) == [ENTRY]
+    job = replace(
+        record.job,
+        state=JobState.FAILED,
+        attempt=2,
+        deadline=NOW + timedelta(microseconds=1),
+        awaited=frozenset(),
+        stored=record.job.awaited,
+        code="node-lost",
+        sentence="gone",
+        hint="again",
+        runs=tuple(
+            replace(
+                run,
+                state=RunState.LOST,
+                verdict=b"v",
+                admission=b"a",
+                approvals_needed=2,
+                approvals_given=1,
+                max_runtime_s=60,
+            )
+            for run in record.job.runs
+        ),
+    )
+    store.save_job(job, [ENTRY])
+    assert store.job(job.id) == replace(record, job=job)
+    assert due(store) == [ENTRY, ENTRY]
+    with pytest.raises(StateConflict):
+        store.save_job(replace(job, id=JobId("sha256:" + "9" * 64)), [ENTRY])
+    assert due(store) == [ENTRY, ENTRY]
+
+
+def lists_live_jobs_and_those_of_an_organisation(store: Store) -> None:
+    others = Organisation("other.example")
+    for number in (1, 2, 3):
+        store.add_job(job_record(number, organisation=others if number == 2 else BUREAU))
+    assert [r.job.id[-1] for r in store.live_jobs()] == ["1", "2", "3"]
+    assert [r.job.id[-1] for r in store.jobs_of(BUREAU, 10)] == ["3", "1"]
+    assert [r.job.id[-1] for r in store.jobs_of(BUREAU, 1)] == ["3"]
+    store.save_job(replace(job_record(1).job, state=JobState.SUCCEEDED))
+    assert [r.job.id[-1] for r in store.live_jobs()] == ["2", "3"]
+    assert store.job(JobId("sha256:" + "9" * 64)) is None
+
+
+def keeps_releases_until_they_expire(store: Store) -> None:
+    one, two = stored_release(1), stored_release(2)
+    store.add_release(one, [ENTRY])
+    store.add_release(one, [ENTRY])
+    store.add_release(two)
+    assert due(store) == [ENTRY]
+    assert store.releases_of(one.job) == [one, two]
+    assert store.release(one.release) == one
+    assert store.expired_releases(NOW + timedelta(days=1)) == [one]
+    assert store.all_releases() == {one.release, two.release}
+    store.delete_release(one.release, [ENTRY])
+    store.delete_release(one.release)
+    assert store.release(one.release) is None
+    assert due(store) == [ENTRY, ENTRY]
+
+
+def refuses_another_release_of_the_same_id_or_name(store: Store) -> None:
+    store.add_release(stored_release())
+    for other in (stored_release(sha256=sha256_digest(b"x")), stored_release(2, name="table-1")):
+        with pytest.raises(StateConflict) as conflict:
+            store.add_release(other, [ENTRY])
+        assert conflict.value.code == "release-conflict"
+    assert due(store) == []
+
+
+def remembers_nonces_for_their_time(store: Store) -> None:
+    assert store.use_nonce("a", NOW)
+    assert not store.use_nonce("a", NOW)
+    assert store.use_nonce("b", NOW + timedelta(seconds=1))
+    store.forget(NOW)
+    assert store.use_nonce("a", NOW)
+    assert not store.use_nonce("b", NOW)
+
+
+def forgets_tokens_only_a_day_after_they_expired(store: Store) -> None:
+    store.add_token(Token(b"\x0a" * 32, POLICE, NOW))
+    store.forget(NOW + timedelta(hours=23))
+    assert store.tokens("0a0a0a0a")
+    store.forget(NOW + timedelta(hours=24))
+    assert not store.tokens("0a0a0a0a")
+
+
+def hands_due_entries_over_in_order_until_they_are_recorded(store: Store) -> None:
+    kinds = ["job.submitted", "job.failed", "job.refused"]
+    store.add_job(job_record(), [Entry(kind, {"code": kind}) for kind in kinds])
+    assert [entry.kind for entry in due(store)] == kinds
+    store.recorded(store.due_entries()[0].id)
+    assert [entry.kind for entry in due(store)] == kinds[1:]
+
+
+CHECKS = [
+    keeps_a_token_for_one_use_by_its_node_in_time,
+    lets_the_latest_enrolment_of_a_node_count,
+    publishes_rosters_only_forwards,
+    keeps_one_catalogue_per_node,
+    keeps_a_job_whole,
+    lists_live_jobs_and_those_of_an_organisation,
+    keeps_releases_until_they_expire,
+    refuses_another_release_of_the_same_id_or_name,
+    remembers_nonces_for_their_time,
+    forgets_tokens_only_a_day_after_they_expired,
+    hands_due_entries_over_in_order_until_they_are_recorded,
+]
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    store = SqlStore(tmp_path / "store.db" if request.param == "file" else None)
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_check_store(check: Callable[[Store], None], store: Store) -> None:
+    check(store)
+
+
+# -- what only a file can show -----------------------------------------------------------------------
+
+
+def test_everything_is_there_after_reopening(tmp_path):
+    store = SqlStore(tmp_path / "store.db")
+    store.add_job(job_record(), [ENTRY])
+    store.close()
+    store = SqlStore(tmp_path / "store.db")
+    assert store.job(job_record().job.id) == job_record()
+    assert due(store) == [ENTRY]
+    store.close()
+
+
+def test_of_twenty_racing_uses_of_one_token_exactly_one_wins(tmp_path):
+    stores = [SqlStore(tmp_path / "store.db") for _ in range(4)]
+    stores[0].add_token(Token(b"\x0a" * 32, POLICE, NOW + timedelta(minutes=15)))
+    outcomes: list[str] = []
+    barrier = threading.Barrier(20)
+
+    def use(number: int) -> None:
+        barrier.wait()
+        try:
+            stores[number % 4].enrol(
+                b"\x0a" * 32, replace(enrolment(), identity_key=bytes([number]) * 32), [ENTRY]
+            )
+            outcomes.append(f"won {number}")
+        except Refused as refused:
+            outcomes.append(refused.code)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [int(outcome[4:]) for outcome in outcomes if outcome.startswith("won")]
+    assert len(winners) == 1
+    assert outcomes.count("token-used") == 19
+    kept = stores[0].enrolment(POLICE)
+    assert kept is not None
+    assert kept.identity_key == bytes(winners) * 32
+    assert due(stores[0]) == [ENTRY]
+    for store in stores:
+        store.close()
