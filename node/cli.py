@@ -1,0 +1,505 @@
+"""`minshu-node`: a department's node. Each command is a page: parse, call, print."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from protocols.errors import InputError, MinshuError
+
+if TYPE_CHECKING:
+    from node.home import Home
+    from node.state import Dataset, StoredOutput, StoredRun
+
+PROGRAM: Final = "minshu-node"
+OK: Final = 0
+REFUSED: Final = 1
+INTERRUPTED: Final = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0 done, 1 refused or failed, 2 wrong usage."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.call(arguments))
+    except MinshuError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return REFUSED
+    except BrokenPipeError:
+        # Whoever read our output has closed it; what they wanted they have.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+class _Version(argparse.Action):
+    """`--version`; the metadata is read only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"{PROGRAM} {version('minshu')}")
+        parser.exit(OK)
+
+
+def _parser() -> argparse.ArgumentParser:
+    # After the command an option that is not given must not undo one that stands before it.
+    common = _common(argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(PROGRAM, description="A department's node.", parents=[_common(None)])
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(
+        group: Any, name: str, call: Callable[[argparse.Namespace], int], about: str
+    ) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = group.add_parser(
+            name, help=about, description=about, parents=[common]
+        )
+        made.set_defaults(call=call)
+        return made
+
+    def group(name: str, about: str) -> Any:
+        made = commands.add_parser(name, help=about, description=about)
+        return made.add_subparsers(metavar="COMMAND", required=True)
+
+    init = command(commands, "init", _init, "make a new node with its own keys")
+    init.add_argument("--name", required=True, metavar="ORG/NODE", help="police.gz.example/node-a")
+    init.add_argument("--suite", type=int, default=1, help="sealing suite of the collaboration (default 1)")
+    enrol = command(commands, "enrol", _enrol, "turn a one-time token into a certificate")
+    enrol.add_argument("token", metavar="TOKEN")
+    enrol.add_argument("--roots", required=True, metavar="sha256:…", help="fingerprint of the root keys")
+    dataset = group("dataset", "register the department's datasets")
+    add = command(dataset, "add", _dataset_add, "register a CSV or Parquet file under a catalogue name")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("file", type=Path, metavar="FILE")
+    add.add_argument("--title", default="", help="what people call it")
+    add.add_argument("--key", default="", metavar="COLUMN", help="the column with identifiers")
+    add.add_argument("--published-keys", type=_count, metavar="N", help="publish N distinct keys")
+    command(dataset, "list", _dataset_list, "show the registered datasets")
+    policy = group("policy", "the department's policy")
+    activate = command(policy, "activate", _policy_activate, "put a signed policy into force")
+    activate.add_argument("file", type=Path, metavar="policy.dsse")
+    command(policy, "show", _policy_show, "explain the policy in force")
+    pin = command(policy, "pin", _policy_pin, "pin who signs policies for this node; once")
+    pin.add_argument("--dpo", required=True, type=Path, metavar="DPO.pub")
+    pin.add_argument("--owner", required=True, type=Path, metavar="OWNER.pub")
+    run = command(commands, "run", _run, "run the node until it is stopped")
+    run.add_argument(
+        "--record-bodies", type=Path, metavar="DIR", help="demonstrations only: keep messages unsealed"
+    )
+    command(commands, "status", _status, "show what this node knows and waits for")
+    command(commands, "doctor", _doctor, "find what keeps this node from working")
+    approve = command(commands, "approve", _approve, "read what a job asks, and sign a yes")
+    approve.add_argument("job", metavar="JOB")
+    approve.add_argument("--key", required=True, type=Path, metavar="KEY.pem", help="the approver's key")
+    approve.add_argument("--yes", action="store_true", help="do not ask again")
+    reject = command(commands, "reject", _reject, "refuse a job that waits for approval")
+    reject.add_argument("job", metavar="JOB")
+    reject.add_argument("--reason", required=True, help="one sentence that the requester will read")
+    release = group("release", "lists that were sealed to this node")
+    opened = command(release, "open", _release_open, "open a list for the duty officer")
+    opened.add_argument("release", metavar="RELEASE|JOB")
+    opened.add_argument("--out", required=True, type=Path, metavar="FILE", help=".csv or .arrow; new")
+    return parser
+
+
+def _common(default: str | None) -> argparse.ArgumentParser:
+    """Return the options that every command takes; they may stand before or after its name."""
+    json_default = default if default is not None else False
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--home", type=Path, metavar="DIR", default=default, help="the node's folder, or MINSHU_HOME"
+    )
+    common.add_argument("--json", action="store_true", default=json_default, help="print the result as JSON")
+    common.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    return common
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError("expected a whole number")
+    return int(text)
+
+
+def _home(arguments: argparse.Namespace) -> "Home":
+    from node.home import Home
+
+    named = arguments.home or os.environ.get("MINSHU_HOME")
+    if not named:
+        raise InputError("no home folder is named", code="no-home", hint="give --home DIR or set MINSHU_HOME")
+    return Home(Path(named))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _show(arguments: argparse.Namespace, result: Mapping[str, Any], *lines: str) -> int:
+    """Print a result: `lines` for people, `result` with --json."""
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print(*lines, sep="\n")
+    return OK
+
+
+def _ask(home: "Home", kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    from node.desk import ask
+
+    return ask(home, kind, body, signer=home.signer, now=_now)
+
+
+# -- a new node --------------------------------------------------------------------------------------------
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from node.home import init_home
+    from node.journal import open_journal
+    from node.state import open_state
+    from policies.keyfile import fingerprint
+    from protocols.envelope import key_id
+
+    home = init_home(_home(arguments).path, arguments.name, arguments.suite)
+    state = open_state(open_journal(home, _now), home.database)
+    vkey = state.journal.vkey
+    state.close()
+    key = home.signer.public_key
+    return _show(
+        arguments,
+        {"node": home.name, "identity": key_id(key), "fingerprint": fingerprint(key), "vkey": vkey},
+        f"{home.name} is ready in {home.path}",
+        "Identity fingerprint, to compare with the roster's signers by another way:",
+        f"  {fingerprint(key)}",
+        "Next: minshu-node enrol TOKEN --roots sha256:…",
+    )
+
+
+def _enrol(arguments: argparse.Namespace) -> int:
+    from node.enrol import enrol
+
+    home = _home(arguments)
+    enrolled = enrol(home, arguments.token, arguments.roots)
+    return _show(
+        arguments,
+        {"node": home.name, "collaboration": enrolled.collaboration, "coordinator": enrolled.address},
+        f"{home.name} is enrolled in {enrolled.collaboration}; it dials {enrolled.address}",
+        "Next: minshu-node policy pin, policy activate, dataset add; then minshu-node run",
+    )
+
+
+# -- datasets ----------------------------------------------------------------------------------------------
+
+
+def _dataset_add(arguments: argparse.Namespace) -> int:
+    from node.catalogue import scan
+    from node.desk import dataset_to_json
+    from node.sources import ReadLimits
+
+    home = _home(arguments)
+    config = home.config
+    found = scan(
+        arguments.name,
+        arguments.file,
+        title=arguments.title,
+        key=arguments.key,
+        published_keys=arguments.published_keys,
+        limits=ReadLimits(config.duckdb_memory_mb, config.duckdb_threads, config.batch_rows),
+        today=_now().date(),
+    )
+    _ask(home, "dataset", dataset_to_json(found))
+    return _show(
+        arguments,
+        _dataset_json(found),
+        f"{found.name}: {found.rows} rows, {found.distinct_keys} distinct keys in column {found.key or '-'}",
+        f"published as {found.published_keys} keys, snapshot {found.snapshot}",
+    )
+
+
+def _dataset_list(arguments: argparse.Namespace) -> int:
+    from node.state import read_state
+
+    with read_state(_home(arguments).database) as reader:
+        known = reader.datasets()
+    lines = [f"{d.name}  {d.title}  {d.rows} rows  {d.distinct_keys} keys  {d.snapshot}" for d in known]
+    plain = {"datasets": [_dataset_json(d) for d in known]}
+    return _show(arguments, plain, *(lines or ["no dataset is registered"]))
+
+
+def _dataset_json(dataset: "Dataset") -> dict[str, Any]:
+    from node.desk import dataset_to_json
+
+    plain = dataset_to_json(dataset)
+    del plain["path"]
+    return plain
+
+
+# -- policy ------------------------------------------------------------------------------------------------
+
+
+def _policy_activate(arguments: argparse.Namespace) -> int:
+    from node.desk import encoded
+    from protocols.envelope import MAX_ENVELOPE_BYTES
+
+    home = _home(arguments)
+    envelope = _read(arguments.file, MAX_ENVELOPE_BYTES)
+    done = _ask(home, "policy", {"envelope": encoded(envelope)})
+    return _show(
+        arguments, done, f"policy version {done['version']} is in force at {home.name}", f"  {done['sha256']}"
+    )
+
+
+def _policy_show(arguments: argparse.Namespace) -> int:
+    from node.activation import InForce
+    from node.state import read_state
+    from policies.explain import explain_policy
+    from policies.parse import parse_policy
+    from protocols.envelope import decode_envelope
+
+    home = _home(arguments)
+    with read_state(home.database) as reader:
+        stored = reader.policy()
+        active = InForce.load(reader, home.name, home.signer.public_key).policy
+    if stored is None or active is None:
+        return _show(arguments, {"version": None}, "no policy is in force: every job is refused")
+    text = decode_envelope(stored.envelope).payload
+    parsed = parse_policy(text)
+    return _show(
+        arguments,
+        {"version": stored.version, "sha256": stored.digest, "policy": text.decode("utf-8")},
+        explain_policy(parsed, "zh"),
+        explain_policy(parsed, "en"),
+    )
+
+
+def _policy_pin(arguments: argparse.Namespace) -> int:
+    from node.desk import encoded
+    from policies.keyfile import fingerprint, load_public
+
+    home = _home(arguments)
+    dpo, owner = load_public(arguments.dpo), load_public(arguments.owner)
+    _ask(home, "pin", {"dpo": encoded(dpo), "owner": encoded(owner)})
+    return _show(
+        arguments,
+        {"dpo": fingerprint(dpo), "owner": fingerprint(owner)},
+        f"policies of {home.name} are signed by",
+        f"  dpo    {fingerprint(dpo)}",
+        f"  owner  {fingerprint(owner)}",
+    )
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})", code="file-missing") from None
+    if len(data) > limit:
+        raise InputError(f"{path.name} is longer than {limit} bytes", code="too-long")
+    return data
+
+
+# -- running -----------------------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from node.run import run_node
+
+    home = _home(arguments)
+    if arguments.record_bodies is not None:
+        from node.record import WARNING
+
+        print(f"{PROGRAM}: warning: {WARNING}", file=sys.stderr)
+    run_node(home, arguments.record_bodies, lambda line: print(line, flush=True))
+    return OK
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from audit.note import ED25519, VerifierKey
+    from node.activation import InForce
+    from node.state import read_state
+
+    home = _home(arguments)
+    with read_state(home.database) as reader:
+        force = InForce.load(reader, home.name, home.signer.public_key)
+        runs, outputs, datasets = reader.runs(), reader.outputs(), reader.datasets()
+    roster = force.roster.version if force.roster else None
+    policy = force.policy.policy.version if force.policy else None
+    plain = {
+        "node": home.name,
+        "vkey": str(VerifierKey(home.origin, ED25519, home.signer.public_key)),
+        "roster": roster,
+        "policy": policy,
+        "datasets": [dataset.name for dataset in datasets],
+        "runs": [_run_json(run) for run in runs],
+        "releases": [_output_json(output) for output in outputs],
+    }
+    lines = [
+        f"{home.name}",
+        f"  roster   {f'version {roster}' if roster else 'none yet'}",
+        f"  policy   {f'version {policy}' if policy else 'none: every job is refused'}",
+        f"  datasets {', '.join(dataset.name for dataset in datasets) or 'none'}",
+    ]
+    for run in runs:
+        approvals = f"  approvals {run.given} of {run.needed}" if run.needed else ""
+        why = f"  {run.code}" if run.code and run.code != "permitted" else ""
+        lines.append(f"  {run.attempt.job} attempt {run.attempt.number}  {run.state}{approvals}{why}")
+    lines += [f"  release {o.release}  {o.name} (class {o.output_class})" for o in outputs]
+    return _show(arguments, plain, *lines)
+
+
+def _run_json(run: "StoredRun") -> dict[str, Any]:
+    return {
+        "job": run.attempt.job,
+        "attempt": run.attempt.number,
+        "state": run.state.value,
+        "code": run.code,
+        "sentence": run.sentence,
+        "hint": run.hint,
+        "approvals_needed": run.needed,
+        "approvals_given": run.given,
+    }
+
+
+def _output_json(output: "StoredOutput") -> dict[str, Any]:
+    return {
+        "release": output.release,
+        "job": output.attempt.job,
+        "attempt": output.attempt.number,
+        "name": output.name,
+        "class": output.output_class,
+        "recipient": output.recipient,
+        "sha256": output.sha256,
+    }
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from node.doctor import examine
+
+    findings = list(examine(_home(arguments), _now()))
+    plain = [{"what": f.what, "state": f.state, "found": f.found, "hint": f.hint} for f in findings]
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.state:8}{finding.what}: {finding.found}")
+        if finding.hint:
+            lines.append(f"{'':8}hint: {finding.hint}")
+    _show(arguments, {"findings": plain}, *lines)
+    return REFUSED if any(f.state == "error" for f in findings) else OK
+
+
+# -- people ------------------------------------------------------------------------------------------------
+
+
+def _approve(arguments: argparse.Namespace) -> int:
+    import secrets
+
+    from node.activation import InForce
+    from node.approvals import find_job, make_approval, prompt, purpose_title
+    from node.desk import encoded
+    from node.gate import authentic, judge
+    from node.state import read_state
+    from policies.decide import Ask, Refuse
+    from policies.keyfile import load_signer
+    from protocols.errors import Refused
+
+    home = _home(arguments)
+    signer = load_signer(arguments.key)
+    with read_state(home.database) as reader:
+        force = InForce.load(reader, home.name, home.signer.public_key)
+        job = find_job(reader, arguments.job)
+        data = reader.job(job)
+        assert data is not None
+        spec = authentic(force, job, data)
+        decision = judge(reader, force, spec, reader.runs(job)[0].attempt, _now())
+    if isinstance(decision, Refuse):
+        raise Refused(decision.sentence, code=decision.code, hint=decision.hint)
+    if not isinstance(decision, Ask) or force.policy is None or force.roster is None:
+        raise Refused("the job needs no more approvals here", code="not-waiting")
+    page = prompt(spec, decision, force.roster, purpose_title(force.policy, spec))
+    if not arguments.json:
+        print(page)
+    if not arguments.yes:
+        _confirm()
+    envelope = make_approval(
+        spec, decision, force.policy, signer=signer, now=_now(), rand=secrets.token_bytes
+    )
+    body = {"job": job, "envelope": encoded(envelope), "key": encoded(signer.public_key)}
+    done = _ask(home, "approve", body)
+    return _show(
+        arguments,
+        {**done, "prompt": page},
+        f"approved as {done['approver']}: {done['given']} of {done['needed']} approvals",
+    )
+
+
+def _confirm() -> None:
+    from protocols.errors import Refused
+
+    if not sys.stdin.isatty():
+        raise InputError(
+            "nobody is there to answer", code="no-terminal", hint="read the page above, then add --yes"
+        )
+    if input("同意并签名请输入 yes · type yes to sign: ").strip() != "yes":
+        raise Refused("not approved, nothing was signed", code="not-approved")
+
+
+def _reject(arguments: argparse.Namespace) -> int:
+    from node.approvals import check_reason, find_job
+    from node.state import read_state
+
+    home = _home(arguments)
+    reason = check_reason(arguments.reason)
+    with read_state(home.database) as reader:
+        job = find_job(reader, arguments.job)
+    done = _ask(home, "reject", {"job": job, "reason": reason})
+    return _show(arguments, done, f"refused {job}")
+
+
+def _release_open(arguments: argparse.Namespace) -> int:
+    from node.releases import kept, mark_records, open_release, write_table
+    from node.state import read_state
+    from protocols.envelope import decode_envelope
+    from protocols.wire import ReleaseNote
+
+    home = _home(arguments)
+    if arguments.out.exists():
+        raise InputError(
+            f"{arguments.out.name} exists already", code="file-exists", hint="choose another --out"
+        )
+    with read_state(home.database) as reader:
+        output = _find_release(reader.outputs(), arguments.release)
+    note = ReleaseNote.decode(decode_envelope(output.note).payload)
+    table, about = open_release(kept(home.releases, output), note, home.recipient_private())
+    # Journaled before a row is readable outside: P1.
+    _ask(home, "open", {"release": output.release})
+    write_table(mark_records(table, note.statement), arguments.out)
+    return _show(
+        arguments,
+        {"release": output.release, "job": note.job, "rows": table.num_rows, "about": dict(about)},
+        f"{table.num_rows} records written to {arguments.out}",
+        f"{note.statement}",
+    )
+
+
+def _find_release(outputs: "Sequence[StoredOutput]", given: str) -> "StoredOutput":
+    here = [o for o in outputs if o.output_class == "B"]
+    found = [o for o in here if given in (o.release, o.attempt.job, o.attempt.job.removeprefix("sha256:"))]
+    if not found and len(given) >= 4:
+        found = [o for o in here if o.attempt.job.removeprefix("sha256:").startswith(given)]
+    if len(found) != 1:
+        raise InputError(
+            "no list of that release or job is kept here" if not found else "more than one list fits",
+            code="unknown-release",
+            hint="minshu-node status names the releases",
+        )
+    return found[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""The desk: what people in the department ask of their node, whether it is running or not.
+
+Only one process may write the journal. A command therefore takes the journal itself when the node is off,
+and leaves a note in the database for the running node when it is on. Either way the same function does it.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from node.activation import InForce, activate_policy, pin_signers
+from node.approvals import record_approval
+from node.gate import Gate
+from node.home import Home
+from node.journal import open_journal
+from node.logs import Log
+from node.rpc import Attempt
+from node.sources import SourceColumn
+from node.state import Dataset, State, ask_desk, open_state, read_state
+from protocols.encoding import b64decode, b64encode
+from protocols.envelope import Signer
+from protocols.errors import InputError, MinshuError, StateConflict, Unreachable
+from protocols.ids import DatasetName, JobId
+
+WAIT_S: Final = 30.0
+POLL_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Carries out commands on an opened state.
+
+    `answered` is told of every verdict that changed, `registered` that the catalogue did.
+    """
+
+    state: State
+    force: InForce
+    gate: Gate
+    now: Callable[[], datetime]
+    answered: Callable[[Attempt, bytes], None]
+    registered: Callable[[], None]
+
+    def handle(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what a command asks; return its result.
+
+        Raises:
+            MinshuError: it was refused; where a decision was taken, it is journaled.
+        """
+        match kind:
+            case "pin":
+                pin_signers(self.state, b64decode(body["dpo"]), b64decode(body["owner"]))
+                return {}
+            case "policy":
+                return self._policy(b64decode(body["envelope"]))
+            case "approve":
+                return self._approve(JobId(body["job"]), b64decode(body["envelope"]), b64decode(body["key"]))
+            case "reject":
+                attempt, verdict = self.gate.reject(JobId(body["job"]), body["reason"], "")
+                self.answered(attempt, verdict)
+                return {"job": attempt.job}
+            case "dataset":
+                with self.state.change() as change:
+                    change.put_dataset(dataset_from_json(body))
+                self.registered()
+                return {}
+            case "open":
+                return self._open(body["release"])
+        raise InputError("the desk does not know this command", code="unknown-command")
+
+    def _policy(self, envelope: bytes) -> dict[str, Any]:
+        active = activate_policy(self.state, self.force, envelope, self.now)
+        # Under the new text every waiting job is decided again: old approvals are void.
+        for job in {run.attempt.job for run in self.state.runs() if run.state == "AWAITING_APPROVAL"}:
+            self._reconsider(job)
+        return {"version": active.policy.version, "sha256": active.digest}
+
+    def _approve(self, job: JobId, envelope: bytes, key: bytes) -> dict[str, Any]:
+        verified = record_approval(self.state, self.force, job, envelope=envelope, key=key, now=self.now)
+        self._reconsider(job)
+        newest = self.state.runs(job)[0]
+        return {
+            "job": job,
+            "approver": verified.approver,
+            "given": newest.given,
+            "needed": newest.needed,
+            "state": newest.state.value,
+        }
+
+    def _reconsider(self, job: JobId) -> None:
+        changed = self.gate.reconsider(job)
+        if changed is not None:
+            self.answered(*changed)
+
+    def _open(self, release: str) -> dict[str, Any]:
+        found = self.state.outputs(release=release)
+        if not found:
+            raise InputError("no such release at this node", code="unknown-release")
+        output = found[0]
+        with self.state.change() as change:
+            change.log(
+                "output.released",
+                {
+                    "release": release,
+                    "sha256": output.sha256,
+                    "class": output.output_class,
+                    "recipient": output.recipient,
+                    "retry": output.stored,
+                },
+                attempt=output.attempt,
+            )
+            change.mark_stored(release)
+        return {"release": release}
+
+
+def dataset_to_json(dataset: Dataset) -> dict[str, Any]:
+    """Return a catalogue entry as plain JSON."""
+    return {
+        "name": dataset.name,
+        "title": dataset.title,
+        "path": str(dataset.path),
+        "key": dataset.key,
+        "columns": [[column.name, column.type] for column in dataset.columns],
+        "rows": dataset.rows,
+        "distinct_keys": dataset.distinct_keys,
+        "published_keys": dataset.published_keys,
+        "snapshot": dataset.snapshot,
+    }
+
+
+def dataset_from_json(plain: Mapping[str, Any]) -> Dataset:
+    """Return the catalogue entry of `dataset_to_json`'s output."""
+    from pathlib import Path
+
+    return Dataset(
+        name=DatasetName(plain["name"]),
+        title=plain["title"],
+        path=Path(plain["path"]),
+        key=plain["key"],
+        columns=tuple(SourceColumn(name, kind) for name, kind in plain["columns"]),
+        rows=plain["rows"],
+        distinct_keys=plain["distinct_keys"],
+        published_keys=plain["published_keys"],
+        snapshot=plain["snapshot"],
+    )
+
+
+def error_to_json(error: MinshuError) -> dict[str, Any]:
+    """Return an error as the desk hands it back."""
+    return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+
+
+def encoded(data: bytes) -> str:
+    """Return bytes as a command carries them."""
+    return b64encode(data)
+
+
+def ask(
+    home: Home, kind: str, body: Mapping[str, Any], *, signer: Signer, now: Callable[[], datetime]
+) -> dict[str, Any]:
+    """Have a command carried out, here or by the running node, and return its result.
+
+    Raises:
+        MinshuError: as `Desk.handle`; or the running node did not answer in time.
+    """
+    log = Log(home.log, now)
+    try:
+        journal = open_journal(home, now)
+    except StateConflict as error:
+        if error.code != "journal-locked":
+            raise
+        return _wait(home, ask_desk(home.database, kind, body))
+    state = open_state(journal, home.database)
+    try:
+        force = InForce.load(state, home.name, signer.public_key)
+        gate = Gate(state, force, signer, now, log)
+        desk = Desk(state, force, gate, now, lambda _attempt, _verdict: None, lambda: None)
+        return desk.handle(kind, body)
+    finally:
+        state.close()
+        log.close()
+
+
+def _wait(home: Home, number: int) -> dict[str, Any]:
+    deadline = time.monotonic() + WAIT_S
+    with read_state(home.database) as reader:
+        while True:
+            answer = reader.desk_answer(number)
+            if answer is not None:
+                break
+            if time.monotonic() > deadline:
+                raise Unreachable(
+                    f"the running node has not answered for {WAIT_S:.0f} s",
+                    code="node-busy",
+                    hint="it will still carry the command out; see minshu-node status",
+                )
+            time.sleep(POLL_S)
+    if "error" in answer:
+        raise MinshuError(
+            answer["error"]["message"], code=answer["error"]["code"], hint=answer["error"]["hint"]
+        )
+    return dict(answer)

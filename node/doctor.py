@@ -1,0 +1,215 @@
+"""`minshu-node doctor`: what could keep this node from working, each with what to do about it."""
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from node.home import Enrolled, Home
+from node.state import Reader, read_state
+from protocols.errors import MinshuError
+from protocols.wire import utc_text
+
+if TYPE_CHECKING:
+    from node.activation import InForce
+
+MIN_DISK_BYTES: Final = 1 << 30
+CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+RENEW_BEFORE: Final = timedelta(days=10)
+"""A third of a leaf's 30 days."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: `ok`, `warning` or `error`, what was found, and what to do."""
+
+    what: str
+    state: str
+    found: str
+    hint: str = ""
+
+
+def examine(home: Home, now: datetime) -> Iterator[Finding]:
+    """Yield what is found, in the order in which a new node gets things right.
+
+    Raises:
+        InputError: there is no node in this folder.
+    """
+    config = home.config
+    yield Finding("settings", "ok", f"{config.name}, suite {config.suite}")
+    yield _try("keys", lambda: _keys(home))
+    yield _try("temporary directory", _temporary)
+    yield _disk(home)
+    enrolled = None
+    try:
+        enrolled = home.enrolled()
+    except MinshuError as error:
+        yield Finding("enrolment", "error", error.message, error.hint)
+    if enrolled is None:
+        yield Finding(
+            "enrolment", "error", "not enrolled", "ask for a token and run minshu-node enrol TOKEN --roots …"
+        )
+    else:
+        yield Finding("enrolment", "ok", f"{enrolled.collaboration}, {len(enrolled.roots)} root keys")
+        yield _certificate(home, now)
+        yield _network(config.coordinator or enrolled.address)
+    yield from _stored(home, enrolled, now)
+
+
+def _try(what: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, "ok", check())
+    except MinshuError as error:
+        return Finding(what, "error", error.message, error.hint)
+
+
+def _keys(home: Home) -> str:
+    from policies.keyfile import fingerprint
+    from protocols.channel.suites import public_key
+
+    public_key(home.config.suite, home.recipient_private())
+    return f"identity {fingerprint(home.signer.public_key)}"
+
+
+def _temporary() -> str:
+    from protocols.psi.group import load
+
+    load()
+    return f"{tempfile.gettempdir()} allows libsodium to load"
+
+
+def _disk(home: Home) -> Finding:
+    free = shutil.disk_usage(home.path).free
+    state = "ok" if free >= MIN_DISK_BYTES else "warning"
+    hint = "" if state == "ok" else "free space: a full disk makes this node refuse jobs"
+    return Finding("disk", state, f"{free / (1 << 30):.1f} GiB free", hint)
+
+
+def _certificate(home: Home, now: datetime) -> Finding:
+    from cryptography import x509
+
+    try:
+        leaf = x509.load_pem_x509_certificate(home.leaf_pem.read_bytes())
+    except (OSError, ValueError):
+        return Finding("certificate", "error", "tls/leaf.pem is missing or damaged", "enrol again")
+    left = leaf.not_valid_after_utc - now
+    if now < leaf.not_valid_before_utc - CLOCK_TOLERANCE:
+        return Finding(
+            "certificate",
+            "error",
+            "it is not valid yet by this node's clock",
+            "set the clock: the coordinator's is ahead",
+        )
+    if left <= timedelta():
+        return Finding("certificate", "error", f"expired {utc_text(leaf.not_valid_after_utc)}", "enrol again")
+    state = "warning" if left < RENEW_BEFORE else "ok"
+    return Finding(
+        "certificate",
+        state,
+        f"valid until {utc_text(leaf.not_valid_after_utc)}",
+        "enrol again with a new token before it expires" if state == "warning" else "",
+    )
+
+
+def _network(address: str) -> Finding:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            return Finding("network", "ok", f"{address} answers")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        return Finding(
+            "network",
+            "error",
+            f"{address} cannot be reached ({why})",
+            "check route and firewall (outgoing TCP is enough), and that the coordinator runs",
+        )
+
+
+def _stored(home: Home, enrolled: Enrolled | None, now: datetime) -> Iterator[Finding]:
+    """Look at roster, clock, policy and datasets as the node knows them."""
+    from node.activation import InForce
+
+    try:
+        with read_state(home.database) as reader:
+            force = InForce.load(reader, home.name, home.signer.public_key)
+            yield from _roster(force, enrolled, now)
+            yield from _policy(force, reader, now)
+            yield from _datasets(reader)
+    except MinshuError as error:
+        yield Finding("state", "error", error.message, error.hint)
+
+
+def _roster(force: "InForce", enrolled: Enrolled | None, now: datetime) -> Iterator[Finding]:
+    roster = force.roster
+    if roster is None:
+        if enrolled is not None:
+            yield Finding(
+                "roster", "warning", "none yet", "have the root keys sign a roster that lists this node"
+            )
+        return
+    yield _try("roster", lambda: f"version {roster.version}, {force.me().name} is listed")
+    if now >= roster.expires:
+        yield Finding("roster", "error", f"expired {utc_text(roster.expires)}", "have a new one signed")
+    # The root key holders' clock, at least, was not behind this when they signed.
+    behind = roster.issued - now
+    if behind > CLOCK_TOLERANCE:
+        yield Finding("clock", "error", f"{behind} behind the roster's signers", "set the clock")
+    else:
+        yield Finding("clock", "ok", utc_text(now))
+
+
+def _policy(force: "InForce", reader: Reader, now: datetime) -> Iterator[Finding]:
+    if not reader.pins():
+        yield Finding("policy", "error", "no signers pinned", "run minshu-node policy pin")
+        return
+    active = force.policy
+    if active is None:
+        yield Finding(
+            "policy", "error", "none active: every job is refused", "run minshu-node policy activate"
+        )
+        return
+    expires = active.policy.expires.astimezone(UTC)
+    state = "error" if now >= expires else "warning" if expires - now < timedelta(days=14) else "ok"
+    yield Finding(
+        "policy",
+        state,
+        f"version {active.policy.version}, until {utc_text(expires)}",
+        "" if state == "ok" else "sign and activate the next version",
+    )
+    known = {dataset.name for dataset in reader.datasets()}
+    for alias, dataset in sorted(active.policy.datasets.items()):
+        source = dataset.source.removeprefix("local:")
+        if source not in known:
+            yield Finding(
+                f"dataset {alias}",
+                "error",
+                "opened by the policy, but not registered",
+                f"run minshu-node dataset add {source} FILE",
+            )
+
+
+def _datasets(reader: Reader) -> Iterator[Finding]:
+    from node.sources import ReadLimits, open_source
+
+    for dataset in reader.datasets():
+        try:
+            source = open_source(dataset.path, ReadLimits())
+            columns, snapshot = source.columns(), source.snapshot()
+        except MinshuError as error:
+            yield Finding(f"dataset {dataset.name}", "error", error.message, error.hint)
+            continue
+        missing = [c.name for c in dataset.columns if c not in columns]
+        if missing:
+            yield Finding(
+                f"dataset {dataset.name}",
+                "error",
+                f"column {missing[0]} is gone or has another type",
+                "register the dataset again",
+            )
+        else:
+            fresh = "" if snapshot == dataset.snapshot else f", changed since it was registered: {snapshot}"
+            yield Finding(f"dataset {dataset.name}", "ok", f"{dataset.rows} rows{fresh}")

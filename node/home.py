@@ -1,0 +1,294 @@
+"""A node's folder: where everything lies, who may open it, and the keys in it.
+
+node.toml                     settings
+keys/identity.pem             Ed25519: admissions, frames, verdicts, journal
+keys/tls.pem                  P-256: the link
+keys/recipient.key            HPKE private key of the suite, for class-B lists sealed to this node
+tls/leaf.pem authority.pem    from enrolment
+enrolment.json                coordinator address and pinned roots, from enrolment
+node.db                       state and journal, one database
+journal/                      tiles and checkpoint, for auditors
+releases/                     class-B lists, sealed
+outbox/                       releases on their way to the coordinator, sealed
+node.log                      plain lines with codes
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from node.config import Config, load_config, node_name, write_config
+from protocols.errors import InputError
+from protocols.ids import NodeName
+
+if TYPE_CHECKING:
+    from protocols.envelope import KeySigner
+
+ROOTS_SCHEMA: Final = "minshu-roots/1"
+ENROLMENT_SCHEMA: Final = "minshu-node-enrolment/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What enrolment left: where to dial, and the root keys that this node pinned.
+
+    `roots` are raw Ed25519 keys; `threshold` of them sign every roster.
+    """
+
+    address: str
+    collaboration: str
+    threshold: int
+    roots: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A node's folder. Paths only; nothing is opened before it is asked for."""
+
+    path: Path
+
+    @property
+    def identity_pem(self) -> Path:
+        """The Ed25519 identity key."""
+        return self.path / "keys" / "identity.pem"
+
+    @property
+    def tls_pem(self) -> Path:
+        """The P-256 key of the link."""
+        return self.path / "keys" / "tls.pem"
+
+    @property
+    def recipient_path(self) -> Path:
+        """The HPKE key that class-B lists are sealed to."""
+        return self.path / "keys" / "recipient.key"
+
+    @property
+    def leaf_pem(self) -> Path:
+        """The TLS certificate of this node."""
+        return self.path / "tls" / "leaf.pem"
+
+    @property
+    def authority_pem(self) -> Path:
+        """The CA that the coordinator's certificate chains to."""
+        return self.path / "tls" / "authority.pem"
+
+    @property
+    def database(self) -> Path:
+        """State and journal."""
+        return self.path / "node.db"
+
+    @property
+    def journal(self) -> Path:
+        """Tiles and checkpoint."""
+        return self.path / "journal"
+
+    @property
+    def releases(self) -> Path:
+        """Class-B lists, sealed to this node."""
+        return self.path / "releases"
+
+    @property
+    def outbox(self) -> Path:
+        """Sealed releases that the coordinator has not confirmed yet."""
+        return self.path / "outbox"
+
+    @property
+    def log(self) -> Path:
+        """The log file."""
+        return self.path / "node.log"
+
+    @property
+    def enrolment(self) -> Path:
+        """What enrolment left."""
+        return self.path / "enrolment.json"
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings.
+
+        Raises:
+            InputError: see `load_config`.
+        """
+        return load_config(self.path / "node.toml")
+
+    @property
+    def name(self) -> NodeName:
+        """The node's full name."""
+        return self.config.name
+
+    @property
+    def origin(self) -> str:
+        """The name of the journal."""
+        return f"{self.name}/journal/1"
+
+    @cached_property
+    def signer(self) -> "KeySigner":
+        """The identity key.
+
+        Raises:
+            InputError: missing, unreadable or no Ed25519 key.
+        """
+        from policies.keyfile import load_signer
+
+        return load_signer(self.identity_pem)
+
+    def recipient_private(self) -> bytes:
+        """Return the HPKE private key.
+
+        Raises:
+            InputError: missing, or others can read it.
+        """
+        return read_private(self.recipient_path)
+
+    def enrolled(self) -> Enrolled | None:
+        """Return what enrolment left, None before it.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        from protocols.encoding import decode_json
+        from protocols.errors import DecodeError
+        from protocols.wire import Fields
+
+        try:
+            data = self.enrolment.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            f = Fields(decode_json(data), "enrolment")
+            f.schema(ENROLMENT_SCHEMA)
+            address = f.text("address")
+            roots = f.mapping("roots")
+            f.finish()
+            return read_roots(address, roots)
+        except DecodeError as error:
+            raise InputError(
+                f"{self.enrolment.name} is damaged: {error.message}",
+                code="bad-home",
+                hint="enrol again with a new token",
+            ) from None
+
+
+def read_roots(address: str, value: Any) -> Enrolled:
+    """Return pinned roots from the plain form of roots.json.
+
+    Raises:
+        DecodeError: unknown schema or field, no key, a key twice, or a threshold that cannot be met.
+    """
+    from protocols.errors import DecodeError
+    from protocols.wire import Fields
+
+    f = Fields(value, "roots")
+    f.schema(ROOTS_SCHEMA)
+    collaboration = f.text("collaboration")
+    threshold = f.count("threshold", minimum=1, maximum=16)
+    keys = f.items("keys", maximum=16)
+    f.finish()
+    if not all(isinstance(key, str) and len(key) == 64 for key in keys) or keys != sorted(set(keys)):
+        raise DecodeError("roots.keys are not sorted distinct keys of 64 hex digits", code="bad-roots")
+    if threshold > len(keys):
+        raise DecodeError("fewer root keys than the threshold asks for", code="bad-roots")
+    try:
+        raw = tuple(bytes.fromhex(key) for key in keys)
+    except ValueError:
+        raise DecodeError("roots.keys are not hex", code="bad-roots") from None
+    return Enrolled(address, collaboration, threshold, raw)
+
+
+def init_home(path: Path, name: str, suite: int) -> Home:
+    """Make a new node: settings and its own keys, none of which ever leaves.
+
+    Raises:
+        InputError: the name is none, the suite unknown, or the folder holds a node already.
+    """
+    import secrets
+
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    from policies.keyfile import new_key
+    from protocols.channel.suites import new_private_key
+
+    full = node_name(name)
+    recipient = new_private_key(suite, secrets.token_bytes)
+    home = Home(path)
+    try:
+        for folder in (path, path / "keys", path / "tls", home.releases, home.outbox):
+            folder.mkdir(mode=0o700, parents=folder is path, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder cannot be made ({error.strerror})", code="home-unwritable", hint="check --home"
+        ) from None
+    write_config(path / "node.toml", full, suite)
+    new_key(home.identity_pem)
+    tls = ec.generate_private_key(ec.SECP256R1())
+    write_private(home.tls_pem, tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    write_private(home.recipient_path, recipient)
+    return home
+
+
+def read_private(path: Path) -> bytes:
+    """Return the bytes of a private key file.
+
+    Raises:
+        InputError: it cannot be read, or others than its owner can read it.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(64 << 10)
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read ({error.strerror})", code="no-key") from None
+    if mode & 0o077:
+        raise InputError(
+            f"{path.name} can be read by others on this machine",
+            code="key-exposed",
+            hint=f"run chmod 600 on {path.name}; if others had access, make a new node",
+        )
+    return data
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Create `path` with mode 0600, durably.
+
+    Raises:
+        InputError: it exists or cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(
+            f"{path.name} cannot be written ({error.strerror})", code="home-unwritable"
+        ) from None
+
+
+def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put `data` at `path` in one step that survives a power cut: temporary file, flush, rename, flush.
+
+    Raises:
+        OSError: it could not be written; `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

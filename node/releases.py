@@ -1,0 +1,274 @@
+r"""Releases: how a table becomes sealed bytes, and how they wait until their recipient has them.
+
+Content is an Arrow IPC stream whose schema metadata `minshu` is canonical JSON {"name", "facts",
+"statement"}. It is sealed with the collaboration's suite to the recipient's key, info = b"minshu/release/1\0"
+‖ release id ‖ b"\0" ‖ job id. The sealed bytes are durable before anything is said about them, so that after
+a crash the same bytes are sent again.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from errno import ENOSPC
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from node.home import write_durably
+from node.rpc import Attempt
+from node.state import StoredOutput
+from protocols.channel import suites
+from protocols.encoding import canonical_json, decode_json, sha256_digest
+from protocols.envelope import RELEASE, Signer, sign
+from protocols.errors import InputError, ProtocolAborted, Refused, StateConflict
+from protocols.ids import NodeName, Organisation
+from protocols.jobs.job_type import SUSPECTED, Content, OutputClass, PlannedRelease
+from protocols.party import Rand
+from protocols.wire import JobSpec, ReleaseNote, Roster, organisation_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+METADATA_KEY: Final = b"minshu"
+STATEMENTS: Final = {
+    OutputClass.AGGREGATE: "统计结果, 已作最小分组、抑制与取整处理 (aggregate, after disclosure control)",
+    OutputClass.DIRECTED: SUSPECTED,
+    OutputClass.MODEL: "模型参数 (model parameters)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRelease:
+    """One release as it will leave, or stay: sealed bytes, and the signed note that names their digest."""
+
+    planned: PlannedRelease
+    release: str
+    note: ReleaseNote
+    note_envelope: bytes
+    sealed: bytes
+    rows: int
+
+    def stored(self, attempt: Attempt) -> StoredOutput:
+        """Return what the database keeps of it."""
+        return StoredOutput(
+            release=self.release,
+            attempt=attempt,
+            name=self.planned.name,
+            output_class=self.planned.output_class,
+            recipient=self.note.recipient,
+            sha256=self.note.sha256,
+            note=self.note_envelope,
+            stored=False,
+        )
+
+
+def encode_content(content: Content, statement: str) -> bytes:
+    """Return the content as an Arrow IPC stream."""
+    import pyarrow as pa
+
+    metadata = canonical_json({"name": content.name, "facts": dict(content.facts), "statement": statement})
+    arrays = {name: pa.array(values) for name, values in content.table.columns.items()}
+    table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: metadata})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def decode_content(data: bytes) -> tuple["pa.Table", Mapping[str, Any]]:
+    """Return table and metadata of `encode_content`'s output.
+
+    Raises:
+        InputError: the bytes are no release.
+    """
+    import pyarrow as pa
+
+    try:
+        with pa.ipc.open_stream(data) as reader:
+            table = reader.read_all()
+        about: Mapping[str, Any] = decode_json((table.schema.metadata or {})[METADATA_KEY])
+    except (pa.ArrowException, KeyError, OSError):
+        raise InputError("the opened bytes are no release", code="bad-release") from None
+    return table, about
+
+
+def release_info(release: str, job: str) -> bytes:
+    """Return the HPKE info that binds sealed bytes to their release and job."""
+    return b"minshu/release/1\0" + release.encode("ascii") + b"\0" + job.encode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """What all releases of one attempt share."""
+
+    spec: JobSpec
+    attempt: Attempt
+    node: NodeName
+    roster: Roster
+    signer: Signer
+    rand: Rand
+    now: datetime
+    keep_days: int
+
+
+def seal_all(
+    sealing: Sealing, planned: Sequence[PlannedRelease], contents: Sequence[Content]
+) -> tuple[SealedRelease, ...]:
+    """Seal what a party hands over: exactly the planned releases of this seat, each to its one recipient.
+
+    Raises:
+        ProtocolAborted: the party made another set of releases than planned.
+        Refused: a recipient this node cannot seal to.
+    """
+    by_name = {content.name: content for content in contents}
+    if len(by_name) != len(contents) or set(by_name) != {p.name for p in planned}:
+        raise ProtocolAborted(
+            f"the run made {len(contents)} release(s), {len(planned)} other ones were planned and permitted",
+            code="unplanned-release",
+        )
+    return tuple(_seal(sealing, plan, by_name[plan.name]) for plan in planned)
+
+
+def _seal(sealing: Sealing, plan: PlannedRelease, content: Content) -> SealedRelease:
+    statement = STATEMENTS[plan.output_class]
+    recipient, public = _recipient(sealing, plan)
+    release = sealing.rand(16).hex()
+    plain = encode_content(content, statement)
+    job = sealing.attempt.job
+    sealed = suites.seal(sealing.roster.suite, public, release_info(release, job), plain)
+    note = ReleaseNote(
+        release=release,
+        job=job,
+        attempt=sealing.attempt.number,
+        node=sealing.node,
+        name=plan.name,
+        output_class=plan.output_class,
+        recipient=recipient,
+        sealed_to=sha256_digest(public),
+        suite=sealing.roster.suite,
+        sha256=sha256_digest(sealed),
+        content_sha256=sha256_digest(plain),
+        statement=statement,
+        created=sealing.now,
+        expires=sealing.now + timedelta(days=sealing.keep_days),
+    )
+    envelope = sign(RELEASE, note.encode(), [sealing.signer]).encode()
+    return SealedRelease(plan, release, note, envelope, sealed, content.table.rows)
+
+
+def _recipient(sealing: Sealing, plan: PlannedRelease) -> tuple[Organisation, bytes]:
+    """Return who gets a release, and the key to seal it to.
+
+    (1) Class B stays at the node whose organisation it is for. (2) Classes A and C go to the requester.
+    """
+    # (1)
+    if plan.output_class is OutputClass.DIRECTED:
+        me = sealing.roster.node(sealing.node)
+        if me is None or plan.recipient != organisation_of(sealing.node):
+            raise Refused(
+                "records would go to another organisation than this node's",
+                code="recipient-not-here",
+                hint="let the recipient's own node make the list",
+            )
+        return plan.recipient, me.recipient_key
+    # (2)
+    analyst = sealing.roster.analyst(sealing.spec.requester)
+    if analyst is None or plan.recipient != analyst.organisation:
+        raise Refused(
+            "the release goes to nobody whose key the roster holds",
+            code="recipient-unknown",
+            hint="have the requester enrolled in the roster",
+        )
+    return analyst.organisation, analyst.recipient_key
+
+
+def keep(folder: Path, release: str, sealed: bytes, note: bytes) -> None:
+    """Make the sealed bytes and their note durable.
+
+    Raises:
+        StateConflict: the disk refused.
+    """
+    try:
+        write_durably(folder / f"{release}.sealed", sealed)
+        write_durably(folder / f"{release}.note", note)
+    except OSError as error:
+        raise StateConflict(
+            f"the release cannot be written ({error.strerror})",
+            code="disk-full" if error.errno == ENOSPC else "release-write-failed",
+            hint="free disk space; the job may then be tried again",
+        ) from None
+
+
+def discard(folder: Path, release: str) -> None:
+    """Remove a release's files. What cannot be removed now, the next start removes."""
+    for ending in ("sealed", "note"):
+        with suppress(OSError):
+            (folder / f"{release}.{ending}").unlink()
+
+
+def kept(folder: Path, output: StoredOutput) -> bytes:
+    """Return the sealed bytes of a committed release, the same as ever.
+
+    Raises:
+        StateConflict: they are gone or changed.
+    """
+    try:
+        sealed = (folder / f"{output.release}.sealed").read_bytes()
+    except OSError as error:
+        raise StateConflict(
+            f"a committed release cannot be read ({error.strerror})",
+            code="release-lost",
+            hint="restore the node's folder; a release is never computed a second time",
+        ) from None
+    if sha256_digest(sealed) != output.sha256:
+        raise StateConflict(
+            "a committed release is not the bytes that were committed",
+            code="release-damaged",
+            hint="restore the node's folder; a release is never computed a second time",
+        )
+    return sealed
+
+
+def open_release(sealed: bytes, note: ReleaseNote, private: bytes) -> tuple["pa.Table", Mapping[str, Any]]:
+    """Open a release sealed to this node; return its table and metadata.
+
+    Raises:
+        DecodeError: the bytes do not open with this key.
+        InputError: the opened bytes are not those the note names.
+    """
+    plain = suites.open_sealed(note.suite, private, release_info(note.release, note.job), sealed)
+    if sha256_digest(plain) != note.content_sha256:
+        raise InputError("the opened bytes are not those the note names", code="bad-release")
+    return decode_content(plain)
+
+
+def mark_records(table: "pa.Table", statement: str) -> "pa.Table":
+    """Return the records with the statement in a column of its own, so that no copy loses it."""
+    import pyarrow as pa
+
+    return table.append_column("mark", pa.array([statement] * table.num_rows, pa.string()))
+
+
+def write_table(table: "pa.Table", out: Path) -> None:
+    """Write a table as CSV, or as an Arrow IPC stream where the name ends in .arrow; mode 0600.
+
+    Raises:
+        InputError: the file exists already, or cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+
+    sink = io.BytesIO()
+    if out.suffix == ".arrow":
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        sink.write(b"\xef\xbb\xbf")  # office programs read UTF-8 only with this mark
+        pa_csv.write_csv(table, sink)
+    if out.exists():
+        raise InputError(f"{out.name} exists already", code="file-exists", hint="choose another --out")
+    try:
+        write_durably(out, sink.getvalue())
+    except OSError as error:
+        raise InputError(f"{out.name} cannot be written ({error.strerror})", code="file-unwritable") from None

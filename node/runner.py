@@ -1,0 +1,715 @@
+"""The runner: one attempt from `Admit` to its end, on this node.
+
+Order is what makes it safe. Reading and preparing derive things from data but send nothing. `Start` is
+checked against everybody's admissions; then commit point 1 makes the charge and the journal entry durable;
+only then is the data stream opened. Commit point 2 makes the releases durable; only then are they sent. An
+attempt that a crash or an error cut short is never resumed.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from audit.entries import format_time
+from node import rpc
+from node.admission import (
+    Agreed,
+    Prepared,
+    check_admissions,
+    make_admission,
+    prepare,
+    seal_admission,
+)
+from node.approvals import leakage_digest
+from node.config import Config
+from node.exchange import Exchange
+from node.gate import ATTEMPTS_PER_JOB, RUNS_PER_SERIES, Allowed, Gate, dataset_of
+from node.home import Home
+from node.journal import job_facts, policy_ref
+from node.link import Uplink
+from node.logs import Log
+from node.releases import SealedRelease, Sealing, discard, keep, kept, seal_all
+from node.rpc import Attempt, ControlRequest
+from node.sources import ReadLimits
+from node.state import WAITING, RunState, State, StoredOutput, StoredRun
+from protocols.channel import suites
+from protocols.channel.frame import FrameOpener, FrameSealer
+from protocols.encoding import canonical_json, sha256_digest
+from protocols.envelope import Signer
+from protocols.errors import (
+    DecodeError,
+    MinshuError,
+    ProtocolAborted,
+    Refused,
+    StateConflict,
+    Unreachable,
+)
+from protocols.ids import JobId, Role
+from protocols.jobs import job_type
+from protocols.jobs.job_type import Content, OutputClass, Setup
+from protocols.party import UNDER_WAY, Finished, Party, Progress, Rand
+from protocols.wire import Admission
+
+if TYPE_CHECKING:
+    from node.activation import InForce
+    from node.record import Recorder
+
+T = TypeVar("T")
+
+ADMISSION_LIFETIME: Final = timedelta(hours=1)
+MAX_THREADS: Final = 64
+PROGRESS_EVERY_S: Final = 0.5
+LINGER_S: Final = 30.0
+MAX_SENTENCE: Final = 1024
+
+
+class Ended(MinshuError):
+    """An attempt is over for a reason that lies elsewhere; `state` is how this run ends."""
+
+    def __init__(self, state: RunState, message: str, *, code: str, hint: str = "") -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.state = state
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What every run of this node uses."""
+
+    home: Home
+    config: Config
+    state: State
+    force: "InForce"
+    gate: Gate
+    signer: Signer
+    uplink: Uplink
+    log: Log
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    rand: Rand
+    post: Callable[[ControlRequest], None]
+    recorder: "Recorder | None" = None
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """An attempt in memory. Its HPKE key is nowhere else, so a restart ends it."""
+
+    attempt: Attempt
+    allowed: Allowed
+    role: Role
+    over: threading.Event = field(default_factory=threading.Event)
+    why: MinshuError | None = None
+    task: asyncio.Task[None] | None = None
+    exchange: Exchange | None = None
+    prepared: Prepared | None = None
+    private: bytes = b""
+    admission: Admission | None = None
+    envelope: bytes = b""
+    started: bool = False
+    opened: bool = False
+
+    def stop(self, why: MinshuError) -> None:
+        """End the attempt where it is."""
+        if self.why is None:
+            self.why = why
+        self.over.set()
+        if self.exchange is not None:
+            self.exchange.stop(why)
+
+    def go_on(self) -> None:
+        """Raise why the attempt is over, if it is."""
+        if self.over.is_set() and self.why is not None:
+            raise self.why
+
+
+class Runner:
+    """Runs the attempts of one node. Every method is called on the event loop."""
+
+    def __init__(self, office: Office) -> None:
+        """Run with what `office` gives."""
+        self._office = office
+        self._live: dict[Attempt, _Live] = {}
+        self._uploads: dict[Attempt, asyncio.Task[None]] = {}
+        self._held: set[Attempt] = set()
+        self._lingering: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="run")
+
+    # -- what the coordinator asks ---------------------------------------------------------------------------
+
+    def admit(self, attempt: Attempt) -> None:
+        """Read, prepare and hand in the admission; asked again, hand in the same one."""
+        live = self._live.get(attempt)
+        if live is not None:
+            if live.envelope:
+                self._office.post(rpc.admitted(attempt, live.envelope))
+            return
+        run = self._office.state.run(attempt)
+        if run is None or run.state is not RunState.CHECKING:
+            # Admitted in an earlier life, ended, or never permitted: what is known of it is said again.
+            self._report(attempt, run)
+            return
+        try:
+            allowed = self._office.gate.allowed(attempt)
+        except MinshuError:
+            # Permitted before, not any more: a new answer replaces the old one.
+            self._office.post(rpc.answer(attempt, self._office.gate.answer_again(attempt)))
+            return
+        role = allowed.spec.role_of(self._office.config.name)
+        assert role is not None
+        live = _Live(attempt, allowed, role)
+        self._live[attempt] = live
+        self._spawn(live, self._admit(live))
+
+    def start(self, attempt: Attempt, admissions: tuple[bytes, ...]) -> None:
+        """Check everybody's admissions and run; asked again, nothing happens."""
+        live = self._live.get(attempt)
+        if live is None or not live.envelope:
+            self._report(attempt, self._office.state.run(attempt))
+            return
+        if not live.started:
+            live.started = True
+            self._spawn(live, self._run(live, admissions))
+
+    def stop(self, attempt: Attempt, code: str) -> None:
+        """End an attempt, or with number 0 all of a job."""
+        expired = code == "job-expired"
+        for run in self._office.state.runs(attempt.job):
+            if attempt.number in (0, run.attempt.number) and run.state in (*WAITING, RunState.RUNNING):
+                why = Ended(
+                    RunState.EXPIRED if expired and run.state in WAITING else RunState.CANCELLED,
+                    "the coordinator ended the attempt",
+                    code=code,
+                )
+                live = self._live.get(run.attempt)
+                if live is not None and live.task is not None and not live.task.done():
+                    live.stop(why)
+                else:  # waiting for people, or admitted and waiting for the start
+                    self._live.pop(run.attempt, None)
+                    self._finish(run.attempt, live, why)
+            elif (
+                attempt.number in (0, run.attempt.number)
+                and run.state is RunState.RELEASING
+                # Over may mean succeeded, with our release: sending it again tells.
+                and code != "job-over"
+            ):
+                self._withdraw(run.attempt, code)
+
+    def _withdraw(self, attempt: Attempt, code: str) -> None:
+        """Give up sending releases nobody waits for any more; what is committed is never computed again."""
+        under_way = self._uploads.pop(attempt, None)
+        if under_way is not None:
+            under_way.cancel()
+        for output in self._office.state.outputs(attempt.job):
+            if output.attempt == attempt:
+                discard(self._office.home.outbox, output.release)
+        why = Ended(RunState.CANCELLED, "the coordinator ended the attempt", code=code)
+        self._finish(attempt, None, why)
+
+    def supersede(self, job: JobId, number: int) -> None:
+        """End all earlier attempts of a job: attempt `number` was offered."""
+        for run in self._office.state.runs(job):
+            if run.attempt.number < number:
+                self.stop(run.attempt, "attempt-replaced")
+
+    def live(self) -> list[Attempt]:
+        """Return the attempts that this process runs or releases right now."""
+        releasing = (run.attempt for run in self._office.state.runs_in(RunState.RELEASING))
+        return sorted({*self._live, *releasing})
+
+    def resend(self) -> None:
+        """Say again what the coordinator may have missed: verdicts, admissions, releases, ends."""
+        for run in self._office.state.runs_in(RunState.CHECKING, RunState.AWAITING_APPROVAL):
+            self._office.post(rpc.answer(run.attempt, run.verdict))
+        for live in self._live.values():
+            if live.envelope and not live.started:
+                self._office.post(rpc.admitted(live.attempt, live.envelope))
+        for run in self._office.state.runs_in(RunState.RELEASING):
+            self._upload_later(run.attempt)
+        for run in self._office.state.unreported():
+            self._report(run.attempt, run)
+
+    def retry(self) -> None:
+        """Try again to send what this node's own disk held back."""
+        held, self._held = self._held, set()
+        for attempt in held:
+            self._upload_later(attempt)
+
+    def recover(self) -> None:
+        """End what a crash cut short; call once, before the first message."""
+        for run in self._office.state.runs_in(RunState.RUNNING, RunState.ACCEPTED):
+            error = Ended(
+                RunState.FAILED,
+                "the node was restarted while the attempt was under way",
+                code="node-restarted",
+                hint="the attempt is not resumed; a new one may be tried",
+            )
+            self._finish(run.attempt, None, error)
+        committed = {output.release for output in self._office.state.outputs()}
+        for folder in (self._office.home.releases, self._office.home.outbox):
+            for file in folder.glob("*.sealed"):
+                if file.stem not in committed:
+                    discard(folder, file.stem)
+
+    def stored(self, release: str) -> None:
+        """The coordinator has a release: journal it, and let go of the bytes."""
+        found = self._office.state.outputs(release=release)
+        if not found or found[0].stored or found[0].output_class == OutputClass.DIRECTED:
+            return
+        output = found[0]
+        others = [o for o in self._office.state.outputs(output.attempt.job) if o.release != release]
+        done = all(o.stored or o.output_class == OutputClass.DIRECTED for o in others)
+        with self._office.state.change() as change:
+            change.mark_stored(release)
+            change.log(
+                "output.released",
+                {
+                    "release": release,
+                    "sha256": output.sha256,
+                    "class": output.output_class,
+                    "recipient": output.recipient,
+                },
+                attempt=output.attempt,
+            )
+            if done:
+                change.move(output.attempt, RunState.DONE)
+        discard(self._office.home.outbox, release)
+        self._office.log.info("release-stored", job=output.attempt.job, release=release)
+
+    def noted(self, attempt: Attempt) -> None:
+        """The coordinator has a run's end."""
+        run = self._office.state.run(attempt)
+        if run is not None and not run.noted:
+            with self._office.state.change() as change:
+                change.note(attempt)
+
+    async def close(self) -> None:
+        """End every attempt and wait for the threads to come back."""
+        stopping = Ended(
+            RunState.FAILED, "the node was stopped by its operator", code="node-restarted", hint="try again"
+        )
+        tasks = [live.task for live in self._live.values() if live.task is not None]
+        for live in list(self._live.values()):
+            if live.task is not None and not live.task.done():
+                live.stop(stopping)
+            else:
+                self._finish(live.attempt, live, stopping)
+        others = (*self._uploads.values(), *self._lingering)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*tasks, *others, return_exceptions=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    # -- one attempt -----------------------------------------------------------------------------------------
+
+    def _spawn(self, live: _Live, part: Any) -> None:
+        live.task = asyncio.create_task(self._guarded(live, part))
+
+    async def _guarded(self, live: _Live, part: Any) -> None:
+        """The outermost loop of a run: whatever happens, it ends in a state, a journal entry and a report."""
+        problem: MinshuError | None = None
+        try:
+            await part
+        except MinshuError as error:
+            problem = error
+        except asyncio.CancelledError:
+            problem = Ended(RunState.FAILED, "the node was stopped", code="node-restarted", hint="try again")
+        except Exception as error:  # noqa: BLE001  # outermost loop
+            # Only the type: a message could quote a row.
+            self._office.log.failure("internal", job=live.attempt.job, kind=type(error).__name__)
+            problem = StateConflict(
+                "the run ended on an internal error", code="internal", hint="see the node's log; report it"
+            )
+        if problem is not None:
+            self._live.pop(live.attempt, None)
+            self._finish(live.attempt, live, problem)
+
+    async def _admit(self, live: _Live) -> None:
+        office = self._office
+        spec, roster = live.allowed.spec, live.allowed.roster
+        dataset = dataset_of(office.state, office.force, spec)
+        if dataset is not None:
+            limits = ReadLimits(
+                office.config.duckdb_memory_mb, office.config.duckdb_threads, office.config.batch_rows
+            )
+            live.prepared = await self._in_thread(
+                lambda: prepare(spec, live.role, dataset, limits, rand=office.rand, go_on=live.go_on)
+            )
+        live.go_on()
+        live.private = suites.new_private_key(roster.suite, office.rand)
+        now = office.now()
+        live.admission = make_admission(
+            live.allowed,
+            live.attempt,
+            office.config.name,
+            prepared=live.prepared,
+            key=suites.public_key(roster.suite, live.private),
+            until=min(
+                now + ADMISSION_LIFETIME, spec.expires, roster.expires, live.allowed.active.policy.expires
+            ),
+        )
+        envelope = seal_admission(live.admission, office.signer)
+        with office.state.change() as change:
+            change.move(live.attempt, RunState.ACCEPTED)
+            if live.prepared is not None:
+                change.add_input(
+                    live.attempt,
+                    live.prepared.dataset,
+                    salt=live.prepared.salt,
+                    commitment=live.prepared.summary.commitment,
+                    quality=live.prepared.quality,
+                )
+        live.envelope = envelope
+        office.log.info("admitted", job=live.attempt.job, attempt=live.attempt.number)
+        office.post(rpc.admitted(live.attempt, envelope))
+
+    async def _run(self, live: _Live, envelopes: tuple[bytes, ...]) -> None:
+        office = self._office
+        live.go_on()
+        agreed = self._agree(live, envelopes)
+        self._commit_start(live, agreed, envelopes)  # commit point 1
+        timeout = agreed.constraints.max_runtime_s or office.config.default_runtime_s
+        deadline = asyncio.get_running_loop().call_later(timeout, live.stop, _timed_out(timeout))
+        try:
+            contents = await self._play(live, agreed)
+            await self._release(live, contents)  # commit point 2
+        finally:
+            deadline.cancel()
+        self._live.pop(live.attempt, None)
+        office.log.info("run-done", job=live.attempt.job, attempt=live.attempt.number)
+        self._upload_later(live.attempt)
+
+    def _agree(self, live: _Live, envelopes: tuple[bytes, ...]) -> Agreed:
+        """Decide once more, and check everybody's admissions against that decision."""
+        office = self._office
+        assert live.admission is not None
+        allowed = office.gate.allowed(live.attempt)
+        said = (live.admission.policy_digest, live.admission.rule, live.admission.roster_digest)
+        if (allowed.active.digest, allowed.permit.rule, allowed.roster.digest) != said:
+            raise Refused(
+                "policy or roster changed after this node's admission",
+                code="admission-outdated",
+                hint="submit the job again",
+            )
+        live.allowed = allowed
+        return check_admissions(
+            envelopes, live.envelope, allowed, live.attempt, node=office.config.name, now=office.now()
+        )
+
+    def _commit_start(self, live: _Live, agreed: Agreed, envelopes: tuple[bytes, ...]) -> None:
+        """Commit point 1: counters, approvals used, run state and `job.admitted`, in one transaction."""
+        office = self._office
+        admission = live.admission
+        assert admission is not None
+        allowed = live.allowed
+        journal = office.state.journal
+        # The evidence first: an entry never names an object that is not there.
+        for envelope in envelopes:
+            journal.put_object(envelope)
+        job_envelope = office.state.job(live.attempt.job) or b""
+        journal.put_object(job_envelope)
+        constraints = canonical_json(agreed.constraints.to_json())
+        body = {
+            **job_facts(allowed.spec, live.role),
+            "admission_sha256": admission.digest,
+            "envelope_sha256": sha256_digest(job_envelope),
+            "ctx": "sha256:" + agreed.ctx.hex(),
+            "leakage_sha256": leakage_digest(allowed.spec),
+            "constraints_sha256": sha256_digest(constraints),
+            "approvals": len(allowed.permit.approvals),
+            "suite": admission.suite,
+            "not_after": format_time(admission.not_after),
+            "class": job_type(allowed.spec.job_type).output_class.value,
+        }
+        for name in ("min_group_size", "max_rows"):
+            value = getattr(agreed.constraints, name)
+            if value is not None:
+                body[name] = value
+        if live.prepared is not None:
+            summary = live.prepared.summary
+            body |= {
+                "rows": summary.rows,
+                "distinct_keys": summary.distinct_keys,
+                "commitment": summary.commitment,
+                "quality_sha256": summary.quality_sha256,
+                "snapshot": summary.snapshot,
+                "rule_version": summary.rule_version,
+            }
+        with office.state.change() as change:
+            change.charge(
+                live.attempt,
+                allowed.spec.series,
+                runs_per_series=RUNS_PER_SERIES,
+                attempts_per_job=ATTEMPTS_PER_JOB,
+            )
+            change.log(
+                "job.admitted",
+                body,
+                attempt=live.attempt,
+                policy=policy_ref(allowed.active, allowed.permit.rule),
+                actor=allowed.spec.requester,
+                refs=sorted(sha256_digest(envelope) for envelope in envelopes),
+            )
+
+    async def _play(self, live: _Live, agreed: Agreed) -> tuple[Content, ...]:
+        """Run the party against the data stream and return what it hands over."""
+        office = self._office
+        spec, roster = live.allowed.spec, live.allowed.roster
+        setup = Setup(spec, live.attempt.number, agreed.ctx, agreed.constraints, agreed.inputs)
+        prepared = None if live.prepared is None else live.prepared.input
+        identities = {role: roster.node(name) for role, name in spec.roles.items()}
+        sealer = FrameSealer(
+            suite=roster.suite,
+            job=live.attempt.job,
+            attempt=live.attempt.number,
+            ctx=agreed.ctx,
+            me=live.role,
+            signer=office.signer,
+            peers={role: a.key for role, a in agreed.admissions.items() if role != live.role},
+            rand=office.rand,
+        )
+        opener = FrameOpener(
+            suite=roster.suite,
+            job=live.attempt.job,
+            attempt=live.attempt.number,
+            ctx=agreed.ctx,
+            me=live.role,
+            private=live.private,
+            peers={role: n.identity_key for role, n in identities.items() if n is not None},
+        )
+        stream = await office.uplink.open_data(live.attempt)
+        # Every returning flow fits the inbox whole, so that two key-holders never wait for each other.
+        depth = max(office.config.queue_frames, UNDER_WAY * len(identities))
+        exchange = live.exchange = Exchange(stream, depth)
+        try:
+            live.go_on()
+            loop = asyncio.get_running_loop()
+            playing = Playing(
+                live.attempt,
+                live.role,
+                sealer,
+                opener,
+                exchange,
+                office.recorder,
+                office.monotonic,
+                lambda step: loop.call_soon_threadsafe(office.post, rpc.progress(live.attempt, step)),
+            )
+            live.opened = True
+            output = await self._in_thread(
+                lambda: playing.run(job_type(spec.job_type).party(live.role, setup, prepared, office.rand))
+            )
+            await exchange.finish()
+        except BaseException:
+            await exchange.close()
+            raise
+        # The relay may still be passing on what was sent; it ends the stream when everybody is done.
+        self._linger(exchange)
+        return output
+
+    async def _release(self, live: _Live, contents: tuple[Content, ...]) -> None:
+        """Commit point 2: sealed bytes durable, then state and `output.commit` in one transaction."""
+        office = self._office
+        planned = [p for p in live.allowed.permit.terms.releases if p.made_by == live.role]
+        sealing = Sealing(
+            live.allowed.spec,
+            live.attempt,
+            office.config.name,
+            live.allowed.roster,
+            office.signer,
+            office.rand,
+            office.now(),
+            office.config.release_days,
+        )
+        sealed = await self._in_thread(lambda: seal_all(sealing, planned, contents))
+        live.go_on()
+        to_send = any(release.planned.output_class is not OutputClass.DIRECTED for release in sealed)
+        try:
+            await self._in_thread(lambda: self._keep_all(sealed))
+            live.go_on()
+            with office.state.change() as change:
+                change.move(live.attempt, RunState.RELEASING if to_send else RunState.DONE)
+                for release in sealed:
+                    change.add_output(release.stored(live.attempt))
+                    change.log("output.commit", _commitment(release), attempt=live.attempt)
+        except MinshuError as error:
+            if error.code != "journal-unpublished":
+                for release in sealed:
+                    discard(self._folder(release.planned.output_class), release.release)
+                raise
+            # Committed, though no checkpoint covers it yet: nothing is sent before one does.
+            office.log.failure(error.code, job=live.attempt.job)
+
+    # -- ends and reports ------------------------------------------------------------------------------------
+
+    def _finish(self, attempt: Attempt, live: _Live | None, error: MinshuError) -> None:
+        """Bring a run to its end state: journal it, then tell the coordinator."""
+        office = self._office
+        if isinstance(error, Unreachable):
+            # One code for everything that a new attempt may cure.
+            code = error.code if error.code == "peer-lost" else "unreachable"
+            error = Unreachable(error.message, code=code, hint=error.hint)
+        state = error.state if isinstance(error, Ended) else RunState.FAILED
+        before = office.state.run(attempt)
+        opened = live.opened if live is not None else before is not None and before.opened
+        body: dict[str, Any] = {"code": error.code, "state": state.value, "opened": opened}
+        if live is not None:
+            body["role"] = live.role
+        policy = policy_ref(office.force.policy)
+        if before is not None:
+            try:
+                with office.state.change() as change:
+                    change.move(attempt, state, code=error.code, sentence=error.message, hint=error.hint)
+                    change.log(_end_kind(state, error), body, attempt=attempt, policy=policy)
+            except MinshuError as problem:
+                # The end goes out all the same: silence would only leave the others waiting.
+                office.log.failure(problem.code, job=attempt.job, attempt=attempt.number)
+        office.log.warning(
+            "run-ended", job=attempt.job, attempt=attempt.number, state=state.value, reason=error.code
+        )
+        if state is not RunState.EXPIRED:
+            office.post(_ended(attempt, state, error.code, error.message, error.hint, opened=opened))
+
+    def _report(self, attempt: Attempt, run: StoredRun | None) -> None:
+        """Tell the coordinator how a run stands that is not under way in this process."""
+        if run is None:
+            unknown = "this attempt was never offered here"
+            self._office.post(_ended(attempt, RunState.FAILED, "unknown-attempt", unknown, "", opened=False))
+        elif run.state in (RunState.DONE, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT):
+            self._office.post(_ended(attempt, run.state, run.code, run.sentence, run.hint, opened=run.opened))
+        elif run.state in (RunState.AWAITING_APPROVAL, RunState.REFUSED):
+            self._office.post(rpc.answer(attempt, run.verdict))
+
+    def _upload_later(self, attempt: Attempt) -> None:
+        under_way = self._uploads.get(attempt)
+        if under_way is None or under_way.done():
+            self._uploads[attempt] = asyncio.create_task(self._upload(attempt))
+
+    async def _upload(self, attempt: Attempt) -> None:
+        """Send what is committed and not stored, the same bytes as ever; then tell that the run is done."""
+        office = self._office
+        try:
+            office.state.journal.publish()
+            for output in office.state.outputs(attempt.job):
+                if output.attempt == attempt and not output.stored:
+                    await self._send_release(output)
+            run = office.state.run(attempt)
+            if run is not None and run.state in (RunState.RELEASING, RunState.DONE) and not run.noted:
+                await office.uplink.send(_ended(attempt, RunState.DONE, "", "", "", opened=run.opened))
+        except Unreachable:
+            return  # said again after the next welcome
+        except MinshuError as error:
+            self._held.add(attempt)
+            office.log.failure(error.code, job=attempt.job, attempt=attempt.number, sentence=error.message)
+        finally:
+            if self._uploads.get(attempt) is asyncio.current_task():
+                del self._uploads[attempt]
+
+    async def _send_release(self, output: StoredOutput) -> None:
+        if output.output_class == OutputClass.DIRECTED:
+            return  # class B never leaves this node
+        sealed = await self._in_thread(lambda: kept(self._office.home.outbox, output))
+        for message in rpc.upload(output.attempt, output.release, output.note, sealed):
+            await self._office.uplink.send(message)
+
+    def _linger(self, exchange: Exchange) -> None:
+        task = asyncio.create_task(exchange.close(LINGER_S))
+        self._lingering.add(task)
+        task.add_done_callback(self._lingering.discard)
+
+    def _keep_all(self, sealed: tuple[SealedRelease, ...]) -> None:
+        for release in sealed:
+            folder = self._folder(release.planned.output_class)
+            keep(folder, release.release, release.sealed, release.note_envelope)
+
+    def _folder(self, output_class: OutputClass) -> Path:
+        home = self._office.home
+        return home.releases if output_class is OutputClass.DIRECTED else home.outbox
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+@dataclass(frozen=True, slots=True)
+class Playing:
+    """A party at work in its own thread: every frame in and out passes here, sealed and checked."""
+
+    attempt: Attempt
+    role: Role
+    sealer: FrameSealer
+    opener: FrameOpener
+    exchange: Exchange
+    recorder: "Recorder | None"
+    monotonic: Callable[[], float]
+    progress: Callable[[Progress], object]
+
+    def run(self, party: Party) -> tuple[Content, ...]:
+        """Play the party to its end and return its output.
+
+        Raises:
+            ProtocolAborted: a frame or message broke the protocol, or a stream was cut.
+            Unreachable: the link or a peer went away.
+            Ended: the attempt was stopped from outside.
+        """
+        last_told = -PROGRESS_EVERY_S
+        phase = ""
+        step = party.start()
+        while True:
+            for message in step.outgoing:
+                if self.recorder is not None:
+                    self.recorder.body(self.attempt, self.role, message)
+                self.exchange.send(self.sealer.seal(message))
+            if isinstance(step, Finished):
+                self.opener.check_complete()
+                output: tuple[Content, ...] = tuple(step.output or ())
+                return output
+            told = step.progress
+            now = self.monotonic()
+            if told is not None and (told.phase != phase or now >= last_told + PROGRESS_EVERY_S):
+                phase, last_told = told.phase, now
+                self.progress(told)
+            incoming = None
+            while incoming is None:
+                # A frame opened before is a replay; it is dropped without a word.
+                incoming = self.opener.open(self.exchange.receive())
+            step = party.receive(incoming)
+
+
+def _end_kind(state: RunState, error: MinshuError) -> str:
+    if state is RunState.CANCELLED:
+        return "job.cancelled"
+    if state is RunState.EXPIRED:
+        return "job.expired"
+    aborted = isinstance(error, ProtocolAborted | DecodeError | Refused)
+    return "job.aborted" if aborted else "job.failed"
+
+
+def _ended(
+    attempt: Attempt, state: RunState, code: str, sentence: str, hint: str, *, opened: bool
+) -> ControlRequest:
+    return rpc.ended(attempt, state.value, code, sentence[:MAX_SENTENCE], hint[:MAX_SENTENCE], opened=opened)
+
+
+def _commitment(release: SealedRelease) -> Mapping[str, Any]:
+    return {
+        "release": release.release,
+        "class": release.planned.output_class.value,
+        "sha256": release.note.sha256,
+        "bytes": len(release.sealed),
+        "recipient": release.note.recipient,
+        "role": release.planned.made_by,
+        "envelope_sha256": sha256_digest(release.note_envelope),
+        "expires": format_time(release.note.expires),
+    }
+
+
+def _timed_out(seconds: float) -> Ended:
+    return Ended(
+        RunState.TIMED_OUT,
+        f"the run took longer than the {seconds:g} seconds that the participants allow",
+        code="timed-out",
+        hint="ask for a longer max_runtime_s, or a smaller question",
+    )

@@ -1,0 +1,619 @@
+"""What a node remembers, in the same SQLite database as its journal.
+
+A change of state and the journal entry that says so are one transaction: `with state.change() as change:`
+gives methods that write and `change.log(kind, body, …)` that appends. Reading needs no transaction.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from audit.entries import PolicyRef, parse_time
+from audit.log import Journal
+from node.rpc import Attempt
+from node.sources import SourceColumn
+from protocols.errors import StateConflict
+from protocols.ids import DatasetName, Digest, JobId
+
+_SCHEMA: Final = (
+    "CREATE TABLE IF NOT EXISTS pin (role TEXT NOT NULL, key BLOB NOT NULL UNIQUE)",
+    """CREATE TABLE IF NOT EXISTS roster (
+        version INTEGER PRIMARY KEY, digest TEXT NOT NULL, envelope BLOB NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS policy (
+        version INTEGER PRIMARY KEY, digest TEXT NOT NULL, envelope BLOB NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS dataset (
+        name TEXT PRIMARY KEY, title TEXT NOT NULL, path TEXT NOT NULL, key TEXT NOT NULL,
+        columns TEXT NOT NULL, rows INTEGER NOT NULL, distinct_keys INTEGER NOT NULL,
+        published_keys INTEGER NOT NULL, snapshot TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS job (
+        job TEXT PRIMARY KEY, envelope BLOB NOT NULL, series TEXT NOT NULL, received TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS run (
+        job TEXT NOT NULL REFERENCES job (job), attempt INTEGER NOT NULL, state TEXT NOT NULL,
+        code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', hint TEXT NOT NULL DEFAULT '',
+        verdict BLOB NOT NULL DEFAULT x'', needed INTEGER NOT NULL DEFAULT 0,
+        given INTEGER NOT NULL DEFAULT 0, charged INTEGER NOT NULL DEFAULT 0,
+        opened INTEGER NOT NULL DEFAULT 0, noted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (job, attempt))""",
+    """CREATE TABLE IF NOT EXISTS approval (
+        digest TEXT PRIMARY KEY, job TEXT NOT NULL, key BLOB NOT NULL, envelope BLOB NOT NULL,
+        used INTEGER NOT NULL DEFAULT 0)""",
+    """CREATE TABLE IF NOT EXISTS input (
+        job TEXT NOT NULL, attempt INTEGER NOT NULL, dataset TEXT NOT NULL, salt BLOB NOT NULL,
+        commitment TEXT NOT NULL, quality BLOB NOT NULL, PRIMARY KEY (job, attempt))""",
+    """CREATE TABLE IF NOT EXISTS output (
+        release TEXT PRIMARY KEY, job TEXT NOT NULL, attempt INTEGER NOT NULL, name TEXT NOT NULL,
+        class TEXT NOT NULL, recipient TEXT NOT NULL, sha256 TEXT NOT NULL, note BLOB NOT NULL,
+        stored INTEGER NOT NULL DEFAULT 0)""",
+    """CREATE TABLE IF NOT EXISTS desk (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, body TEXT NOT NULL, answer TEXT)""",
+)
+
+
+class RunState(StrEnum):
+    """Where this node's part in one attempt stands."""
+
+    CHECKING = "CHECKING"
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
+    ACCEPTED = "ACCEPTED"
+    RUNNING = "RUNNING"
+    RELEASING = "RELEASING"
+    DONE = "DONE"
+    REFUSED = "REFUSED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMED_OUT = "TIMED_OUT"
+    EXPIRED = "EXPIRED"
+
+
+WAITING: Final = (RunState.CHECKING, RunState.AWAITING_APPROVAL, RunState.ACCEPTED)
+"""Nothing has left this node and nothing was charged."""
+ENDED: Final = (
+    RunState.DONE,
+    RunState.REFUSED,
+    RunState.FAILED,
+    RunState.CANCELLED,
+    RunState.TIMED_OUT,
+    RunState.EXPIRED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A stored signed document: the newest roster or policy."""
+
+    version: int
+    digest: Digest
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A catalogue entry. `published_keys` is what other organisations were told, fixed when it was added."""
+
+    name: DatasetName
+    title: str
+    path: Path
+    key: str
+    columns: tuple[SourceColumn, ...]
+    rows: int
+    distinct_keys: int
+    published_keys: int
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """One run as stored. `charged`: commit point 1 was passed. `opened`: a frame may have left."""
+
+    attempt: Attempt
+    state: RunState
+    code: str
+    sentence: str
+    hint: str
+    verdict: bytes
+    needed: int
+    given: int
+    charged: bool
+    opened: bool
+    noted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredApproval:
+    """One recorded approval, with the public key that signed it."""
+
+    digest: Digest
+    key: bytes
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutput:
+    """One committed release. Its sealed bytes lie in a file; `sha256` is theirs."""
+
+    release: str
+    attempt: Attempt
+    name: str
+    output_class: str
+    recipient: str
+    sha256: Digest
+    note: bytes
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeskItem:
+    """One command of another terminal."""
+
+    number: int
+    kind: str
+    body: Mapping[str, Any]
+
+
+class Reader:
+    """Reads a node's state; any process may."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Read through `connection`."""
+        self._reader = connection
+        self._reader.row_factory = sqlite3.Row
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        try:
+            return self._reader.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StateConflict(
+                f"the node's database cannot be read ({getattr(error, 'sqlite_errorname', 'error')})",
+                code="state-unreadable",
+                hint="check the disk; if the file is damaged, stop and keep it as evidence",
+            ) from None
+
+    def _one(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Row | None:
+        rows = self._all(query, values)
+        return rows[0] if rows else None
+
+    def pins(self) -> dict[str, tuple[bytes, ...]]:
+        """Return the pinned policy signers, role → raw public keys; empty before they are pinned."""
+        pinned: dict[str, tuple[bytes, ...]] = {}
+        for row in self._all("SELECT role, key FROM pin ORDER BY role, key"):
+            pinned[row["role"]] = (*pinned.get(row["role"], ()), bytes(row["key"]))
+        return pinned
+
+    def roster(self) -> Signed | None:
+        """Return the newest activated roster."""
+        return self._signed("SELECT * FROM roster ORDER BY version DESC LIMIT 1")
+
+    def policy(self) -> Signed | None:
+        """Return the newest activated policy."""
+        return self._signed("SELECT * FROM policy ORDER BY version DESC LIMIT 1")
+
+    def _signed(self, query: str) -> Signed | None:
+        row = self._one(query)
+        return None if row is None else Signed(row["version"], Digest(row["digest"]), row["envelope"])
+
+    def datasets(self) -> list[Dataset]:
+        """Return the catalogue, by name."""
+        return [_dataset(row) for row in self._all("SELECT * FROM dataset ORDER BY name")]
+
+    def dataset(self, name: str) -> Dataset | None:
+        """Return one catalogue entry."""
+        row = self._one("SELECT * FROM dataset WHERE name = ?", (name,))
+        return None if row is None else _dataset(row)
+
+    def job(self, job: JobId) -> bytes | None:
+        """Return the envelope of an authentic job that was offered here."""
+        row = self._one("SELECT envelope FROM job WHERE job = ?", (job,))
+        return None if row is None else row["envelope"]
+
+    def jobs_beginning(self, digits: str) -> list[JobId]:
+        """Return the ids of offered jobs whose hex digits begin so, at most two."""
+        begin = f"sha256:{digits}"
+        rows = self._all("SELECT job FROM job WHERE substr(job, 1, ?) = ? LIMIT 2", (len(begin), begin))
+        return [JobId(row["job"]) for row in rows]
+
+    def run(self, attempt: Attempt) -> StoredRun | None:
+        """Return one run."""
+        row = self._one("SELECT * FROM run WHERE job = ? AND attempt = ?", (attempt.job, attempt.number))
+        return None if row is None else _run(row)
+
+    def runs(self, job: JobId | None = None) -> list[StoredRun]:
+        """Return all runs, or those of one job, newest first."""
+        if job is None:
+            return [_run(row) for row in self._all("SELECT * FROM run ORDER BY rowid DESC")]
+        rows = self._all("SELECT * FROM run WHERE job = ? ORDER BY attempt DESC", (job,))
+        return [_run(row) for row in rows]
+
+    def runs_in(self, *states: RunState) -> list[StoredRun]:
+        """Return the runs in these states, oldest first."""
+        rows = self._all(
+            "SELECT run.* FROM run JOIN json_each(?) AS wanted ON state = wanted.value ORDER BY run.rowid",
+            (json.dumps(states),),
+        )
+        return [_run(row) for row in rows]
+
+    def unreported(self) -> list[StoredRun]:
+        """Return ended runs whose end the coordinator has not noted. Refusals travel as verdicts instead."""
+        ends = (RunState.DONE, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT)
+        return [run for run in self.runs_in(*ends) if not run.noted]
+
+    def series_taken(self, series: Digest, job: JobId) -> bool:
+        """Return whether another job of the series was charged here."""
+        query = (
+            "SELECT 1 FROM run JOIN job USING (job) WHERE series = ? AND job.job <> ? AND charged = 1 LIMIT 1"
+        )
+        return self._one(query, (series, job)) is not None
+
+    def charged_attempts(self, job: JobId) -> int:
+        """Return how many attempts of a job passed commit point 1."""
+        row = self._one("SELECT COUNT(*) AS n FROM run WHERE job = ? AND charged = 1", (job,))
+        return int(row["n"]) if row else 0
+
+    def approvals(self, job: JobId) -> list[StoredApproval]:
+        """Return the approvals recorded for a job."""
+        rows = self._all("SELECT * FROM approval WHERE job = ? ORDER BY rowid", (job,))
+        return [StoredApproval(Digest(r["digest"]), r["key"], r["envelope"]) for r in rows]
+
+    def used_approvals(self, other_than: JobId) -> frozenset[Digest]:
+        """Return the digests of approvals that other jobs have."""
+        rows = self._all("SELECT digest FROM approval WHERE job <> ?", (other_than,))
+        return frozenset(Digest(row["digest"]) for row in rows)
+
+    def outputs(self, job: JobId | None = None, release: str = "") -> list[StoredOutput]:
+        """Return committed releases: all, of one job, or one."""
+        query = "SELECT * FROM output"
+        values: tuple[str, ...] = ()
+        if release:
+            query, values = query + " WHERE release = ?", (release,)
+        elif job:
+            query, values = query + " WHERE job = ?", (job,)
+        return [
+            StoredOutput(
+                r["release"],
+                Attempt(JobId(r["job"]), r["attempt"]),
+                r["name"],
+                r["class"],
+                r["recipient"],
+                Digest(r["sha256"]),
+                r["note"],
+                bool(r["stored"]),
+            )
+            for r in self._all(query + " ORDER BY rowid", values)
+        ]
+
+    def input_record(self, attempt: Attempt) -> tuple[bytes, bytes] | None:
+        """Return (salt, quality record) of an admission's input, for auditors."""
+        row = self._one(
+            "SELECT salt, quality FROM input WHERE job = ? AND attempt = ?", (attempt.job, attempt.number)
+        )
+        return None if row is None else (row["salt"], row["quality"])
+
+    def desk_waiting(self) -> list[DeskItem]:
+        """Return the commands nobody has answered yet, oldest first."""
+        rows = self._all("SELECT * FROM desk WHERE answer IS NULL ORDER BY id")
+        return [DeskItem(row["id"], row["kind"], json.loads(row["body"])) for row in rows]
+
+    def desk_answer(self, number: int) -> Mapping[str, Any] | None:
+        """Return the answer to a command, None while there is none."""
+        row = self._one("SELECT answer FROM desk WHERE id = ?", (number,))
+        if row is None or row["answer"] is None:
+            return None
+        answer: Mapping[str, Any] = json.loads(row["answer"])
+        return answer
+
+
+def _dataset(row: sqlite3.Row) -> Dataset:
+    return Dataset(
+        name=DatasetName(row["name"]),
+        title=row["title"],
+        path=Path(row["path"]),
+        key=row["key"],
+        columns=tuple(SourceColumn(name, kind) for name, kind in json.loads(row["columns"])),
+        rows=row["rows"],
+        distinct_keys=row["distinct_keys"],
+        published_keys=row["published_keys"],
+        snapshot=row["snapshot"],
+    )
+
+
+def _run(row: sqlite3.Row) -> StoredRun:
+    return StoredRun(
+        attempt=Attempt(JobId(row["job"]), row["attempt"]),
+        state=RunState(row["state"]),
+        code=row["code"],
+        sentence=row["sentence"],
+        hint=row["hint"],
+        verdict=row["verdict"],
+        needed=row["needed"],
+        given=row["given"],
+        charged=bool(row["charged"]),
+        opened=bool(row["opened"]),
+        noted=bool(row["noted"]),
+    )
+
+
+class Change:
+    """One transaction under way: state and journal, both or neither."""
+
+    def __init__(self, journal: Journal, connection: sqlite3.Connection) -> None:
+        """Write through `connection`, which is inside the journal's transaction."""
+        self._journal = journal
+        self._connection = connection
+
+    def log(
+        self,
+        kind: str,
+        body: Mapping[str, Any],
+        *,
+        attempt: Attempt | None = None,
+        job: JobId | None = None,
+        policy: PolicyRef | None = None,
+        actor: str = "",
+        refs: Sequence[str] = (),
+    ) -> None:
+        """Append a journal entry.
+
+        Raises:
+            DecodeError: the entry says something its kind does not publish.
+        """
+        self._journal.append(
+            self._connection,
+            kind,
+            body,
+            job=attempt.job if attempt else job or "",
+            attempt=attempt.number if attempt else 0,
+            policy=policy,
+            actor=actor,
+            refs=refs,
+        )
+
+    def pin(self, role: str, key: bytes) -> None:
+        """Pin a policy signer."""
+        self._connection.execute("INSERT INTO pin VALUES (?, ?)", (role, key))
+
+    def add_roster(self, signed: Signed) -> None:
+        """Make a roster the newest."""
+        self._connection.execute(
+            "INSERT INTO roster VALUES (?, ?, ?)", (signed.version, signed.digest, signed.envelope)
+        )
+
+    def add_policy(self, signed: Signed) -> None:
+        """Make a policy the newest."""
+        self._connection.execute(
+            "INSERT INTO policy VALUES (?, ?, ?)", (signed.version, signed.digest, signed.envelope)
+        )
+
+    def put_dataset(self, dataset: Dataset) -> None:
+        """Add or replace a catalogue entry."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO dataset VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                dataset.name,
+                dataset.title,
+                str(dataset.path),
+                dataset.key,
+                json.dumps([[column.name, column.type] for column in dataset.columns]),
+                dataset.rows,
+                dataset.distinct_keys,
+                dataset.published_keys,
+                dataset.snapshot,
+            ),
+        )
+
+    def add_job(self, job: JobId, envelope: bytes, series: Digest, received: str) -> bool:
+        """Remember an authentic job; return whether it was new."""
+        cursor = self._connection.execute(
+            "INSERT OR IGNORE INTO job VALUES (?, ?, ?, ?)", (job, envelope, series, received)
+        )
+        return cursor.rowcount == 1
+
+    def put_run(
+        self,
+        attempt: Attempt,
+        state: RunState,
+        verdict: bytes,
+        *,
+        code: str = "",
+        sentence: str = "",
+        hint: str = "",
+        needed: int = 0,
+        given: int = 0,
+    ) -> None:
+        """Set the answer to an offer."""
+        self._connection.execute(
+            "INSERT INTO run (job, attempt, state, code, sentence, hint, verdict, needed, given)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job, attempt) DO UPDATE SET"
+            " state = excluded.state, code = excluded.code, sentence = excluded.sentence,"
+            " hint = excluded.hint, verdict = excluded.verdict, needed = excluded.needed,"
+            " given = excluded.given",
+            (attempt.job, attempt.number, state, code, sentence, hint, verdict, needed, given),
+        )
+
+    def move(
+        self, attempt: Attempt, state: RunState, *, code: str = "", sentence: str = "", hint: str = ""
+    ) -> None:
+        """Move a run to another state."""
+        self._connection.execute(
+            "UPDATE run SET state = ?, code = ?, sentence = ?, hint = ? WHERE job = ? AND attempt = ?",
+            (state, code, sentence, hint, attempt.job, attempt.number),
+        )
+
+    def charge(
+        self, attempt: Attempt, series: Digest, *, runs_per_series: int, attempts_per_job: int
+    ) -> None:
+        """Commit point 1: count the attempt and its series, and mark the run as running.
+
+        Raises:
+            StateConflict: `series-rate` or `attempts-exhausted`; the counters are compared here, inside the
+                transaction, so two racing jobs cannot both take the last place.
+        """
+        others = self._connection.execute(
+            "SELECT COUNT(DISTINCT run.job) FROM run JOIN job USING (job)"
+            " WHERE series = ? AND run.job <> ? AND charged = 1",
+            (series, attempt.job),
+        ).fetchone()[0]
+        if others >= runs_per_series:
+            raise StateConflict(
+                "another job has asked the same question already", code="series-rate", hint=SERIES_HINT
+            )
+        tries = self._connection.execute(
+            "SELECT COUNT(*) FROM run WHERE job = ? AND charged = 1", (attempt.job,)
+        ).fetchone()[0]
+        if tries >= attempts_per_job:
+            raise StateConflict(
+                f"{tries} attempts of this job have run already",
+                code="attempts-exhausted",
+                hint=ATTEMPTS_HINT,
+            )
+        self._connection.execute(
+            "UPDATE run SET state = 'RUNNING', charged = 1, opened = 1 WHERE job = ? AND attempt = ?",
+            (attempt.job, attempt.number),
+        )
+        self._connection.execute("UPDATE approval SET used = 1 WHERE job = ?", (attempt.job,))
+
+    def note(self, attempt: Attempt) -> None:
+        """The coordinator has a run's end."""
+        self._connection.execute(
+            "UPDATE run SET noted = 1 WHERE job = ? AND attempt = ?", (attempt.job, attempt.number)
+        )
+
+    def add_approval(self, job: JobId, approval: StoredApproval) -> None:
+        """Record an approval.
+
+        Raises:
+            StateConflict: it is recorded already.
+        """
+        try:
+            self._connection.execute(
+                "INSERT INTO approval (digest, job, key, envelope) VALUES (?, ?, ?, ?)",
+                (approval.digest, job, approval.key, approval.envelope),
+            )
+        except sqlite3.IntegrityError:
+            raise StateConflict("this approval is recorded already", code="approval-used") from None
+
+    def add_input(
+        self, attempt: Attempt, dataset: str, salt: bytes, commitment: Digest, quality: bytes
+    ) -> None:
+        """Keep the salt of an input commitment and the quality record, for auditors."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO input VALUES (?, ?, ?, ?, ?, ?)",
+            (attempt.job, attempt.number, dataset, salt, commitment, quality),
+        )
+
+    def add_output(self, output: StoredOutput) -> None:
+        """Commit a release."""
+        self._connection.execute(
+            "INSERT INTO output VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (
+                output.release,
+                output.attempt.job,
+                output.attempt.number,
+                output.name,
+                output.output_class,
+                output.recipient,
+                output.sha256,
+                output.note,
+            ),
+        )
+
+    def mark_stored(self, release: str) -> None:
+        """The coordinator has a release."""
+        self._connection.execute("UPDATE output SET stored = 1 WHERE release = ?", (release,))
+
+    def answer_desk(self, number: int, answer: Mapping[str, Any]) -> None:
+        """Answer a command of another terminal."""
+        self._connection.execute("UPDATE desk SET answer = ? WHERE id = ?", (json.dumps(answer), number))
+
+
+SERIES_HINT: Final = (
+    "use the release that the earlier job made; a new question needs another purpose or other columns"
+)
+ATTEMPTS_HINT: Final = "find out why the attempts failed, then submit a new job"
+
+
+class State(Reader):
+    """A node's state, opened for writing: there is one, in the process that holds the journal."""
+
+    def __init__(self, journal: Journal, reader: sqlite3.Connection) -> None:
+        """Use `open_state`."""
+        super().__init__(reader)
+        self.journal = journal
+
+    @contextmanager
+    def change(self) -> Iterator[Change]:
+        """Give one transaction; on return it is durable and its entries are under a signed checkpoint.
+
+        Raises:
+            StateConflict: nothing was stored; or `journal-unpublished`: stored, but no checkpoint covers it.
+        """
+        with self.journal.transaction() as connection:
+            try:
+                yield Change(self.journal, connection)
+            except sqlite3.Error as error:
+                raise StateConflict(
+                    f"the node's database refused ({getattr(error, 'sqlite_errorname', 'error')})",
+                    code="state-write-failed",
+                    hint="free disk space and check the disk; nothing was stored",
+                ) from None
+
+    def newest_time(self) -> datetime | None:
+        """Return the time of the newest journal entry."""
+        size = self.journal.size
+        newest = next(self.journal.entries(size - 1), None) if size else None
+        return None if newest is None else parse_time(newest.time)
+
+    def close(self) -> None:
+        """Close the database and let go of the home."""
+        self._reader.close()
+        self.journal.close()
+
+
+def open_state(journal: Journal, database: Path) -> State:
+    """Return the state beside `journal`; makes the tables on first use."""
+    with journal.transaction() as connection:
+        for statement in _SCHEMA:
+            connection.execute(statement)
+    return State(journal, _connect(database, query_only=True))
+
+
+@contextmanager
+def read_state(database: Path) -> Iterator[Reader]:
+    """Give a reader of another process's, or nobody's, state.
+
+    Raises:
+        StateConflict: there is no state yet, or it cannot be read.
+    """
+    if not database.exists():
+        raise StateConflict(
+            "this node has no state yet", code="no-state", hint="make a node with minshu-node init"
+        )
+    with closing(_connect(database, query_only=True)) as connection:
+        yield Reader(connection)
+
+
+def ask_desk(database: Path, kind: str, body: Mapping[str, Any]) -> int:
+    """Leave a command for the process that holds the journal; return its number."""
+    with closing(_connect(database)) as connection:
+        try:
+            cursor = connection.execute(
+                "INSERT INTO desk (kind, body) VALUES (?, ?)", (kind, json.dumps(body))
+            )
+        except sqlite3.Error as error:
+            raise StateConflict(
+                f"the node's database refused ({getattr(error, 'sqlite_errorname', 'error')})",
+                code="state-write-failed",
+                hint="free disk space and check the disk",
+            ) from None
+        return int(cursor.lastrowid or 0)
+
+
+def _connect(database: Path, *, query_only: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False, timeout=10.0)
+    connection.execute("PRAGMA synchronous = FULL")
+    if query_only:
+        connection.execute("PRAGMA query_only = ON")
+    return connection

@@ -1,0 +1,39 @@
+"""Runs a whole job in this process and kills it with SIGKILL at one point of one node's work.
+
+python killed_node.py FOLDER NODE KIND before|after
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from simulator import Fragile, Post, Station, World, approve_all, running, until
+
+
+class Killed(Fragile):
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder: str, name: str, kind: str, when: str) -> None:
+    world = World.load(Path(folder))
+    Killed.at, Killed.before = kind, when == "before"
+
+    async def play() -> None:
+        others = [n for n in world.homes if n != name]
+        async with running(world, Post(world), others) as (post, stations):
+            stations[name] = Station(world, post, name, Killed)
+            await until(lambda: name in post.wires)
+            spec = world.spec()
+            (world.folder / "job.bin").write_bytes(world.sign_job(spec))
+            job = post.submit(spec)
+            await approve_all(post, stations, job)
+            await asyncio.sleep(30)
+
+    asyncio.run(play())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
