@@ -57,8 +57,29 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description="Minshu on a synthetic city.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('minshu')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_run(commands)
     _add_city(commands)
     return parser
+
+
+def _add_run(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = commands.add_parser(
+        "run",
+        help="play the main job on a synthetic city, with every attack it must refuse",
+        description="Start a coordinator, six nodes and an analyst on this machine, ask the main question, "
+        "replay the attacks, check every journal, search for leaks, and leave the results in OUT.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="default: %(default)s")
+    parser.add_argument("--profile", default="demo", help="city profile: ci, demo (the default) or bench")
+    parser.add_argument("--seed", type=int, default=1, help="of the city (default 1)")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from demo.run import run
+
+    with _stopped_by_signal():
+        return run(arguments.out, profile=arguments.profile, seed=arguments.seed)
 
 
 def _add_city(commands: "argparse._SubParsersAction[_Parser]") -> None:

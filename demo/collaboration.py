@@ -1,0 +1,320 @@
+"""A whole collaboration on this machine: a coordinator, six nodes and an analyst, each in its own folder.
+
+Everything is done with the commands a real department would type; only the typing is automatic.
+"""
+
+import contextlib
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from demo.child import COMMANDS
+from demo.processes import Child, Children
+from protocols.envelope import decode_envelope, key_id
+from protocols.errors import Unreachable
+from protocols.ids import JobId
+from protocols.wire import Roster
+
+COLLABORATION: Final = "gz.example"
+COORDINATOR: Final = "data-bureau.gz.example/coordinator"
+BUREAU: Final = "data-bureau.gz.example"
+ANALYST: Final = "analyst-1"
+START_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Department:
+    """One department: its folder name, the title people know it by, and the datasets it offers."""
+
+    folder: str
+    title: str
+    datasets: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def organisation(self) -> str:
+        """`police.gz.example`."""
+        return f"{self.folder}.{COLLABORATION}"
+
+    @property
+    def node(self) -> str:
+        """`police.gz.example/node-a`."""
+        return f"{self.organisation}/node-a"
+
+
+DEPARTMENTS: Final = (
+    Department("police", "公安 police", {"population": "population"}),
+    Department("human-resources", "人社 human resources", {"insured": "insured"}),
+    Department("health", "卫健 health", {"patients": "patients"}),
+    Department("education", "教育 education", {"enrolment": "enrolment"}),
+    Department("housing", "住建 housing", {"leases": "leases"}),
+    Department("statistics", "统计 statistics (neutral)"),
+)
+"""Scenario 1's six nodes; the neutral one matches and brings no data."""
+
+
+class CommandFailed(Exception):
+    """A command ended with another code than 0."""
+
+    def __init__(self, command: Sequence[str], code: int, output: str, error: str) -> None:
+        """Keep what it printed."""
+        super().__init__(f"{' '.join(command)}: exit {code}\n{error or output}")
+        self.code, self.output, self.error = code, output, error
+
+    @property
+    def reason(self) -> str:
+        """The first line of the error, without the command's name."""
+        first = (self.error.strip() or self.output.strip() or "no message").splitlines()[0]
+        return re.sub(r"^[\w-]+: error: ", "", first)
+
+
+def command(*arguments: str | Path) -> str:
+    """Run one of our commands in this process, as a shell would, and return what it printed.
+
+    Raises:
+        CommandFailed: its exit code is not 0.
+    """
+    words = [str(argument) for argument in arguments]
+    main = import_module(COMMANDS[words[0]]).main
+    output, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(error):
+        try:
+            code = int(main(words[1:]))
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 2
+    if code:
+        raise CommandFailed(words, code, output.getvalue(), error.getvalue())
+    return output.getvalue()
+
+
+def command_json(*arguments: str | Path) -> Any:
+    """Run a command with --json and return what it printed, parsed."""
+    return json.loads(command(*arguments, "--json"))
+
+
+def policy_text(department: Department, *, analyst: str, dpo: str, owner: str, now: datetime) -> str:
+    """Return the department's example policy with this collaboration's key ids and dates filled in."""
+    text = files("policies.examples").joinpath(f"{department.folder}.toml").read_text("utf-8")
+    day = (now - timedelta(days=1)).astimezone(UTC)
+    for letter, identifier in (("a", analyst), ("d", dpo), ("e", owner)):
+        text = text.replace(f"sha256:{letter * 64}", identifier)
+    text = re.sub(r"(?m)^not_before = \S+", f"not_before = {day:%Y-%m-%d}T00:00:00+08:00", text)
+    text = re.sub(
+        r"(?m)^expires = \S+", f"expires = {day + timedelta(days=90):%Y-%m-%d}T00:00:00+08:00", text
+    )
+    return re.sub(r"(?m)^valid_until = \S+", f"valid_until = {day + timedelta(days=90):%Y-%m-%d}", text)
+
+
+class Collaboration:
+    """Sets up and runs the collaboration below `folder`, with the registers of the city in `city`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        city: Path,
+        children: Children,
+        *,
+        departments: Sequence[Department] = DEPARTMENTS,
+        record: bool = False,
+    ) -> None:
+        """Take the folder (made if missing), the city, and who looks after the processes.
+
+        Args:
+            folder: home of all homes.
+            city: as `minshu-demo city` made it.
+            children: started processes go here.
+            departments: who takes part.
+            record: have every node write frame bodies before sealing to `recorded/`, for the leak scan.
+        """
+        self.folder, self.city, self.children, self._record = folder, city, children, record
+        self.departments = departments
+        self.coordinator = folder / "coordinator"
+        self.analyst = folder / "analyst"
+        self.logs = folder / "logs"
+        self.recorded = folder / "recorded"
+        self.root_fingerprint = ""
+        self.logs.mkdir(parents=True, exist_ok=True)
+
+    def home(self, department: Department) -> Path:
+        """Return a node's home."""
+        return self.folder / "nodes" / department.folder
+
+    def officer(self, department: Department, role: str) -> Path:
+        """Return the private key of a department's dpo or owner."""
+        return self.folder / "officers" / department.folder / f"{role}.pem"
+
+    def register(self, department: Department, table: str) -> Path:
+        """Return the file of one of a department's tables."""
+        return self.city / "registers" / department.folder / f"{table}.parquet"
+
+    # -- set-up, in the order of a real one ---------------------------------------------------------------
+
+    def found(self) -> None:
+        """Make root keys, officers' keys and the coordinator, and start it."""
+        roots = [self.folder / "roots" / f"root-{n}.pem" for n in (1, 2, 3)]
+        for root in roots:
+            root.parent.mkdir(parents=True, exist_ok=True)
+            command("minshu-policy", "key", "new", "--role", "root", root)
+        arguments: list[str | Path] = []
+        for root in roots:
+            arguments += ["--root", f"{root}.pub"]
+        answer = command_json(
+            "minshu-coordinator", "init", "--home", self.coordinator,
+            "--name", COORDINATOR, "--collaboration", COLLABORATION, *arguments,
+        )  # fmt: skip
+        self.root_fingerprint = str(answer["roots"])
+        self.start_coordinator()
+        for department in self.departments:
+            for role in ("dpo", "owner"):
+                key = self.officer(department, role)
+                key.parent.mkdir(parents=True, exist_ok=True)
+                command("minshu-policy", "key", "new", "--role", role, key)
+
+    def start_coordinator(self) -> Child:
+        """Start the coordinator and wait until it has published its addresses."""
+        child = self.children.start(
+            "coordinator", ["minshu-coordinator", "run", "--home", str(self.coordinator)],
+            self.logs / "coordinator.log",
+        )  # fmt: skip
+        self._await((self.coordinator / "addresses.json").exists, "the coordinator to listen")
+        return child
+
+    def enrol(self) -> None:
+        """Enrol every node and the analyst; sign and publish the roster, two of three root keys."""
+        roots = self.root_fingerprint
+        for department in self.departments:
+            home = self.home(department)
+            command("minshu-node", "init", "--home", home, "--name", department.node)
+            token = command(
+                "minshu-coordinator", "token", department.node, "--home", self.coordinator
+            ).strip()
+            command("minshu-node", "enrol", token, "--roots", roots, "--home", home)
+        command("minshu", "init", "--home", self.analyst, "--name", ANALYST, "--organisation", BUREAU)
+        invite = command("minshu-coordinator", "invite", "--home", self.coordinator).strip()
+        command("minshu", "connect", invite, "--roots", roots, "--home", self.analyst)
+        draft, signed = self.folder / "roster.json", self.folder / "roster.dsse"
+        titles: list[str] = []
+        for department in self.departments:
+            titles += ["--title", f"{department.organisation}={department.title}"]
+        command(
+            "minshu-coordinator", "roster", "draft", "--home", self.coordinator, "--out", draft,
+            "--analyst", self.analyst / "analyst.card.json", *titles,
+        )  # fmt: skip
+        for n, unsigned in ((1, draft), (2, signed)):
+            key = self.folder / "roots" / f"root-{n}.pem"
+            command("minshu-coordinator", "roster", "sign", unsigned, "--key", key, "--out", signed)
+        command("minshu-coordinator", "roster", "publish", signed, "--home", self.coordinator)
+
+    def add_datasets(self) -> None:
+        """Register every department's datasets at its node."""
+        for department in self.departments:
+            for dataset, table in department.datasets.items():
+                self.add_dataset(department, dataset, self.register(department, table))
+
+    def add_dataset(self, department: Department, dataset: str, file: Path, *extra: str) -> None:
+        """Register one dataset at a node."""
+        command("minshu-node", "dataset", "add", dataset, file, "--home", self.home(department), *extra)
+
+    def policy(self, department: Department) -> str:
+        """Return the policy text that the department signs."""
+        from policies.keyfile import load_public
+
+        return policy_text(
+            department,
+            analyst=key_id(load_public(self.analyst / "keys" / "analyst.pem.pub")),
+            dpo=key_id(load_public(Path(f"{self.officer(department, 'dpo')}.pub"))),
+            owner=key_id(load_public(Path(f"{self.officer(department, 'owner')}.pub"))),
+            now=datetime.now(UTC),
+        )
+
+    def sign_policy(
+        self, department: Department, text: str, roles: Sequence[str], name: str = "policy"
+    ) -> Path:
+        """Write a policy text, have the named officers sign it, and return the envelope's path."""
+        folder = self.folder / "policies" / department.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        source, envelope = folder / f"{name}.toml", folder / f"{name}.dsse"
+        source.write_text(text, encoding="utf-8")
+        for role in roles:
+            command(
+                "minshu-policy", "sign", source, "--key", self.officer(department, role), "--out", envelope
+            )
+        return envelope
+
+    def activate(self, department: Department, envelope: Path) -> None:
+        """Activate a signed policy at its node."""
+        command("minshu-node", "policy", "activate", envelope, "--home", self.home(department))
+
+    def pin(self, department: Department) -> None:
+        """Pin the officers' keys at their node."""
+        dpo, owner = (f"{self.officer(department, role)}.pub" for role in ("dpo", "owner"))
+        home = self.home(department)
+        command("minshu-node", "policy", "pin", "--home", home, "--dpo", dpo, "--owner", owner)
+
+    def start_node(self, department: Department) -> Child:
+        """Start one node."""
+        record: list[str] = []
+        if self._record:
+            record = ["--record-bodies", str(self.recorded / department.folder)]
+        return self.children.start(
+            department.folder, ["minshu-node", "run", "--home", str(self.home(department)), *record],
+            self.logs / f"{department.folder}.log",
+        )  # fmt: skip
+
+    def approve(self, department: Department, job: str, role: str) -> str:
+        """Approve a job as the department's dpo or owner; return the prompt they saw."""
+        return command(
+            "minshu-node", "approve", job, "--home", self.home(department),
+            "--key", self.officer(department, role), "--yes",
+        )  # fmt: skip
+
+    def kept_job(self, job: str) -> bytes:
+        """Return the signed envelope of a job as the analyst's home keeps it."""
+        from coordinator.client.home import AnalystHome
+
+        return AnalystHome(self.analyst).job(JobId(job)).read_bytes()
+
+    def submit_raw(self, envelope: bytes) -> None:
+        """Hand any bytes to the coordinator as a job, past the checks of the analyst's own tools.
+
+        Raises:
+            MinshuError: what the coordinator answers.
+        """
+        from coordinator.client.connection import Connection
+        from coordinator.client.home import AnalystHome
+
+        connection = Connection(AnalystHome(self.analyst), lambda: datetime.now(UTC))
+        try:
+            connection.submit(envelope)
+        finally:
+            connection.close()
+
+    def journal_vkeys(self) -> dict[str, str]:
+        """Return every journal's verifier key by full name: the nodes' as the root keys signed them."""
+        from audit.note import ED25519, VerifierKey
+        from policies.keyfile import load_signer
+
+        roster = Roster.decode(decode_envelope((self.folder / "roster.dsse").read_bytes()).payload)
+        own = load_signer(self.coordinator / "keys" / "identity.pem").public_key
+        vkey = VerifierKey(f"{COORDINATOR}/journal/1", ED25519, own)
+        return {COORDINATOR: str(vkey), **{node.name: node.journal_vkey for node in roster.nodes}}
+
+    def _await(self, ready: Callable[[], bool], what: str) -> None:
+        """Wait until `ready`, checking that every child lives.
+
+        Raises:
+            Unreachable: it took longer than START_TIMEOUT_S, or a child ended.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not ready():
+            self.children.check()
+            if time.monotonic() > deadline:
+                raise Unreachable(f"waited {START_TIMEOUT_S:.0f} s for {what}", hint=f"see {self.logs}")
+            time.sleep(0.05)

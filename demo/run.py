@@ -1,0 +1,572 @@
+"""`make demo`: the main job, whole and for real, on a synthetic city, and every attack it must refuse.
+
+A coordinator, a neutral node and five departments' nodes run as processes of their own and speak mutual TLS
+on loopback. What stands in demo-out/summary.json was measured in this run; the exit code is 0 only if the
+flagged people are exactly the right ones, every attack was refused, every journal verifies, and no planted
+identifier was found in anything that left a node.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from demo.collaboration import (
+    COORDINATOR,
+    DEPARTMENTS,
+    Collaboration,
+    CommandFailed,
+    Department,
+    command,
+    command_json,
+)
+from demo.processes import Children
+from protocols.envelope import JOB, Envelope, decode_envelope
+from protocols.errors import InputError, MinshuError, StateConflict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from coordinator.client.release import Release
+    from coordinator.client.sdk import Job
+    from demo.city import Expected
+    from minshu import Bureau
+
+CANARIES_PER_TABLE: Final = 4
+UNAPPROVED_SECONDS: Final = 4
+ATTACK_DATASETS: Final = ("population_empty", "population_garbage")
+
+POLICE, HUMAN_RESOURCES, HEALTH, EDUCATION, HOUSING, STATISTICS = DEPARTMENTS
+JOURNALS: Final = {"coordinator": COORDINATOR, **{d.folder: d.node for d in DEPARTMENTS}}
+
+
+@dataclass(slots=True)
+class Summary:
+    """What demo-out/summary.json says; times in seconds, memory in MB."""
+
+    flagged: int = 0
+    confirmed: int = 0
+    equals_expected: bool = False
+    refused: list[dict[str, str]] = field(default_factory=list)
+    journals_verified: bool = False
+    leak_scan: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_rss_mb: dict[str, float] = field(default_factory=dict)
+    cores: int = os.cpu_count() or 1
+
+    def to_json(self) -> str:
+        """Return the file's text."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        plain["seconds"] = {name: round(value, 2) for name, value in self.seconds.items()}
+        return json.dumps(plain, ensure_ascii=False, indent=1) + "\n"
+
+
+class Failed(MinshuError):
+    """The demo did not show what it is there to show."""
+
+    default_code = "demo-failed"
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold the lock beside `out`.
+
+    Raises:
+        StateConflict: another demo is running there.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (out.parent / f".{out.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateConflict(
+                f"another demo is writing {out}",
+                code="demo-running",
+                hint="wait for it, or choose another folder with --out",
+            ) from None
+        yield
+
+
+def run(out: Path, *, profile: str = "demo", seed: int = 1) -> int:
+    """Run the demo and leave its results in `out`; return the exit code.
+
+    Everything is built in a hidden folder beside `out` and renamed at the end: `out` is whole or as before.
+
+    Raises:
+        MinshuError: something is off; nothing is left but the message.
+    """
+    out = out.absolute()
+    if out.exists() and not (out / "summary.json").exists():
+        raise InputError(
+            f"{out} exists and is no earlier demo's folder",
+            code="out-exists",
+            hint="choose another folder with --out",
+        )
+    with alone(out):
+        for left in out.parent.glob(f".{out.name}.work-*"):
+            shutil.rmtree(
+                left, ignore_errors=True
+            )  # of a demo that was killed; the lock says none is running
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.work-", dir=out.parent))
+        try:
+            with Children() as children:
+                Demo(work, children, profile=profile, seed=seed).play()
+            _publish(work / "result", out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return 0
+
+
+def _publish(result: Path, out: Path) -> None:
+    """Put `result` in the place of `out`."""
+    before = result.with_name("before")
+    if out.exists():
+        out.rename(before)
+    result.rename(out)
+
+
+class Demo:
+    """One run, step by step."""
+
+    def __init__(self, work: Path, children: Children, *, profile: str, seed: int) -> None:
+        """Prepare a run in the folder `work`."""
+        self.profile, self.seed = profile, seed
+        self.children = children
+        self.work = work
+        self.city = work / "city"
+        self.result = work / "result"
+        self.collaboration = Collaboration(work / "homes", self.city, children, record=True)
+        self.console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.summary = Summary()
+        self.started = time.perf_counter()
+
+    def play(self) -> None:
+        """Run every step.
+
+        Raises:
+            Failed: something is not as it must be.
+            MinshuError: a step could not be done.
+        """
+        try:
+            self._play()
+        except CommandFailed as error:
+            raise Failed(str(error), hint="this is a defect; please report it with the lines above") from None
+
+    def _play(self) -> None:
+        expected = self._build_city()
+        self._crack()
+        self._found()
+        bureau = self._connect()
+        records = self._main_job(bureau, expected)
+        self._attacks(bureau)
+        bureau.close()
+        self.summary.peak_rss_mb = self.children.peaks()
+        for child in reversed(self.children.all):
+            child.stop()
+        self._verify_journals()
+        self._scan(records)
+        self.summary.seconds["total"] = time.perf_counter() - self.started
+        (self.result / "summary.json").write_text(self.summary.to_json(), encoding="utf-8")
+        self._closing_words()
+
+    # -- printing ---------------------------------------------------------------------------------------
+
+    def _step(self, title: str) -> None:
+        self.console.print(f"\n[bold]{title}[/bold]  [dim]{time.perf_counter() - self.started:.0f} s[/dim]")
+
+    def _say(self, text: str) -> None:
+        self.console.print(f"  {text}")
+
+    # -- steps ------------------------------------------------------------------------------------------
+
+    def _build_city(self) -> "Expected":
+        from demo.city import generate, load_expected, load_manifest
+
+        self._step("A synthetic city")
+        begun = time.perf_counter()
+        generate(self.profile, self.seed, self.city, workers=os.cpu_count() or 1)
+        self.summary.seconds["city"] = time.perf_counter() - begun
+        expected, manifest = load_expected(self.city), load_manifest(self.city)
+        self._say(f"{manifest.population:,} people, none of them real, in the registers of ten departments.")
+        self._say(
+            f"The truth, which no node sees: {expected.flagged:,} are known to two or more departments "
+            f"and not to the police."
+        )
+        return expected
+
+    def _crack(self) -> None:
+        """Show on one district and birth year that a list of hashed identifiers is a list of identifiers."""
+        import pyarrow.parquet as pq
+
+        from demo.crack import crack
+
+        self._step("Why not simply exchange hashes?")
+        register = self.collaboration.register(HUMAN_RESOURCES, "insured")
+        numbers = pq.read_table(register, columns=["resident_id"])["resident_id"].to_pylist()
+        area, year = "990101", 1985
+        listed = {
+            hashlib.sha256(number.encode()).digest()
+            for number in numbers
+            if number and len(number) == 18 and number.startswith(f"{area}{year}")
+        }
+        cracked = crack(listed, area, year)
+        self._say(
+            f"{cracked.hashes} SHA-256 hashes of one district and birth year: {cracked.found} identifiers "
+            f"read back in {cracked.seconds:.1f} s, by trying all {cracked.candidates:,} that exist."
+        )
+        self._say(
+            "[dim]Extrapolated, not run: every identifier of a whole city in "
+            f"{cracked.city_minutes:.0f} minutes on one core.[/dim]"
+        )
+
+    def _found(self) -> None:
+        """Set up the collaboration and start its processes."""
+        from demo.city import empty_register, garbage_register, load_expected
+
+        self._step("Six nodes, a coordinator and an analyst")
+        begun = time.perf_counter()
+        c = self.collaboration
+        c.found()
+        c.enrol()
+        self._say("Enrolled with one-time tokens; the roster is signed by two of three root keys.")
+        c.add_datasets()
+        # What a dishonest police department would bring; its catalogue publishes the size of the true list.
+        size = load_expected(self.city).lists["police"].distinct_keys
+        empty = empty_register(self.work / "attack-empty")
+        garbage = garbage_register(self.work / "attack-garbage", size, self.seed)
+        for dataset, file in zip(ATTACK_DATASETS, (empty, garbage), strict=True):
+            c.add_dataset(POLICE, dataset, file, "--published-keys", str(size))
+        for department in DEPARTMENTS:
+            c.pin(department)
+        self._one_signature()
+        for department in DEPARTMENTS:
+            text = c.policy(department)
+            if department is POLICE:
+                text = with_attack_datasets(text)
+            c.activate(department, c.sign_policy(department, text, ("dpo", "owner")))
+        self._say("Each department's policy is signed by its data protection officer and its data owner.")
+        for department in DEPARTMENTS:
+            c.start_node(department)
+        self.summary.seconds["enrol"] = time.perf_counter() - begun
+
+    def _one_signature(self) -> None:
+        """Refused case: a policy that only the DPO signed."""
+        c = self.collaboration
+        envelope = c.sign_policy(HEALTH, c.policy(HEALTH), ("dpo",), name="one-signature")
+        try:
+            c.activate(HEALTH, envelope)
+        except CommandFailed as error:
+            self._refused("one-signature policy", error.reason)
+        else:
+            raise Failed("a policy with one signature was activated")
+
+    def _refused(self, case: str, reason: str) -> None:
+        self.summary.refused.append({"case": case, "reason": reason})
+        self._say(f"[green]refused[/green] {case}: {reason}")
+
+    def _connect(self) -> "Bureau":
+        from minshu import Bureau
+
+        return Bureau.connect(self.collaboration.analyst)
+
+    def _job_file(self, name: str, text: str) -> Path:
+        """Write a job.toml and return its path."""
+        path = self.work / "jobs" / f"{name.replace(' ', '-')}.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def _approve(
+        self, job: str, departments: Sequence[Department], *, show: Department | None = None
+    ) -> None:
+        """Approve a job at each department, once as its DPO and once as its owner."""
+        for department in departments:
+            for role in ("dpo", "owner"):
+                prompt = self.collaboration.approve(department, job, role)
+                if department is show and role == "dpo":
+                    head, chinese, *_english = prompt.split("\n\n")
+                    self.console.print()
+                    for line in f"{head}\n\n{chinese}".splitlines():
+                        self._say(f"[dim]│[/dim] {line}")
+                    self._say("[dim]│ … and the same in English[/dim]\n")
+        names = ", ".join(d.title for d in departments)
+        self._say(f"Approved twice, by different people, at {names}.")
+
+    def _main_job(self, bureau: "Bureau", expected: "Expected") -> list[str]:
+        """Ask the question of scenario 1; return the identifiers on the police's sealed list."""
+        self._step("The question: who is known to two or more departments and not to the police? (疑似漏登)")
+        job = bureau.submit(self._job_file("scenario-1", job_text()))
+        self._say(f"Submitted and signed: {job.id}")
+        await_questions(job)
+        self._say("What the health department's officer is shown before signing:")
+        givers = [d for d in DEPARTMENTS if d.datasets]
+        begun = time.perf_counter()
+        self._approve(job.id, givers, show=HEALTH)
+        view = job.wait()
+        self.summary.seconds["protocol"] = time.perf_counter() - begun
+        if view.state != "SUCCEEDED":
+            raise Failed(f"the job ended {view.state}: {view.code} {view.sentence}")
+        release = job.release()
+        self._keep_releases(release)
+        keys = self._open_records(job.id)
+        self._compare(release.to_arrow(), keys, expected)
+        return keys
+
+    def _keep_releases(self, table: "Release") -> None:
+        """Copy the main job's releases: the bureau's table also opened, the police's list only sealed."""
+        c, folder = self.collaboration, self.result / "releases"
+        table.save(folder)
+        shutil.copyfile(c.coordinator / "releases" / table.note.release, folder / f"{table.name}.sealed")
+        police = c.home(POLICE)
+        for release in command_json("minshu-node", "status", "--home", police)["releases"]:
+            if release["job"] == table.note.job and release["class"] == "B":
+                kept = police / "releases" / release["release"]
+                shutil.copyfile(f"{kept}.sealed", folder / f"{release['name']}.sealed")
+                shutil.copyfile(f"{kept}.note", folder / f"{release['name']}.note.dsse")
+
+    def _open_records(self, job: str) -> list[str]:
+        """Open the sealed list as the police's duty officer would; return its typed keys."""
+        import pyarrow as pa
+
+        opened = self.work / "opened.arrow"
+        command(
+            "minshu-node", "release", "open", job, "--out", opened, "--home", self.collaboration.home(POLICE)
+        )
+        with pa.OSFile(str(opened)) as file:
+            keys = pa.ipc.open_stream(file).read_all()["key"].to_pylist()
+        opened.unlink()
+        return [str(key) for key in keys]
+
+    def _compare(self, table: "pa.Table", keys: list[str], expected: "Expected") -> None:
+        """Print what came out beside the truth, and hold one against the other."""
+        import pyarrow.parquet as pq
+
+        from protocols.jobs.crosscheck import street_table
+
+        truth = pq.read_table(self.city / "truth" / "flagged.parquet")
+        unregistered = {
+            f"RIC:{number}"
+            for number, meaning in zip(
+                truth["resident_id"].to_pylist(), truth["meaning"].to_pylist(), strict=True
+            )
+            if meaning == "true"
+        }
+        digest = hashlib.sha256("".join(f"{key}\n" for key in sorted(keys)).encode()).hexdigest()
+        right_table = street_table(expected.streets, 10).table
+        same_table = {name: table[name].to_pylist() for name in table.column_names} == {
+            name: column.tolist() for name, column in right_table.columns.items()
+        }
+        same_people = (
+            digest == expected.flagged_sha256.removeprefix("sha256:") and len(keys) == expected.flagged
+        )
+        self.summary.flagged = len(keys)
+        self.summary.confirmed = len(unregistered & set(keys))
+        self.summary.equals_expected = same_people and same_table
+        self._print_streets(table)
+        self._say(
+            f"The police's sealed list: [bold]{len(keys):,}[/bold] people, suspected, needs human "
+            f"verification (疑似, 需人工核实). The truth: {expected.flagged:,}."
+        )
+        self._say(
+            f"When checked by people, {self.summary.confirmed:,} turn out unregistered "
+            f"({self.summary.confirmed / max(1, len(keys)):.1%})."
+        )
+        if not self.summary.equals_expected:
+            raise Failed(
+                f"the answer differs from the truth (people equal: {same_people}, table equal: {same_table})"
+            )
+
+    def _print_streets(self, table: "pa.Table") -> None:
+        rows = table.to_pylist()
+        grid = Grid(
+            title="The bureau's street table, by district", title_justify="left", box=None, padding=(0, 2)
+        )
+        for column, justify in (("district", "left"), ("people", "right"), ("streets shown", "right"),
+                                ("withheld", "right")):  # fmt: skip
+            grid.add_column(column, justify="right" if justify == "right" else "left")
+        for row in rows:
+            if row["level"] != "district":
+                continue
+            streets = [r for r in rows if r["level"] == "street" and r["district"] == row["district"]]
+            hidden = sum(r["withheld"] for r in streets)
+            grid.add_row(
+                row["district"],
+                "withheld" if row["withheld"] else f"{row['count']:,}",
+                str(len(streets) - hidden),
+                str(hidden),
+            )
+        self.console.print()
+        self.console.print(grid)
+        self._say(
+            "[dim]Groups below 10 are withheld, and others with them where a sum would give one away; "
+            "the rest is rounded to 5.[/dim]"
+        )
+
+    # -- attacks ----------------------------------------------------------------------------------------
+
+    def _attacks(self, bureau: "Bureau") -> None:
+        self._step("What must be refused")
+        for case in self.summary.refused:
+            self._say(f"[green]refused[/green] {case['case']}: {case['reason']}")
+        self._forged_job(bureau)
+        self._negative_list(bureau)
+        self._unapproved(bureau)
+        self._bad_register(bureau, "empty-input register", "population_empty")
+        self._bad_register(bureau, "garbage register of the right size", "population_garbage")
+
+    def _end(self, case: str, bureau: "Bureau", text: str, approvers: Sequence[Department] = ()) -> None:
+        """Submit a job that must not succeed, with all approvals, and note why it was refused."""
+        job = bureau.submit(self._job_file(case, text))
+        if approvers:
+            await_questions(job)
+            self._approve(job.id, approvers)
+        view = job.wait(progress=False)
+        if view.state == "SUCCEEDED":
+            raise Failed(f"the {case} job was carried out")
+        self._refused(case, f"{view.state}, {view.code}: {view.sentence}")
+
+    def _forged_job(self, bureau: "Bureau") -> None:
+        """Change one parameter of the signed main job and keep its signature."""
+        genuine = decode_envelope(self.collaboration.kept_job(bureau.jobs()[-1].job))
+        forged = Envelope(JOB, genuine.payload.replace(b'"k":2', b'"k":3'), genuine.signatures)
+        try:
+            self.collaboration.submit_raw(forged.encode())
+        except MinshuError as error:
+            self._refused("forged job", f"{error.code}: {error.message}")
+        else:
+            raise Failed("a forged job was accepted")
+
+    def _negative_list(self, bureau: "Bureau") -> None:
+        text = job_text(k=3).replace('last_seen = "last_seen_month" }', 'last_seen = "bank_account" }', 1)
+        self._end("negative-list column", bureau, text)
+
+    def _unapproved(self, bureau: "Bureau") -> None:
+        """Let a job wait for approvals that nobody gives, until it expires."""
+        until = datetime.now(UTC) + timedelta(seconds=UNAPPROVED_SECONDS)
+        text = job_text(k=4).replace("valid_hours = 72", f"expires = {until:%Y-%m-%dT%H:%M:%SZ}")
+        self._end("unapproved job", bureau, text)
+
+    def _bad_register(self, bureau: "Bureau", case: str, dataset: str) -> None:
+        """Have the police bring a list that knows nobody, to receive everybody. Two sources are enough."""
+        text = two_source_job_text().replace('dataset = "population"', f'dataset = "{dataset}"')
+        self._end(case, bureau, text, [POLICE, HUMAN_RESOURCES, EDUCATION])
+
+    # -- afterwards -------------------------------------------------------------------------------------
+
+    def _verify_journals(self) -> None:
+        """Copy every journal and its verifier key into the result, and verify the copies as auditors do."""
+        self._step("Journals")
+        vkeys = self.result / "vkeys"
+        vkeys.mkdir(parents=True)
+        by_node = self.collaboration.journal_vkeys()
+        entries = 0
+        for name, node in JOURNALS.items():
+            department = next((d for d in DEPARTMENTS if d.folder == name), None)
+            home = self.collaboration.home(department) if department else self.collaboration.coordinator
+            copy = self.result / "journals" / name
+            shutil.copytree(home / "journal", copy, ignore=shutil.ignore_patterns("objects", ".*"))
+            vkey = vkeys / name
+            vkey.write_text(by_node[node] + "\n", encoding="ascii")
+            entries += command_json("minshu-audit", "verify", copy, "--vkey", vkey)["size"]
+        self.summary.journals_verified = True
+        self._say(f"{len(JOURNALS)} journals verify: {entries} entries, every refusal among them.")
+
+    def _scan(self, records: list[str]) -> None:
+        """Search everything that left a node, every log and every home for planted identifiers."""
+        from demo.leaks import Scanner
+
+        self._step("Leaks")
+        canaries = self._canaries(records)
+        homes = self.collaboration.folder
+        findings = Scanner(canaries).scan([homes, self.result])
+        size = sum(f.stat().st_size for f in homes.rglob("*") if f.is_file())
+        self.summary.leak_scan = {"canaries": len(canaries), "found": len(findings)}
+        self._say(
+            f"{len(canaries)} planted identifiers, as text, hex, base64, SHA-256, SM3 and MD5, in "
+            f"{size / 1e6:,.0f} MB of messages before sealing, logs, journals and databases: "
+            f"{len(findings)} found."
+        )
+        if findings:
+            where = sorted({f"{f.form} in {f.file.relative_to(self.work)}" for f in findings})
+            raise Failed(f"planted identifiers leaked: {'; '.join(where[:5])}")
+
+    def _canaries(self, records: list[str]) -> list[str]:
+        """Return identifiers of every department's list, of the flagged, and values no rule names."""
+        import pyarrow.parquet as pq
+
+        canaries = [key.partition(":")[2] for key in records[:: max(1, len(records) // CANARIES_PER_TABLE)]]
+        for department in DEPARTMENTS:
+            for table in department.datasets.values():
+                data = pq.read_table(self.collaboration.register(department, table))
+                step = max(1, data.num_rows // CANARIES_PER_TABLE)
+                for column in ("resident_id", "name", "phone", "bank_account"):
+                    if column not in data.column_names:
+                        continue
+                    values: list[Any] = data[column].take(list(range(0, data.num_rows, step))).to_pylist()
+                    # A name of two characters is no canary: its bytes stand in random data by chance.
+                    canaries += [str(v).strip() for v in values if v and len(str(v).strip().encode()) >= 11]
+        return sorted(set(canaries))
+
+    def _closing_words(self) -> None:
+        self._step("Done")
+        s = self.summary
+        self._say(
+            f"{s.seconds['total']:.0f} s in all, {s.seconds['protocol']:.0f} s of them for the job; "
+            f"largest process {max(s.peak_rss_mb.values()):.0f} MB."
+        )
+
+
+def await_questions(job: "Job") -> None:
+    """Wait until every node has answered the offer, some of them by asking for approvals.
+
+    Raises:
+        Failed: the job ended before.
+    """
+    for view in job.events():
+        if all(run.state in ("AWAITING_APPROVAL", "ACCEPTED") for run in view.runs):
+            return
+    raise Failed(f"the job ended {view.state} before its approvals: {view.code} {view.sentence}")
+
+
+def job_text(k: int = 2) -> str:
+    """Return scenario 1's job.toml, asking for k sources."""
+    text = files("demo.scenarios.scenario_1").joinpath("job.toml").read_text("utf-8")
+    return text.replace("k = 2", f"k = {k}")
+
+
+def two_source_job_text() -> str:
+    """Return the job with human resources and education as its only sources."""
+    head, *inputs = job_text().split("[[inputs]]")
+    left_out = ("source-2", "source-4")
+    head = "".join(line for line in head.splitlines(keepends=True) if not line.startswith(left_out))
+    keep = [part for part in inputs if not any(f'role = "{role}"' in part for role in left_out)]
+    return "[[inputs]]".join([head, *keep]).replace("source-3", "source-2")
+
+
+def with_attack_datasets(text: str) -> str:
+    """Return the police's policy as a dishonest department would write it: with two more registers."""
+    section = text[text.index("[datasets.population]") : text.index("[[rules]]")]
+    more = "".join(
+        section.replace("datasets.population", f"datasets.{name}").replace(
+            "local:population", f"local:{name}"
+        )
+        for name in ATTACK_DATASETS
+    )
+    named = ", ".join(f'"{name}"' for name in ("population", *ATTACK_DATASETS))
+    return text.replace('datasets = ["population"]', f"datasets = [{named}]").replace(
+        "[[rules]]", f"{more}[[rules]]", 1
+    )

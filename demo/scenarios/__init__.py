@@ -1,0 +1,1 @@
+"""What departments ask of each other, each with its job, its policies and its exact expected answer."""
