@@ -1,6 +1,7 @@
 """`minshu-coordinator`: the data bureau's operator runs the post office and its timetable."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -97,10 +98,16 @@ def _init(arguments: argparse.Namespace) -> int:
     roots = home.roots()
     command.show(
         arguments,
-        {"name": arguments.name, "identity": fingerprint(identity), "roots": roots.fingerprint},
+        {
+            "name": arguments.name,
+            "identity": fingerprint(identity),
+            "roots": roots.fingerprint,
+            "journal_vkey": home.journal_vkey,
+        },
         [
             f"{arguments.name} is ready in {home.path}",
             f"identity  {fingerprint(identity)}",
+            f"journal   {home.journal_vkey}",
             f"roots     {roots.fingerprint}  ({roots.threshold} of {len(roots.keys)})",
         ],
     )
@@ -118,8 +125,16 @@ def _run(arguments: argparse.Namespace) -> int:
             addresses,
             [f"listening: public {addresses['public']}, nodes {addresses['nodes']}"],
         )
+        if any(address.endswith(":0") for address in (config.public_address, config.nodes_address)):
+            print(
+                "minshu-coordinator: note: a port is 0, so a restart takes another one and nodes and "
+                "analysts lose it; set public_address and nodes_address in coordinator.toml",
+                file=sys.stderr,
+            )
 
-    asyncio.run(serve(_home(arguments), ready))
+    home = _home(arguments)
+    config = home.config
+    asyncio.run(serve(home, ready))
     return command.OK
 
 
@@ -233,6 +248,7 @@ def _summary(roster: "Roster") -> dict[str, object]:
         "expires": roster.expires.isoformat(),
         "nodes": {node.name: key_id(node.identity_key) for node in roster.nodes},
         "analysts": {analyst.name: key_id(analyst.key) for analyst in roster.analysts},
+        "journal_vkeys": {node.name: node.journal_vkey for node in roster.nodes},
     }
 
 

@@ -90,7 +90,11 @@ def draft(
         DecodeError: names or keys that clash.
     """
     if not timedelta(0) < timedelta(days=days) <= MAX_ROSTER_LIFE:
-        raise InputError(f"a roster lives 1 to {MAX_ROSTER_LIFE.days} days, not {days}", code="bad-expiry")
+        raise InputError(
+            f"a roster lives 1 to {MAX_ROSTER_LIFE.days} days, not {days}",
+            code="bad-expiry",
+            hint="draft the next one before this one ends; the root key holders sign each",
+        )
     out = set(without)
     analysts = {analyst.name: analyst for analyst in (current.analysts if current else ())}
     analysts |= {
@@ -165,7 +169,11 @@ def decode_roster_file(data: bytes) -> bytes:
         DecodeError: not an envelope.
     """
     envelope = data.rstrip(b"\n")
-    if decode_envelope(envelope).payload_type != ROSTER:
+    try:
+        signed = decode_envelope(envelope).payload_type == ROSTER
+    except DecodeError:
+        signed = False
+    if not signed:
         raise DecodeError(
             "the file is not a signed roster",
             code="bad-roster",

@@ -1,6 +1,7 @@
 """The coordinator's home folder: where everything lies."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -101,6 +102,18 @@ class Home:
 
         return load_signer(self.identity)
 
+    @property
+    def journal_origin(self) -> str:
+        """The journal's name."""
+        return f"{self.config.name}/journal/1"
+
+    @property
+    def journal_vkey(self) -> str:
+        """The line an auditor verifies the journal with."""
+        from audit.note import ED25519, VerifierKey
+
+        return str(VerifierKey(self.journal_origin, ED25519, self.signer().public_key))
+
     def authority(self) -> "Authority":
         """Return the CA.
 
@@ -119,12 +132,16 @@ class Home:
         """
         try:
             found: dict[str, Any] = json.loads(self.addresses.read_bytes())
-        except (FileNotFoundError, ValueError):
+            # A killed coordinator leaves the file behind.
+            os.kill(found["pid"], 0)
+        except (FileNotFoundError, ValueError, ProcessLookupError):
             raise InputError(
                 "the coordinator is not running, so its addresses are not known",
                 code="not-running",
                 hint="start it: minshu-coordinator run",
             ) from None
+        except PermissionError:
+            pass  # it runs as another user
         return found
 
 

@@ -127,14 +127,13 @@ class Registry:
             return [self._envelope] if self._envelope else []
         return [stored.envelope for stored in self._store.rosters_after(version)]
 
-    def refresh(self) -> bool:
-        """Read the newest roster again; return whether it is another than before."""
+    def refresh(self) -> None:
+        """Read the newest roster again: the command that publishes one is another process."""
         stored = self._store.roster()
         if stored is None or (self._roster is not None and stored.version == self._roster.version):
-            return False
+            return
         self._roster = Roster.decode(decode_envelope(stored.envelope).payload)
         self._envelope = stored.envelope
-        return True
 
     def publish(self, envelope: bytes) -> Roster:
         """Check a signed roster and make it the current one.
@@ -154,6 +153,7 @@ class Registry:
             raise InputError(
                 f"the roster names suite {roster.suite}, this collaboration uses {self._suite}",
                 code="wrong-suite",
+                hint="draft it again here: the suite comes from coordinator.toml",
             )
         document = decode_envelope(envelope)
         keys = {key_id(key): key for key in self._roots.keys}
@@ -276,6 +276,7 @@ class Registry:
         Raises:
             SignatureInvalid: no member of that name, or a member with another key.
         """
+        self.refresh()
         node = NodeName(name)
         if self._roster is not None:
             member = self._roster.node(node)
@@ -370,6 +371,7 @@ class Registry:
             raise DecodeError(f"a request has at most {MAX_REQUEST_BYTES} bytes", code="too-long")
         document = decode_envelope(envelope)
         # (2) The key id says whom to look up, so that a stranger's request costs one signature check.
+        self.refresh()
         claimed = document.signatures[0].keyid if len(document.signatures) == 1 else ""
         analyst = None if self._roster is None else self._roster.analyst(KeyId(claimed))
         if analyst is None:
@@ -413,6 +415,7 @@ class Registry:
             )
         document = decode_envelope(envelope)
         # (2) The key id says whom to look up; the payload is parsed once that analyst's key holds.
+        self.refresh()
         claimed = KeyId(document.signatures[0].keyid if len(document.signatures) == 1 else "")
         analyst = None if self._roster is None else self._roster.analyst(claimed)
         if analyst is None or self._roster is None:

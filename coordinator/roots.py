@@ -114,7 +114,11 @@ def open_roster(roots: Roots, envelope: bytes, now: datetime) -> Roster:
     roster = Roster.decode(document.payload)
     # (2)
     if roster.collaboration != roots.collaboration:
-        raise InputError("the roster is another collaboration's", code="wrong-collaboration")
+        raise InputError(
+            f"the roster is of the collaboration {roster.collaboration}, expected {roots.collaboration}",
+            code="wrong-collaboration",
+            hint="get the roster that this collaboration's root key holders signed",
+        )
     # (3)
     if not roster.issued <= now + timedelta(minutes=5):
         raise InputError(

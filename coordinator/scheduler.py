@@ -7,6 +7,7 @@ to one event loop and none waits for a node: a slow or silent one delays nobody 
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -66,6 +67,9 @@ SETTLE: Final = timedelta(seconds=2)
 """How long a node that came back without an attempt may still report how it ended."""
 
 LIST_LENGTH: Final = 100
+MAX_REFUSALS_A_MINUTE: Final = 60
+"""Refused submissions that are journaled; more are only logged."""
+
 WATCH_PAUSE_S: Final = 0.1
 """Shortest time between two views of one watch."""
 
@@ -130,6 +134,8 @@ class Scheduler:
         self._without: dict[tuple[NodeName, rpc.Attempt], datetime] = {}
         self._progress: dict[JobId, dict[NodeName, rpc.Progress]] = {}
         self._changes: dict[JobId, asyncio.Event] = {}
+        self._announced = self._roster_version()
+        self._refusals: deque[datetime] = deque()
 
     def restore(self) -> None:
         """Take up the store's live jobs; an attempt that was running is lost and replaced."""
@@ -149,7 +155,11 @@ class Scheduler:
             known = self._store.job(JobId(decode_envelope(envelope).payload_digest))
             if known is not None:
                 return known.job.id
-        spec, analyst, job_id = self._registry.job(envelope)
+        try:
+            spec, analyst, job_id = self._registry.job(envelope)
+        except MinshuError as error:
+            self._note_refusal(envelope, error)
+            raise
         if len(self._live) >= self._max_live_jobs:
             raise Refused(
                 f"{len(self._live)} jobs are under way, no more are taken in",
@@ -191,6 +201,22 @@ class Scheduler:
             self._perform(record, offers(job))
             _log.info("job %s submitted", job_id)
         return job_id
+
+    def _note_refusal(self, envelope: bytes, error: MinshuError) -> None:
+        """Journal a submission that was not taken in, a forged one above all.
+
+        Whoever reaches the public port can cause these, so only so many a minute are kept.
+        """
+        now = self._now()
+        while self._refusals and self._refusals[0] <= now - timedelta(minutes=1):
+            self._refusals.popleft()
+        if len(envelope) > MAX_JOB_ENVELOPE_BYTES or len(self._refusals) >= MAX_REFUSALS_A_MINUTE:
+            _log.warning("a submission was refused: %s", error.code)
+            return
+        self._refusals.append(now)
+        job = decode_envelope(envelope).payload_digest
+        body = {"code": error.code, "envelope_sha256": sha256_digest(envelope)}
+        self._store.add_entry(Entry("job.refused", body, job=job))
 
     def cancel(self, job_id: JobId, analyst: RosterAnalyst) -> None:
         """Withdraw a job of the analyst's organisation; one that has ended stays as it ended.
@@ -449,7 +475,10 @@ class Scheduler:
         self._store.forget(now)
 
     def roster_changed(self) -> None:
-        """A newer roster is in force: close the streams it no longer carries, tell the others."""
+        """Where a newer roster is in force: close the streams it no longer carries, tell the others."""
+        if self._roster_version() == self._announced:
+            return
+        self._announced = self._roster_version()
         for node, present in list(self._present.items()):
             try:
                 self._registry.check_peer(node, present.session.spki)

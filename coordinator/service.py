@@ -77,6 +77,10 @@ _log = logging.getLogger("minshu.coordinator")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_FAULT: Final = MinshuError(
+    "the coordinator failed to answer; its log says why", hint="tell the coordinator's operator, try again"
+)
+
 
 def check_link(context: Context) -> Mapping[str, Any]:
     """Return the connection's facts after checking that it is what it has to be.
@@ -96,7 +100,7 @@ def check_link(context: Context) -> Mapping[str, Any]:
 
 
 def _answers(handler: Callable[[Any, Any, Context], Awaitable[Any]]) -> Any:
-    """Turn our errors into statuses; a broken connection needs no answer."""
+    """Turn our errors into statuses; of any other the caller learns nothing but that it was one."""
 
     @wraps(handler)
     async def answer(self: Any, request: Any, context: Context) -> Any:
@@ -104,6 +108,11 @@ def _answers(handler: Callable[[Any, Any, Context], Awaitable[Any]]) -> Any:
             return await handler(self, request, context)
         except MinshuError as error:
             await rpc.abort(context, error)
+        except Exception:  # noqa: BLE001  # the outermost frame of a call
+            if context.done():
+                return None  # the caller has hung up; gRPC says so by whatever the next call fails with
+            _log.exception("a call failed")
+            await rpc.abort(context, _FAULT)
 
     return answer
 
@@ -348,8 +357,8 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
         if not hmac.compare_digest(hello.node.encode(), node.encode()):
             raise SignatureInvalid("hello names another node than the TLS key", code="wrong-node")
         session = ControlSession(spki)
-        self._scheduler.connected(node, session, hello)
         try:
+            self._scheduler.connected(node, session, hello)
             await _either(session.pump(context), self._listen(node, context))
         finally:
             self._scheduler.disconnected(node, session)
@@ -444,7 +453,7 @@ class Coordinator:
         self._journal: Journal = Journal.open(
             home.journal,
             database=home.journal_database,
-            origin=f"{self.config.name}/journal/1",
+            origin=self.home.journal_origin,
             signer=signer.sign,
             public_key=signer.public_key,
             now=now,
@@ -538,8 +547,8 @@ class Coordinator:
         clock = asyncio.get_running_loop().time
         while True:
             try:
-                if self.registry.refresh():
-                    self.scheduler.roster_changed()
+                self.registry.refresh()
+                self.scheduler.roster_changed()
                 self.scheduler.tick()
                 if clock() - cleaned >= CLEAN_S:
                     cleaned = clock()
@@ -562,6 +571,10 @@ class Coordinator:
                 self._journal.record(
                     entry.kind, entry.body, job=entry.job, attempt=entry.attempt, actor=entry.actor
                 )
+            except StateConflict as conflict:
+                if conflict.code != "journal-unpublished":
+                    raise
+                # It is in the journal, though no checkpoint covers it yet; the next one will.
             except DecodeError:
                 # It stays due: the fault is ours, and the others must not wait for its mending.
                 _log.exception("an entry of kind %s is not one the journal accepts", entry.kind)

@@ -298,13 +298,11 @@ class Collaboration:
 
     def journal_vkeys(self) -> dict[str, str]:
         """Return every journal's verifier key by full name: the nodes' as the root keys signed them."""
-        from audit.note import ED25519, VerifierKey
-        from policies.keyfile import load_signer
+        from coordinator.home import Home
 
         roster = Roster.decode(decode_envelope((self.folder / "roster.dsse").read_bytes()).payload)
-        own = load_signer(self.coordinator / "keys" / "identity.pem").public_key
-        vkey = VerifierKey(f"{COORDINATOR}/journal/1", ED25519, own)
-        return {COORDINATOR: str(vkey), **{node.name: node.journal_vkey for node in roster.nodes}}
+        nodes: dict[str, str] = {node.name: node.journal_vkey for node in roster.nodes}
+        return {COORDINATOR: Home(self.coordinator).journal_vkey, **nodes}
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
         """Wait until `ready`, checking that every child lives.

@@ -164,7 +164,11 @@ class Demo:
         try:
             self._play()
         except CommandFailed as error:
+            self._print_logged_errors()
             raise Failed(str(error), hint="this is a defect; please report it with the lines above") from None
+        except MinshuError:
+            self._print_logged_errors()
+            raise
 
     def _play(self) -> None:
         expected = self._build_city()
@@ -182,6 +186,15 @@ class Demo:
         self.summary.seconds["total"] = time.perf_counter() - self.started
         (self.result / "summary.json").write_text(self.summary.to_json(), encoding="utf-8")
         self._closing_words()
+
+    def _print_logged_errors(self) -> None:
+        """Print what the processes logged as errors: the folder with their logs is about to go."""
+        for log in sorted(self.collaboration.folder.glob("**/*.log")):
+            errors = [
+                line for line in log.read_text(errors="replace").splitlines() if " error " in line.lower()
+            ]
+            for line in errors[-3:]:
+                print(f"{log.relative_to(self.collaboration.folder)}: {line}", file=sys.stderr)
 
     # -- printing ---------------------------------------------------------------------------------------
 
@@ -422,11 +435,12 @@ class Demo:
         self._step("What must be refused")
         for case in self.summary.refused:
             self._say(f"[green]refused[/green] {case['case']}: {case['reason']}")
+        unapproved = self._unapproved(bureau)
         self._forged_job(bureau)
         self._negative_list(bureau)
-        self._unapproved(bureau)
         self._bad_register(bureau, "empty-input register", "population_empty")
         self._bad_register(bureau, "garbage register of the right size", "population_garbage")
+        self._ended("unapproved job", unapproved)
 
     def _end(self, case: str, bureau: "Bureau", text: str, approvers: Sequence[Department] = ()) -> None:
         """Submit a job that must not succeed, with all approvals, and note why it was refused."""
@@ -434,6 +448,9 @@ class Demo:
         if approvers:
             await_questions(job)
             self._approve(job.id, approvers)
+        self._ended(case, job)
+
+    def _ended(self, case: str, job: "Job") -> None:
         view = job.wait(progress=False)
         if view.state == "SUCCEEDED":
             raise Failed(f"the {case} job was carried out")
@@ -454,11 +471,11 @@ class Demo:
         text = job_text(k=3).replace('last_seen = "last_seen_month" }', 'last_seen = "bank_account" }', 1)
         self._end("negative-list column", bureau, text)
 
-    def _unapproved(self, bureau: "Bureau") -> None:
-        """Let a job wait for approvals that nobody gives, until it expires."""
+    def _unapproved(self, bureau: "Bureau") -> "Job":
+        """Submit a job that nobody approves; it waits until it expires."""
         until = datetime.now(UTC) + timedelta(seconds=UNAPPROVED_SECONDS)
         text = job_text(k=4).replace("valid_hours = 72", f"expires = {until:%Y-%m-%dT%H:%M:%SZ}")
-        self._end("unapproved job", bureau, text)
+        return bureau.submit(self._job_file("unapproved job", text))
 
     def _bad_register(self, bureau: "Bureau", case: str, dataset: str) -> None:
         """Have the police bring a list that knows nobody, to receive everybody. Two sources are enough."""

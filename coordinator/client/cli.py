@@ -196,6 +196,7 @@ def _lines(view: "View") -> list[str]:
         f"{view.job}",
         f"{view.job_type}, {view.purpose}: {view.state}, attempt {view.attempt}, submitted {view.submitted}",
         *([f"  {view.sentence}"] if view.sentence else []),
+        *([f"  hint: {view.hint}"] if view.hint else []),
         *(f"  {run.node} ({run.role}): {says(run)}" for run in view.runs),
         *(
             f"  release {release.name}: {release.size} bytes from {release.node}, until {release.expires}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from coordinator.client.view import RunStatus, View
 
@@ -47,6 +47,10 @@ class _Lines:
             self._write(job)
 
 
+_EXPLAINED: Final = ("REFUSED", "FAILED", "LOST", "TIMED_OUT", "EXPIRED")
+"""States in which a run's sentence tells more than the state."""
+
+
 def says(run: RunStatus) -> str:
     """Return a run's state in one line."""
     if run.state == "AWAITING_APPROVAL":
@@ -54,7 +58,10 @@ def says(run: RunStatus) -> str:
     if run.state in ("RUNNING", "RELEASING") and run.phase:
         share = f" {100 * run.done // run.total} %" if run.total else ""
         return f"{run.state}, {run.phase}{share}"
-    return f"{run.state}, {run.sentence}" if run.sentence else run.state
+    if run.state == "CANCELLED":
+        # What ended it lies elsewhere and stands there; here the code says which kind of reason.
+        return f"{run.state} ({run.code})" if run.code else run.state
+    return f"{run.state}, {run.sentence}" if run.sentence and run.state in _EXPLAINED else run.state
 
 
 def _table(view: View) -> "Table":

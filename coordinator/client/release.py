@@ -160,8 +160,9 @@ def _described(content: bytes) -> tuple[str, Mapping[str, int | str], str]:
 
     wrong = DecodeError("the release is not an Arrow stream with Minshu's metadata", code="bad-release")
     try:
-        metadata: Mapping[bytes, bytes] = pa.ipc.open_stream(content).schema.metadata or {}
-    except pa.ArrowInvalid:
+        # Read to its end, so that a table that is cut or malformed shows here and not in the analyst's hands.
+        metadata: Mapping[bytes, bytes] = pa.ipc.open_stream(content).read_all().schema.metadata or {}
+    except (pa.ArrowException, OSError):
         raise wrong from None
     if METADATA not in metadata:
         raise wrong

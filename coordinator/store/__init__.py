@@ -209,6 +209,10 @@ class Store(Protocol):
         """Delete nonces and tokens whose time is over."""
         ...
 
+    def add_entry(self, entry: Entry) -> None:
+        """Make one entry due that changes nothing else."""
+        ...
+
     def due_entries(self) -> Sequence[DueEntry]:
         """Return the entries the journal does not have yet, oldest first."""
         ...

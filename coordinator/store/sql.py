@@ -174,10 +174,18 @@ class SqlStore:
         """Open or create the database at `path`; None keeps it in memory, for tests."""
         if path is None:
             self._engine = sa.create_engine(
-                "sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False}
+                "sqlite://",
+                poolclass=sa.StaticPool,
+                connect_args={"check_same_thread": False},
+                hide_parameters=True,
             )
         else:
-            self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_TIMEOUT_S})
+            self._engine = sa.create_engine(
+                f"sqlite:///{path}",
+                connect_args={"timeout": _BUSY_TIMEOUT_S},
+                # An error text must not quote what was to be stored.
+                hide_parameters=True,
+            )
         self._reader = self._engine.execution_options(reads=True)
         sa.event.listen(self._engine, "connect", _set_up)
         sa.event.listen(self._engine, "begin", _begin)
@@ -415,6 +423,11 @@ class SqlStore:
         with self._engine.begin() as connection:
             connection.execute(_nonces.delete().where(_nonces.c.expires <= now))
             connection.execute(_tokens.delete().where(_tokens.c.expires <= now - _TOKEN_MEMORY))
+
+    def add_entry(self, entry: Entry) -> None:
+        """Make one entry due that changes nothing else."""
+        with self._write([entry]):
+            pass  # the entry is all there is to write
 
     def due_entries(self) -> Sequence[DueEntry]:
         """Return the entries the journal does not have yet, oldest first."""

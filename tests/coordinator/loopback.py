@@ -52,6 +52,13 @@ def frame(attempt: Any, sender: str, to: str, size: int = 600, seq: int = 0) -> 
     return raw + os.urandom(size - len(raw))
 
 
+def innermost(group: BaseException) -> Any:
+    """The first error in nested groups."""
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
 async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
@@ -127,9 +134,9 @@ class ScriptedNode:
                         self.heard.append(message)
                         group.create_task(self._react(stub, message))
         except* grpc.aio.AioRpcError as broken:
-            self.problem = rpc.error_of(broken.exceptions[0])
+            self.problem = rpc.error_of(innermost(broken))
         except* (ConnectionError, asyncio.InvalidStateError) as broken:
-            self.problem = broken.exceptions[0]
+            self.problem = innermost(broken)
 
     async def _react(self, stub: Any, message: Any) -> None:
         kind = message.WhichOneof("kind")

@@ -247,10 +247,20 @@ def test_rosters_only_go_forwards(world, listed):
 
 def test_another_process_publishes_and_this_one_notices(world, listed, store, clock):
     other = Registry(store, world.roots, SUITE, clock)
-    assert not listed.refresh()
+    listed.refresh()
+    assert listed.roster.version == 1
     other.publish(world.signed(world.roster(2, other.roster)))
-    assert listed.refresh()
+    listed.refresh()
     assert listed.roster.version == 2
+
+
+def test_a_roster_published_by_another_process_counts_at_once(world, listed, store, clock):
+    other = Registry(store, world.roots, SUITE, clock)
+    few = world.roster(2, other.roster, analysts=other.roster.analysts[1:], nodes=other.roster.nodes[1:])
+    gone = other.roster.nodes[0].name
+    other.publish(world.signed(few))
+    assert refusal(SignatureInvalid, listed.request, "List", world.request("List")) == "unknown-analyst"
+    assert refusal(SignatureInvalid, listed.check_peer, gone, spki(gone)) == "not-in-roster"
 
 
 def test_roots_have_one_spelling_and_one_fingerprint(world):

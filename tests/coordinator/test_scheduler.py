@@ -20,11 +20,11 @@ from coordinator import rpc
 from coordinator.lifecycle import Limits, RunState
 from coordinator.registry import Registry
 from coordinator.relay import Relay
-from coordinator.scheduler import Scheduler
+from coordinator.scheduler import MAX_REFUSALS_A_MINUTE, Scheduler
 from coordinator.store.sql import SqlStore
 from minshu.v1 import relay_pb2
 from protocols.encoding import sha256_digest
-from protocols.envelope import decode_envelope
+from protocols.envelope import Envelope, decode_envelope
 from protocols.errors import InputError, MinshuError, Refused, SignatureInvalid, StateConflict
 from protocols.ids import JobId, NodeName
 from protocols.wire import RosterAnalyst
@@ -237,6 +237,19 @@ def test_a_job_submitted_again_is_the_same_job(bureau, world):
     first = bureau.scheduler.submit(envelope)
     assert bureau.scheduler.submit(envelope) == first
     assert len(bureau.entries("job.submitted")) == 1
+
+
+def test_a_forged_submission_is_journaled_and_only_so_many_a_minute(bureau, world):
+    genuine = decode_envelope(world.job(bureau.registry.roster))
+    forged = Envelope(genuine.payload_type, genuine.payload.replace(b'"k":2', b'"k":1'), genuine.signatures)
+    assert forged.payload != genuine.payload
+    for _ in range(MAX_REFUSALS_A_MINUTE + 5):
+        with pytest.raises(SignatureInvalid):
+            bureau.scheduler.submit(forged.encode())
+    refused = bureau.entries("job.refused")
+    assert len(refused) == MAX_REFUSALS_A_MINUTE
+    assert refused[0].job == forged.payload_digest
+    assert refused[0].body["code"] == "too-few-signatures"
 
 
 def test_no_more_jobs_are_taken_in_than_configured(bureau):

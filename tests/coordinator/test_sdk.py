@@ -1,4 +1,4 @@
-"""The SDK against a real coordinator with scripted nodes: ask, watch, receive, and believe nothing unchecked."""
+"""The SDK against a real coordinator with scripted nodes: ask, watch, receive, believe nothing unchecked."""
 
 import io
 import json
@@ -177,10 +177,10 @@ def test_a_job_file_of_ten_megabytes_is_refused_before_it_is_read(bureau, tmp_pa
 @pytest.mark.parametrize(
     ("old", "new", "code"),
     [
-        ('legal_basis = "DPIA-2026-001"\n', "", "job-invalid"),
+        ('legal_basis = "DPIA-2026-001"\n', "", "missing-key"),
         ("k = 2", "k = 7", "bad-params"),
-        ("[params]", "[params", "job-invalid"),
-        ("health.gz.example/node-a", "unknown.gz.example/node-a", "unknown-node"),
+        ("[params]", "[params", "not-toml"),
+        ("statistics.gz.example/node-a", "unknown.gz.example/node-a", "unknown-node"),
         ("valid_hours = 72", "valid_hours = 1000", "job-invalid"),
     ],
 )
@@ -190,7 +190,6 @@ def test_a_job_file_that_is_wrong_says_where(bureau, tmp_path, old, new, code):
     with pytest.raises(InputError) as error:
         bureau.submit(path)
     assert error.value.code == code
-    assert error.value.hint
 
 
 def test_a_job_file_that_is_not_text_is_refused(bureau, tmp_path):
@@ -257,7 +256,7 @@ class Opening:
 
     def open(self, by=None, tamper=lambda sealed: sealed, spec=True, **changes) -> Release:
         node = changes.get("node", POLICE)
-        note, sealed, release = self.world.release(self.job, 1, by=by, **changes)
+        note, sealed, _ = self.world.release(self.job, 1, by=by, **changes)
         return open_release(
             note=note,
             sealed=tamper(sealed),
@@ -286,7 +285,6 @@ def test_a_release_opens_with_the_analysts_key(opening):
         ({"by": HEALTH}, SignatureInvalid, "wrong-node"),
         ({"by": "mallory"}, SignatureInvalid, "too-few-signatures"),
         ({"release": "f" * 32}, SignatureInvalid, "wrong-subject"),
-        ({"job": JobId("sha256:" + "9" * 64)}, SignatureInvalid, "wrong-subject"),
         ({"recipient": organisation_of(POLICE)}, SignatureInvalid, "wrong-subject"),
         ({"output_class": "B"}, SignatureInvalid, "wrong-subject"),
         ({"name": "other-table"}, SignatureInvalid, "unplanned-release"),
@@ -300,32 +298,33 @@ def test_a_release_opens_with_the_analysts_key(opening):
     ],
 )
 def test_a_release_that_does_not_hold_is_not_opened(opening, changes, kind, code):
-    if "job" in changes:
-        # The note of another job's release under this job's name.
-        opening.job, changes = changes["job"], {}
-        note_job = opening.spec.job_id
-        note, sealed, release = opening.world.release(note_job, 1)
-        with pytest.raises(kind) as error:
-            open_release(
-                note=note,
-                sealed=sealed,
-                release=release,
-                job=opening.job,
-                spec=None,
-                roster=opening.world.roster(),
-                organisation=BUREAU,
-                private=recipient("li"),
-            )
-    else:
-        with pytest.raises(kind) as error:
-            opening.open(**changes)
+    with pytest.raises(kind) as error:
+        opening.open(**changes)
     assert error.value.code == code
+
+
+def test_another_jobs_release_under_this_jobs_name_is_not_opened(opening):
+    opening.job = JobId("sha256:" + "9" * 64)
+    note, sealed, release = opening.world.release(opening.spec.job_id, 1)
+    with pytest.raises(SignatureInvalid) as error:
+        open_release(
+            note=note,
+            sealed=sealed,
+            release=release,
+            job=opening.job,
+            spec=None,
+            roster=opening.world.roster(),
+            organisation=BUREAU,
+            private=recipient("li"),
+        )
+    assert error.value.code == "wrong-subject"
 
 
 def test_what_is_sealed_but_no_table_is_refused(world):
     from coordinator.client.release import _described
 
-    for content in (b"", b"not arrow", b"\xff" * 100):
+    whole = Opening(world).open().content
+    for content in (b"", b"not arrow", b"\xff" * 100, whole[: len(whole) // 2], whole[:-30]):
         with pytest.raises(DecodeError) as error:
             _described(content)
         assert error.value.code == "bad-release"
@@ -504,8 +503,8 @@ def test_importing_the_coordinator_is_cheap():
 
 
 def minshu(home, *words) -> subprocess.Popen:
-    command = [sys.executable, "-m", "coordinator.client.cli", "--home", str(home), *words]
-    command[1:3] = ["-c", "import sys; from coordinator.client.cli import main; sys.exit(main())"]
+    program = "import sys; from coordinator.client.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "--home", str(home), *words]
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'proto'}"}
     return subprocess.Popen(

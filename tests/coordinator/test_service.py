@@ -379,6 +379,27 @@ def test_a_roster_published_beside_the_running_coordinator_closes_the_streams_it
     assert error.code == "not-in-roster"
 
 
+def test_a_fault_of_ours_tells_the_caller_nothing_about_it(quiet, monkeypatch):
+    def fails(*_):
+        raise OSError(28, "No space left on device", "/secret/path")
+
+    monkeypatch.setattr(quiet.coordinator.store, "use_nonce", fails)
+    connection = Connection(quiet.analyst, quiet.world.now)
+    with pytest.raises(MinshuError) as fault:
+        connection.call("List")
+    assert fault.value.code == "internal"
+    assert "secret" not in str(fault.value) + fault.value.hint
+    connection.close()
+
+
+def test_the_addresses_of_a_killed_coordinator_are_not_handed_out(live):
+    found = json.loads(live.home.addresses.read_text())
+    live.home.addresses.write_text(json.dumps(found | {"pid": 2**22 - 1}))
+    with pytest.raises(InputError) as error:
+        live.home.listening()
+    assert error.value.code == "not-running"
+
+
 # -- failing jobs ------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,280 @@
+"""The whole demo at the ci profile, as a service would start it: no terminal, no TERM, another directory."""
+
+import base64
+import csv
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from end_to_end.c2sp import verified
+
+from demo.city import generate
+
+DEMO = Path(sys.executable).with_name("minshu-demo")
+NODES = ("police", "human-resources", "health", "education", "housing", "statistics")
+JOURNALS = {"coordinator", *NODES}
+REFUSED = (
+    "one-signature policy",
+    "forged job",
+    "negative-list column",
+    "unapproved job",
+    "empty-input register",
+    "garbage register of the right size",
+)
+
+
+@dataclass(frozen=True)
+class Played:
+    """What one run of the demo left, and what a second one in the same folder was told meanwhile."""
+
+    out: Path
+    code: int
+    output: str
+    second_code: int
+    second_error: str
+
+    @property
+    def summary(self):
+        return json.loads((self.out / "summary.json").read_text("utf-8"))
+
+    def log(self, name):
+        vkey = (self.out / "vkeys" / name).read_text("ascii").removesuffix("\n")
+        return verified(self.out / "journals" / name, vkey)
+
+    def entries(self, name):
+        return [json.loads(entry) for entry in self.log(name).entries]
+
+
+@pytest.fixture(scope="session")
+def played(tmp_path_factory) -> Played:
+    """One run for all workers of the test run: who comes first plays it, the others wait for it."""
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent
+    folder = folder / "demo-end-to-end"
+    folder.mkdir(exist_ok=True)
+    kept = folder / "played.json"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_text(json.dumps(play(folder)))
+    return Played(folder / "out", **json.loads(kept.read_text()))
+
+
+def play(folder: Path) -> dict[str, object]:
+    environment = {k: v for k, v in os.environ.items() if k != "TERM"}
+    arguments = [str(DEMO), "run", "--profile", "ci", "--out", "out"]
+    with (folder / "output").open("w+") as output:
+        first = subprocess.Popen(
+            ["sh", "-c", 'exec "$@" <&-', "sh", *arguments],
+            cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 30
+            while not list(folder.glob(".out.work-*")):
+                assert first.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            second = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=30)
+            first.wait(150)
+        finally:
+            first.terminate()
+            first.wait(30)
+        output.seek(0)
+        return {
+            "code": first.returncode,
+            "output": output.read(),
+            "second_code": second.returncode,
+            "second_error": second.stderr,
+        }
+
+
+@pytest.fixture(scope="session")
+def truth(tmp_path_factory):
+    """Who ought to be flagged: the rows of the truth that generation writes apart from the registers."""
+    city = tmp_path_factory.mktemp("truth") / "city"
+    generate("ci", 1, city, workers=2)
+    return pq.read_table(city / "truth" / "flagged.parquet").to_pylist()
+
+
+def test_the_demo_succeeds_without_a_terminal_and_from_another_directory(played):
+    assert played.code == 0, played.output
+    assert "\x1b" not in played.output
+
+
+def test_a_second_demo_in_the_same_folder_is_refused_and_the_first_goes_on(played):
+    assert played.second_code == 1
+    said = played.second_error.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith("minshu-demo: error: another demo is writing ")
+    assert said[1].startswith("hint: ")
+    assert played.code == 0
+
+
+def test_the_summary_has_the_published_keys_and_types(played, truth):
+    summary = played.summary
+    assert list(summary) == [
+        "flagged", "confirmed", "equals_expected", "refused", "journals_verified", "leak_scan", "seconds",
+        "peak_rss_mb", "cores",
+    ]  # fmt: skip
+    assert summary["flagged"] == len(truth)
+    assert summary["confirmed"] == sum(row["meaning"] == "true" for row in truth)
+    assert summary["equals_expected"] is True
+    assert summary["journals_verified"] is True
+    assert set(summary["leak_scan"]) == {"canaries", "found"}
+    assert summary["leak_scan"]["canaries"] >= 10
+    assert summary["leak_scan"]["found"] == 0
+    seconds = summary["seconds"]
+    assert set(seconds) == {"city", "enrol", "protocol", "total"}
+    assert all(isinstance(value, float) and value > 0 for value in seconds.values())
+    assert seconds["total"] > seconds["city"] + seconds["enrol"] + seconds["protocol"]
+    assert set(summary["peak_rss_mb"]) == JOURNALS
+    assert all(20 < peak < 400 for peak in summary["peak_rss_mb"].values())
+    assert summary["cores"] == os.cpu_count()
+
+
+def test_every_attack_was_refused_with_its_reason(played):
+    refused = {case["case"]: case["reason"] for case in played.summary["refused"]}
+    assert len(refused) == len(played.summary["refused"])
+    assert set(refused) == set(REFUSED)
+    assert "2 different ones needed" in refused["one-signature policy"]
+    assert "0 valid signatures" in refused["forged job"]
+    assert refused["negative-list column"].startswith("REFUSED, negative-list: human-resources.gz.example")
+    assert refused["unapproved job"].startswith("EXPIRED, job-expired: ")
+    assert "police.gz.example/node-a" in refused["unapproved job"]
+    assert refused["empty-input register"].startswith("FAILED, guard-list-size: ")
+    assert refused["garbage register of the right size"].startswith("FAILED, guard-coverage: statistics")
+
+
+def test_every_journal_verifies_by_an_independent_reader(played):
+    assert {path.name for path in (played.out / "journals").iterdir()} == JOURNALS
+    assert {path.name for path in (played.out / "vkeys").iterdir()} == JOURNALS
+    origins = set()
+    for name in JOURNALS:
+        text = (played.out / "vkeys" / name).read_text("ascii")
+        assert re.fullmatch(r"[^\n]+\n", text)
+        log = played.log(name)
+        assert len(log.entries) > 3
+        assert [json.loads(entry)["seq"] for entry in log.entries] == list(range(len(log.entries)))
+        assert {json.loads(entry)["log"] for entry in log.entries} == {log.origin}
+        origins.add(log.origin)
+    assert len(origins) == len(JOURNALS)
+
+
+def test_a_changed_journal_does_not_verify(played, tmp_path):
+    source = played.out / "journals" / "police"
+    vkey = (played.out / "vkeys" / "police").read_text("ascii").removesuffix("\n")
+    for victim in ("checkpoint", "tile/entries", "tile/0"):
+        copy = tmp_path / victim.replace("/", "-")
+        subprocess.run(["cp", "-r", source, copy], check=True)
+        file = copy / victim
+        if file.is_dir():
+            file = max((p for p in file.rglob("*") if p.is_file()), key=lambda p: int(p.name))
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        with pytest.raises(Exception):  # noqa: B017  # the reader raises whatever it trips over
+            verified(copy, vkey)
+
+
+def test_every_refusal_of_a_node_stands_in_its_journal(played):
+    def codes(name, kind):
+        return {e["body"].get("code") for e in played.entries(name) if e["kind"] == kind}
+
+    assert codes("health", "policy.refused")
+    assert "negative-list" in codes("human-resources", "job.refused")
+    for name in ("police", "human-resources", "health"):
+        assert any(e["kind"] == "job.expired" for e in played.entries(name)), name
+    assert "guard-list-size" in codes("police", "job.aborted")
+    assert "guard-coverage" in codes("statistics", "job.aborted")
+
+
+def test_no_output_without_a_signed_journal_entry_p1(played):
+    releases = played.out / "releases"
+    committed = {
+        e["body"]["sha256"]: e["body"] for e in played.entries("police") if e["kind"] == "output.commit"
+    }
+    released = {
+        e["body"]["sha256"]: e["body"] for e in played.entries("police") if e["kind"] == "output.released"
+    }
+    identity = Ed25519PublicKey.from_public_bytes(played.log("police").public_key)
+    found = {}
+    for name in ("street-table", "records"):
+        sealed = (releases / f"{name}.sealed").read_bytes()
+        note = dsse_payload(releases / f"{name}.note.dsse", identity)
+        assert note["name"] == name
+        assert note["sha256"] == digest(sealed)
+        assert committed[note["sha256"]]["release"] == note["release"]
+        found[name] = note
+    assert set(committed) == {note["sha256"] for note in found.values()}
+    assert found["street-table"]["sha256"] in released
+    # What is not the requester's was never uploaded; the police's officer opened it at home.
+    receipts = [e["body"] for e in played.entries("coordinator") if e["body"].get("kind") == "release"]
+    assert [receipt["release"] for receipt in receipts] == [found["street-table"]["release"]]
+
+
+def dsse_payload(path, key):
+    envelope = json.loads(path.read_text())
+    payload, kind = base64.b64decode(envelope["payload"]), envelope["payloadType"]
+    (signature,) = envelope["signatures"]
+    pae = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
+    key.verify(base64.b64decode(signature["sig"]), pae)
+    return json.loads(payload)
+
+
+def digest(data):
+    import hashlib
+
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def test_the_street_table_is_right_and_gives_no_small_group_away(played, truth):
+    with (played.out / "releases" / "street-table.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    streets = Counter(row["street"] for row in truth)
+    districts = Counter(row["street"][:6] for row in truth)
+    right = {("city", "", ""): len(truth)}
+    right |= {("district", district, ""): count for district, count in districts.items()}
+    right |= {("street", street[:6], street): count for street, count in streets.items()}
+    shown, hidden = {}, set()
+    for cell in cells:
+        key = (cell["level"], cell["district"], cell["street"])
+        if cell["withheld"] == "true":
+            assert cell["count"] == "-1"
+            hidden.add(key)
+        else:
+            shown[key] = int(cell["count"])
+    assert len(cells) == len(right) == len(shown) + len(hidden)
+    assert shown.keys() | hidden == right.keys()
+    # Rounding: each to its nearest multiple of five, alone.
+    assert all(count % 5 == 0 and abs(count - right[key]) <= 2 for key, count in shown.items())
+    # Primary suppression: no group of 1 to 9 is shown.
+    assert all(right[key] >= 10 for key in shown)
+    assert any(right[key] < 10 for key in hidden)
+    # Secondary: the withheld streets of a district with a total cannot be told from that total. Each is at
+    # least 1, so one can be as large as all of them less one each for the others.
+    for district in districts:
+        withheld = [key for key in hidden if key[0] == "street" and key[1] == district]
+        if withheld and ("district", district, "") in shown:
+            assert len(withheld) > 1
+            assert sum(right[key] for key in withheld) - (len(withheld) - 1) >= 10
+    # Totals: consistent with the city's, within what rounding takes.
+    totals = [count for key, count in shown.items() if key[0] == "district"]
+    if len(totals) == len(districts):
+        assert abs(sum(totals) - shown["city", "", ""]) <= 2 * len(totals) + 2
+
+
+def test_nothing_but_the_results_is_left_behind(played):
+    assert {path.name for path in played.out.iterdir()} == {"journals", "vkeys", "releases", "summary.json"}
+    beside = {path.name for path in played.out.parent.iterdir()}
+    assert beside == {"out", ".out.lock", "output", "lock", "played.json"}
