@@ -14,6 +14,7 @@ from audit.entries import format_time
 from node.home import Enrolled
 from node.journal import named
 from node.state import Reader, Signed, State
+from policies.decide import CLOCK_TOLERANCE
 from policies.model import ActivePolicy, PinnedSigners, StoredPolicy
 from policies.sign import check_activation, reopen
 from protocols.encoding import sha256_digest
@@ -25,7 +26,6 @@ from protocols.wire import Roster, RosterNode
 if TYPE_CHECKING:
     from node.state import Change
 
-CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 MAX_ROSTER_LIFE: Final = timedelta(days=90)
 
 

@@ -26,9 +26,7 @@ class Config:
         backoff_min_s: shortest wait before dialling again, in seconds.
         backoff_max_s: longest wait before dialling again, in seconds.
         keepalive_s: a silent link is probed after that many seconds.
-        connect_timeout_s: how long one attempt to dial may take, in seconds.
         desk_poll_s: how often commands of other terminals are looked for, in seconds.
-        clock_skew_s: how far a signed time may lie in the future, in seconds.
         default_runtime_s: longest run where no participant sets `max_runtime_s`, in seconds.
         release_days: how long a release may wait for its recipient, in days.
         duckdb_memory_mb: what DuckDB may use while reading a dataset, in MiB.
@@ -43,9 +41,7 @@ class Config:
     backoff_min_s: float = 0.2
     backoff_max_s: float = 5.0
     keepalive_s: float = 30.0
-    connect_timeout_s: float = 10.0
     desk_poll_s: float = 0.1
-    clock_skew_s: float = 300.0
     default_runtime_s: float = 3600.0
     release_days: int = 30
     duckdb_memory_mb: int = 256

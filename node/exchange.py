@@ -27,6 +27,7 @@ class Exchange:
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue(depth)
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue(depth)
         self._stopped: MinshuError | None = None
+        self._over = asyncio.Event()
         self._waiting: concurrent.futures.Future[Any] | None = None
         self._sending = asyncio.create_task(self._send_all())
         self._receiving = asyncio.create_task(self._receive_all())
@@ -79,6 +80,7 @@ class Exchange:
         """Make the party's thread raise `error` the next time it sends, receives or checks. Once."""
         if self._stopped is None:
             self._stopped = error
+            self._over.set()
             if self._waiting is not None:
                 self._waiting.cancel()
 
@@ -86,13 +88,21 @@ class Exchange:
         """Send what is still queued, and tell the relay that this was all.
 
         Raises:
-            Unreachable: the stream broke.
+            MinshuError: what `stop` was called with, or Unreachable: the stream broke.
         """
-        await self._outbox.put(_END)
-        await self._sending
-        if self._stopped is not None:
-            raise self._stopped
+        flushing = asyncio.create_task(self._flush())
+        stopping = asyncio.create_task(self._over.wait())
+        try:
+            await asyncio.wait((flushing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            flushing.cancel()
+            stopping.cancel()
+        self.check()
         await self._stream.finish()
+
+    async def _flush(self) -> None:
+        await self._outbox.put(_END)
+        await asyncio.shield(self._sending)
 
     async def close(self, linger_s: float = 0.0) -> None:
         """Give the stream up, after waiting at most `linger_s` for the relay to end it in good order."""

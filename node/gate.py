@@ -9,10 +9,10 @@ An answer is kept: the same offer gets the same answer again. Nothing here touch
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 from node.activation import InForce
 from node.journal import job_facts, policy_ref
@@ -20,7 +20,16 @@ from node.logs import Log
 from node.rpc import Attempt
 from node.sources import check_columns
 from node.state import ATTEMPTS_HINT, SERIES_HINT, Dataset, Reader, RunState, State, StoredRun
-from policies.decide import Ask, Decision, Permit, Refuse, VerifiedApproval, decide, verify_approval
+from policies.decide import (
+    CLOCK_TOLERANCE,
+    Ask,
+    Decision,
+    Permit,
+    Refuse,
+    VerifiedApproval,
+    decide,
+    verify_approval,
+)
 from policies.model import ActivePolicy
 from protocols.encoding import sha256_digest
 from protocols.envelope import JOB, VERDICT, Signer, decode_envelope, key_id, sign, verify
@@ -36,7 +45,6 @@ ATTEMPTS_PER_JOB: Final = 3
 
 SAID_NO: Final = "approver-said-no"
 MAX_REMEMBERED: Final = 1024
-CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 
 _AGAIN: Final = (
     RunState.CHECKING,
@@ -71,8 +79,8 @@ class Gate:
         self._signer = signer
         self._now = now
         self._log = log
-        # Answers to offers that nobody authentic signed are not stored: a forger must not fill the disk.
-        self._forged: OrderedDict[tuple[Attempt, str], bytes] = OrderedDict()
+        # Answers to offers that make no run: a forger or a replay must not fill the database.
+        self._passing: OrderedDict[tuple[Attempt, str], bytes] = OrderedDict()
 
     def offer(self, attempt: Attempt, data: bytes) -> bytes:
         """Return this node's signed verdict on an offered job, an envelope."""
@@ -80,14 +88,15 @@ class Gate:
         try:
             spec = authentic(self._force, attempt.job, data)
         except MinshuError as error:
-            return self._refuse_forged(attempt, data, error)
+            return self._refuse_passing(attempt, data, _refusal(error))
         known = self._state.run(attempt)
         if known is not None and known.state is not RunState.AWAITING_APPROVAL:
             return self._again(known)
         # (4)
         newest = max((run.attempt.number for run in self._state.runs(attempt.job)), default=0)
         if attempt.number < newest:
-            return self._refuse_unstored(attempt, spec, data, OLD_ATTEMPT)
+            facts = job_facts(spec, spec.role_of(self._force.name))
+            return self._refuse_passing(attempt, data, OLD_ATTEMPT, facts)
         # (5) (6) (7)
         return self._answer(attempt, spec, data, self.judge(spec, attempt))
 
@@ -209,26 +218,23 @@ class Gate:
             return run.verdict
         return self._verdict(run.attempt, ATTEMPT_OVER)
 
-    def _refuse_forged(self, attempt: Attempt, data: bytes, error: MinshuError) -> bytes:
+    def _refuse_passing(
+        self, attempt: Attempt, data: bytes, no: Refuse, facts: Mapping[str, Any] | None = None
+    ) -> bytes:
+        """Refuse an offer without keeping it as a run; the same offer again adds nothing to the journal."""
         digest = sha256_digest(data)
         key = (attempt, digest)
-        if key not in self._forged:
-            no = _refusal(error)
-            with self._state.change() as change:
-                body = {"code": no.code, "envelope_sha256": digest, "bytes": len(data)}
-                change.log("job.refused", body, attempt=attempt, policy=policy_ref(self._force.policy))
-            self._log.warning("job-refuse", job=attempt.job, attempt=attempt.number, reason=no.code)
-            self._forged[key] = self._verdict(attempt, no)
-            if len(self._forged) > MAX_REMEMBERED:
-                self._forged.popitem(last=False)
-        return self._forged[key]
-
-    def _refuse_unstored(self, attempt: Attempt, spec: JobSpec, data: bytes, no: Refuse) -> bytes:
-        facts = {"code": no.code, **job_facts(spec, spec.role_of(self._force.name))}
-        facts["envelope_sha256"] = sha256_digest(data)
+        known = self._passing.get(key)
+        if known is not None:
+            return known
+        body = {**(facts or {}), "code": no.code, "envelope_sha256": digest, "bytes": len(data)}
         with self._state.change() as change:
-            change.log("job.refused", facts, attempt=attempt, policy=policy_ref(self._force.policy))
-        return self._verdict(attempt, no)
+            change.log("job.refused", body, attempt=attempt, policy=policy_ref(self._force.policy))
+        self._log.warning("job-refuse", job=attempt.job, attempt=attempt.number, reason=no.code)
+        verdict = self._passing[key] = self._verdict(attempt, no)
+        if len(self._passing) > MAX_REMEMBERED:
+            self._passing.popitem(last=False)
+        return verdict
 
     def _verdict(self, attempt: Attempt, decision: Decision) -> bytes:
         given = 0 if isinstance(decision, Refuse) else len(decision.approvals)

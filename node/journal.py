@@ -6,7 +6,7 @@ digest, so that no offer can keep its own refusal from being recorded.
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from audit.entries import MAX_LIST, NAME, PolicyRef, format_time
 from audit.log import Journal
@@ -17,8 +17,6 @@ from protocols.wire import JobSpec, organisation_of
 if TYPE_CHECKING:
     from node.home import Home
     from policies.model import ActivePolicy
-
-MAX_CODE: Final = 80
 
 
 def open_journal(home: "Home", now: Callable[[], datetime]) -> Journal:

@@ -522,7 +522,7 @@ class Runner:
             office.signer,
             office.rand,
             office.now(),
-            office.config.release_days,
+            min(office.config.release_days, live.allowed.active.policy.retention.release_days),
         )
         sealed = await self._in_thread(lambda: seal_all(sealing, planned, contents))
         live.go_on()

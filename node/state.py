@@ -72,14 +72,6 @@ class RunState(StrEnum):
 
 WAITING: Final = (RunState.CHECKING, RunState.AWAITING_APPROVAL, RunState.ACCEPTED)
 """Nothing has left this node and nothing was charged."""
-ENDED: Final = (
-    RunState.DONE,
-    RunState.REFUSED,
-    RunState.FAILED,
-    RunState.CANCELLED,
-    RunState.TIMED_OUT,
-    RunState.EXPIRED,
-)
 
 
 @dataclass(frozen=True, slots=True)

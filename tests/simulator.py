@@ -64,7 +64,7 @@ ROLES = {
     "health": Role("source-2"),
     "statistics": Role("matcher"),
 }
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0  # other work may share the machine
 
 
 @cache
@@ -427,7 +427,7 @@ class Wire:
             self.up = True
             self.down = asyncio.Queue()
             await self.post.connected(self, hello().hello)
-            while (data := await self.down.get()) is not None:
+            while self.up and (data := await self.down.get()) is not None:
                 await take(read_control(pb.ControlResponse.FromString(data)))
             self.up = False
 
@@ -436,6 +436,10 @@ class Wire:
             raise Unreachable("down", code="link-down")
         data = message.SerializeToString()
         self.post.control.append(data)
+        if self.post.lost(self.name, str(message.WhichOneof("kind"))):
+            self.up = False
+            self.drop()
+            raise Unreachable("lost", code="link-broken")
         await self.post.heard(self.name, ControlRequest.FromString(data))
 
     def drop(self) -> None:
@@ -445,7 +449,10 @@ class Wire:
         return await self.post.open_data(self.name, attempt)
 
     def say(self, **kind: Any) -> None:
-        if self.up:
+        [word] = kind
+        if self.up and self.post.lost(self.name, word):
+            self.drop()
+        elif self.up:
             self.down.put_nowait(pb.ControlResponse(**kind).SerializeToString())
 
 
@@ -498,6 +505,10 @@ class Post:
     def may_start(self, task: Task) -> bool:
         return True
 
+    def lost(self, name: str, kind: str) -> bool:
+        """Whether a control message gets lost, and the stream with it."""
+        return False
+
     def offline(self, name: str) -> bool:
         return name in self.down_nodes
 
@@ -508,8 +519,16 @@ class Post:
         self.wires[wire.name] = wire
         wire.say(welcome=pb.Welcome(coordinator="bureau/c", roster=self.roster_for(wire.name)))
         for job, task in self.tasks.items():
-            if wire.name not in task.ended and wire.name not in task.admissions:
+            if wire.name in task.ended:
+                continue
+            at = _pb(job, task.attempt)
+            if wire.name not in task.verdicts:
                 self._offer(wire.name, job, task)
+            elif task.admit_asked and wire.name not in task.admissions:
+                wire.say(admit=pb.Admit(attempt=at))
+            elif task.started:
+                admissions = self.admissions_for(wire.name, task.admissions)
+                wire.say(start=pb.Start(attempt=at, admissions=admissions))
 
     def _offer(self, name: str, job: JobId, task: Task) -> None:
         offer = pb.JobOffer(attempt=_pb(job, task.attempt), job=self.job_for(name, task.envelope))
@@ -786,7 +805,3 @@ async def over(post: Post, job: JobId) -> Task:
     task = post.tasks[job]
     await until(lambda: set(task.ended) == set(post.participants(task)))
     return task
-
-
-def plain(text: str) -> bytes:
-    return b64decode(text)

@@ -14,6 +14,7 @@ from protocols.encoding import canonical_json
 from protocols.errors import InputError, MinshuError
 from protocols.ids import NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES
+from protocols.jobs.crosscheck import COORDINATOR
 from protocols.jobs.job_type import REQUESTER, InputBuilder, JobType, OutputClass, PreparedInput
 from protocols.wire import JobSpec, organisation_of
 
@@ -133,9 +134,9 @@ def check_releases(job_type: JobType, spec: JobSpec) -> None:
 
 
 def check_statements(job_type: JobType, spec: JobSpec) -> None:
-    """Every seat and the requester is spoken of, in two languages, and statements can stand in a journal."""
+    """Every seat, the requester and the relay are spoken of, in two languages, fit for a journal."""
     table = job_type.learns(spec)
-    seats = {*spec.roles, Role(REQUESTER)}
+    seats = {*spec.roles, Role(REQUESTER), Role(COORDINATOR)}
     for members, statements in table.items():
         assert members, "a coalition has a member"
         assert members <= seats

@@ -194,6 +194,39 @@ def test_a_damaged_release_is_never_sent(own_world: World) -> None:
     asyncio.run(play())
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["offer", "answer", "admit", "admitted", "start", "ended", "noted", "upload", "stored", "progress"],
+)
+def test_a_lost_control_message_in_either_direction_changes_no_outcome(own_world: World, kind: str) -> None:
+    class Lossy(Post):
+        def lost(self, name: str, word: str) -> bool:
+            if word == kind and name not in gone:
+                gone.add(name)
+                return True
+            return False
+
+    gone: set[str] = set()
+
+    async def play() -> None:
+        async with running(own_world, Lossy(own_world)) as (post, stations):
+            job = post.submit(own_world.spec())
+            await approve_all(post, stations, job)
+            task = await over(post, job)
+            assert {e.state for e in task.ended.values()} == {"DONE"}
+            police = stations["police"]
+            await until(lambda: police.run(job) is RunState.DONE)
+            await until(lambda: all(not s.state.unreported() for s in stations.values()))
+            assert task.attempt == 1
+            for station in stations.values():
+                assert len(station.entries("job.admitted")) == 1
+            assert len(police.entries("output.commit")) == 2
+            assert len(police.entries("output.released")) == 1
+
+    asyncio.run(play())
+    assert gone
+
+
 class Full(Folder):
     """A journal folder on a disk that may be full."""
 

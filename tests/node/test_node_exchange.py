@@ -164,3 +164,19 @@ def test_a_broken_link_ends_the_sending() -> None:
         await exchange.close()
 
     asyncio.run(play())
+
+
+def test_a_stop_reaches_a_party_that_is_done_but_whose_frames_are_stuck() -> None:
+    async def play() -> None:
+        exchange = Exchange(Pipe(), 1)  # its gate stays shut
+        thread, _ = in_thread(lambda: exchange.send(b"x"))
+        await until(lambda: not thread.is_alive())
+        finishing = asyncio.create_task(exchange.finish())
+        await asyncio.sleep(0.05)
+        assert not finishing.done()
+        exchange.stop(StateConflict("over", code="timed-out"))
+        with pytest.raises(StateConflict):
+            await asyncio.wait_for(finishing, 5)
+        await exchange.close()
+
+    asyncio.run(play())

@@ -311,8 +311,12 @@ def test_a_fourth_attempt_is_refused(matcher: Office) -> None:
 
 def test_an_older_attempt_than_one_seen_is_refused(matcher: Office) -> None:
     spec = matcher.world.spec()
-    assert matcher.ask(spec, 2).answer == "permit"
-    refused(matcher, matcher.ask(spec, 1), "old-attempt")
+    data = matcher.world.sign_job(spec)
+    assert matcher.offer(data, spec.job_id, 2).answer == "permit"
+    refused(matcher, matcher.offer(data, spec.job_id, 1), "old-attempt")
+    size = matcher.size
+    assert matcher.offer(data, spec.job_id, 1).code == "old-attempt"
+    assert matcher.size == size
 
 
 def test_a_replayed_job_is_not_run_a_second_time(matcher: Office) -> None:

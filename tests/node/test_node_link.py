@@ -1,21 +1,16 @@
 """The real link: mutual TLS over gRPC against a small service in this process."""
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from simulator import until
+from tls_authority import Authority
 
 from minshu.v1 import relay_pb2 as pb
 from minshu.v1 import relay_pb2_grpc
@@ -29,45 +24,6 @@ from protocols.ids import JobId, NodeName
 
 JOB = JobId("sha256:" + "a" * 64)
 ATTEMPT = Attempt(JOB, 1)
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-class Authority:
-    """A small CA."""
-
-    def __init__(self) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
-        self.pem = self._certificate(self.name, self.key.public_key(), ca=True)
-
-    def _certificate(self, name: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool) -> bytes:
-        now = datetime.now(UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self.name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        )
-        if not ca:
-            address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-            builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        return builder.sign(self.key, SHA256()).public_bytes(Encoding.PEM)
-
-    def leaf(self, name: str) -> tuple[bytes, bytes]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        return self._certificate(subject, key.public_key(), ca=False), _pem(key)
-
-    def credentials(self) -> Credentials:
-        leaf, key = self.leaf("node")
-        return Credentials(self.pem, leaf, key)
 
 
 class Service(relay_pb2_grpc.NodeServiceServicer):
@@ -219,43 +175,39 @@ def test_a_link_finds_a_coordinator_that_was_restarted(log: Log) -> None:
     asyncio.run(play())
 
 
+def logged(log: Log, code: str) -> bool:
+    return log.path is not None and log.path.exists() and code in log.path.read_text()
+
+
 def test_a_coordinator_of_another_authority_is_not_talked_to(log: Log) -> None:
     ours, theirs, service = Authority(), Authority(), Service()
 
     async def play() -> None:
-        async with serving(theirs, service) as port:
-            async with linked(link_to(port, ours.credentials(), log), Ear()):
-                await until(
-                    lambda: (
-                        "unreachable" in (log.path or Path()).read_text()
-                        if log.path and log.path.exists()
-                        else False
-                    )
-                )
+        async with (
+            serving(theirs, service) as port,
+            linked(link_to(port, ours.credentials(), log), Ear()),
+        ):
+            await until(lambda: logged(log, "unreachable"))
         assert not service.hellos
 
     asyncio.run(play())
 
 
 def test_a_node_that_is_not_accepted_says_so_and_keeps_trying(log: Log) -> None:
-    authority, service = Authority(), Service()
+    authority, service, ear = Authority(), Service(), Ear()
     service.refuse = True
-    ear = Ear()
 
     async def play() -> None:
-        async with serving(authority, service) as port:
-            async with linked(link_to(port, authority.credentials(), log), ear):
-                await until(
-                    lambda: (
-                        log.path is not None and log.path.exists() and "not-accepted" in log.path.read_text()
-                    )
-                )
-                service.refuse = False
-                await until(lambda: bool(ear.messages))
+        async with (
+            serving(authority, service) as port,
+            linked(link_to(port, authority.credentials(), log), ear),
+        ):
+            await until(lambda: logged(log, "not-accepted"))
+            service.refuse = False
+            await until(lambda: bool(ear.messages))
 
     asyncio.run(play())
-    assert log.path is not None
-    assert "/home/x" not in log.path.read_text()
+    assert not logged(log, "/home/x")
 
 
 def test_waits_double_up_to_a_bound_and_are_jittered() -> None:

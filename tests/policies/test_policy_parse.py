@@ -92,6 +92,12 @@ def test_a_deeply_nested_policy_is_a_clean_error(text: str):
     assert caught.value.code in {"too-deep", "not-toml"}
 
 
+def test_a_number_of_five_thousand_digits_is_a_clean_error():
+    with pytest.raises(PolicyInvalid) as caught:
+        parse_policy(b'schema = "minshu-policy/1"\nversion = ' + b"9" * 5000)
+    assert caught.value.code == "bad-number"
+
+
 def test_the_number_of_rules_is_bounded():
     text = edited({"edits": []})
     at = text.index("[[rules]]")

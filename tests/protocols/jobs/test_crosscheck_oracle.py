@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from protocols.errors import ProtocolAborted
 from protocols.jobs import crosscheck
-from protocols.jobs.crosscheck import MATCHER, REGISTER, district_of, regions, source, street_table
+from protocols.jobs.crosscheck import MATCHER, REGISTER, Params, district_of, regions, source, street_table
 from protocols.jobs.job_type import SUSPECTED
 from protocols.psi import tagging
+from protocols.wire import Constraints
 
 VECTORS = json.loads((Path(__file__).parents[3] / "tests/vectors/crosscheck.json").read_text())
 
@@ -95,9 +96,55 @@ def plain_lists() -> list[dict[int, tuple[str, str]]]:
 def test_the_register_receives_exactly_one_envelope_per_flagged_person(monkeypatch):
     run = case(plain_lists(), k=2)
     run.run()
-    bodies = [sent.body for sent in run.sent if sent.round == crosscheck.ENVELOPES]
-    flagged = expected(plain_lists(), 2)
-    assert sum(map(len, bodies)) == len(flagged) * crosscheck.RECORD_BYTES
+    stream = b"".join(sent.body for sent in run.sent if sent.round == crosscheck.ENVELOPES)
+    width = crosscheck.RECORD_BYTES
+    pieces = [stream[at : at + width] for at in range(0, len(stream), width)]
+    assert sum(map(any, pieces)) == len(expected(plain_lists(), 2))
+
+
+shares = st.sampled_from([Fraction(n, 7) for n in range(8)])
+limits = st.tuples(shares, shares, st.integers(0, 30))
+
+
+@settings(max_examples=300, deadline=None)
+@given(numbers, st.lists(numbers, min_size=2, max_size=4), limits, st.data())
+def test_no_answer_that_passes_the_guards_is_longer_than_the_padded_stream(register, sources, allowed, data):
+    coverage, fraction, rows = allowed
+    k = data.draw(st.none() | st.integers(1, len(sources)), "k")
+    lists = [dict.fromkeys(each, ("", "")) for each in (register, *sources)]
+    flagged = expected(lists, k)
+    held = Counter(number for each in sources for number in each)
+    asked = len(register) if k is None else sum(times >= k for times in held.values())
+    passes = (
+        all(len(register & each) >= coverage * len(each) for each in sources)
+        and len(flagged) <= fraction * asked
+        and len(flagged) <= rows
+    )
+    params = Params(k is None, len(lists) if k is None else k, len(sources), source(1), "demo-city")
+    constraints = Constraints(max_rows=rows, max_fraction=fraction, min_coverage=coverage)
+    most = crosscheck.most_flagged(params, [len(each) for each in lists], constraints)
+    assert 0 <= most <= rows
+    if passes:
+        assert len(flagged) <= most
+
+
+@pytest.mark.parametrize(
+    ("params", "changed", "most"),
+    [
+        ({"k": 2}, {}, 45),  # three lists of 30 rows, two rows a person
+        ({"k": 2}, {"min_coverage": Fraction(4, 5)}, 9),  # 6 rows of each list are not on the register
+        ({"k": 2}, {"min_coverage": Fraction(1)}, 0),
+        ({"k": 2}, {"max_fraction": Fraction(1, 10)}, 4),
+        ({"k": 2}, {"max_rows": 3}, 3),
+        ({"k": 1}, {"max_rows": 1000}, 90),
+        ({"present_in": "all"}, {}, 20),  # the register's list is the shortest
+        ({"present_in": "all"}, {"max_fraction": Fraction(1, 3)}, 6),
+    ],
+)
+def test_what_the_padding_is_reckoned_from(params, changed, most):
+    run = case(plain_lists(), constraints=replace(LOOSE, **changed), **params)
+    counts = [each.distinct_keys for each in run.lists.values()]
+    assert crosscheck.most_flagged(Params.of(run.spec), counts, run.setup.constraints) == most
 
 
 @pytest.mark.parametrize("params", [{"k": 2}, {"k": 3}, {"present_in": "all"}])
@@ -145,9 +192,8 @@ def test_positions_in_sorted_lists_ascend_nowhere_in_what_the_register_receives(
     run = case(lists, k=2)
     run.run()
     (body,) = [sent.body for sent in run.sent if sent.round == crosscheck.ENVELOPES]
-    positions = [
-        int.from_bytes(body[at + 1 : at + 5], "big") for at in range(0, len(body), crosscheck.RECORD_BYTES)
-    ]
+    pieces = [body[at : at + 5] for at in range(0, len(body), crosscheck.RECORD_BYTES)]
+    positions = [int.from_bytes(piece[1:], "big") for piece in pieces if piece[0]]
     # 60 positions in random order: all ascending has probability 1/60!.
     assert any(b < a for a, b in pairwise(positions))
 
@@ -254,11 +300,24 @@ def test_regions_are_exact(sets):
         ("", ""),
         ("东街道", ""),
         ("99010100", ""),
+        (person(1), ""),  # an identity number is no code of a street
+        (person(1)[:15], ""),
         ("９９０１０１００１", ""),
     ],
 )
 def test_the_district_of_a_street_is_read_from_its_code(street, district):
     assert district_of(street) == district
+
+
+def test_text_that_few_persons_share_is_not_published_as_a_street():
+    # What stands in a department's street column need not be a street; a withheld cell shows its name.
+    counts = {"990101001": 12, "990101002": 4, person(1): 1, "13800000000": 2, "东街道": 10, "": 3}
+    content = street_table(counts, 10)
+    rows = {(level, street): count for level, _, street, count, _ in content.table}
+    assert {street for _, street in rows} == {"990101001", "990101002", "东街道", ""}
+    assert rows["city", ""] == 30  # of 32, in fives; those of "" are counted, under no name
+    merged = {"990101001": 12, "990101002": 4, "东街道": 10, "": 6}
+    assert [*content.table] == [*street_table(merged, 10).table]
 
 
 def test_an_envelope_row_is_that_of_the_vectors():

@@ -6,12 +6,12 @@ a view and nothing else, and is tried by every coalition: whoever lacks a part g
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import pytest
-from crosscheck_case import CROSSCHECK, CTX, Case, case, job_spec, person
+from crosscheck_case import CROSSCHECK, CTX, LOOSE, Case, case, job_spec, person
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -20,6 +20,7 @@ from protocols.ids import Role
 from protocols.jobs import crosscheck
 from protocols.jobs.crosscheck import (
     CONTENT_KEY,
+    COORDINATOR,
     ENVELOPES,
     MATCHER,
     RECORD_BYTES,
@@ -31,7 +32,7 @@ from protocols.jobs.crosscheck import (
     source,
 )
 from protocols.jobs.job_type import REQUESTER
-from protocols.party import Sent
+from protocols.party import Incoming, Party, Progress, Sent, Step, Waiting
 from protocols.psi import group, locks, tagging
 
 S1, S2, S3 = (source(i) for i in (1, 2, 3))
@@ -309,6 +310,8 @@ def released_rows(run: Case) -> set[tuple[int, int]]:
     found = set()
     for at in range(0, len(body), RECORD_BYTES):
         index, position = body[at], int.from_bytes(body[at + 1 : at + 5], "big")
+        if not index:
+            continue  # padding
         tagged = run.parties[source(index)].tagging.tagged
         found.add((index, number_of(run.lists[source(index)].keys[tagged.order[position]])))
     return found
@@ -378,12 +381,48 @@ def test_to_the_register_persons_who_are_not_flagged_make_no_difference():
     assert {n for _, n in released_rows(one)} == {n for _, n in released_rows(other)}
 
 
+@dataclass
+class Watched:
+    """A party whose progress, which its node tells the coordinator, is written down."""
+
+    party: Party
+    told: list[Progress | None]
+
+    def start(self) -> Step:
+        return self._seen(self.party.start())
+
+    def receive(self, message: Incoming) -> Step:
+        return self._seen(self.party.receive(message))
+
+    def _seen(self, step: Step) -> Step:
+        self.told.append(step.progress if isinstance(step, Waiting) else None)
+        return step
+
+
+@pytest.mark.parametrize("params", [{"k": 2}, {"k": 1}, {"present_in": "all"}])
+def test_to_the_relay_all_worlds_with_the_same_sizes_and_limits_look_the_same(params):
+    def seen(first: int) -> tuple[int, object, object]:
+        row = ("990101001", "2025-11")
+        lists = [dict.fromkeys(range(10), row), *[dict.fromkeys(range(first, first + 8), row)] * 3]
+        run = case(lists, seed=3, constraints=replace(LOOSE, max_rows=9), **params)
+        told: dict[Role, list[Progress | None]] = {role: [] for role in run.parties}
+        run.parties = {role: Watched(party, told[role]) for role, party in run.parties.items()}
+        records, _ = run.released()
+        frames = [(m.sender, m.to, m.round, len(m.body), m.last) for m in run.sent]
+        return records.table.rows, frames, told
+
+    inside, outside = seen(0), seen(10)
+    assert sorted((inside[0], outside[0])) == [0, 8]
+    assert inside[1:] == outside[1:]
+
+
 def test_no_two_messages_carry_the_same_point_tag_or_row(at_least):
     pieces: Counter[bytes] = Counter()
     for m in at_least.sent:
         width = 32 if m.round < 0x400 else {TAGS: 16, ROWS: ROW_BYTES, ENVELOPES: RECORD_BYTES}.get(m.round)
         if width and m.round != TAGS:
             pieces.update(m.body[at : at + width] for at in range(0, len(m.body), width))
+    del pieces[bytes(RECORD_BYTES)]  # padding
     assert max(pieces.values()) == 1
 
 
@@ -403,6 +442,7 @@ SHOWN = {
     frozenset({S3}): {"list-sizes"},
     frozenset({MATCHER}): {"list-sizes", "venn"},
     frozenset({Role(REQUESTER)}): {"street-table"},
+    frozenset({Role(COORDINATOR)}): {"list-sizes", "traffic"},
     frozenset({MATCHER, S1}): {"own-rows-elsewhere"},
     frozenset({MATCHER, S2}): {"own-rows-elsewhere"},
     frozenset({MATCHER, S3}): {"own-rows-elsewhere"},

@@ -1,0 +1,72 @@
+"""The measurements do the work that their figures count, on both sides."""
+
+from dataclasses import replace
+from importlib.resources import files
+from itertools import pairwise
+
+import pytest
+
+from bench import crosscheck, relay, tagging
+from bench.rig.turns import take_turns
+from bench.rig.worker import Talk, Worker
+from demo.collaboration import DEPARTMENTS
+from protocols.party import run
+from protocols.psi import group
+
+
+def test_the_tagging_path_does_exactly_the_exponentiations_it_is_credited_with(monkeypatch):
+    done = []
+    power = group.power
+    monkeypatch.setattr(group, "power", lambda base, scalar: done.append(len(base)) or power(base, scalar))
+    tagged = run({owner: tagging.party(owner, {"keys": 60}) for owner in tagging.OWNERS})
+    assert sum(done) == tagging.POWERS * 60
+    tags = [set(tagged[owner][0].tags.tolist()) for owner in tagging.OWNERS]
+    assert [len(one & following) for one, following in pairwise(tags)] == [30] * 4
+
+
+def test_the_bare_loop_does_the_same_group_operations(monkeypatch):
+    calls = {"scalarmult": 0, "from_hash": 0}
+    sodium = group._sodium()
+
+    def counted(name):
+        def call(*arguments):
+            calls[name] += 1
+            return getattr(sodium, name)(*arguments)
+
+        return call
+
+    counting = replace(sodium, **{name: counted(name) for name in calls})
+    monkeypatch.setattr(group, "WORKERS", 1)  # the counters are not for two threads
+    monkeypatch.setattr(group, "_sodium", lambda: counting)
+    assert tagging.bare_rate(7) > 0
+    assert calls == {"scalarmult": tagging.POWERS * 7, "from_hash": len(tagging.OWNERS) * 7}
+
+
+def test_the_turn_of_median_ratio_counts():
+    ours = iter([10.0, 30.0, 20.0])
+    peer = iter([40.0, 40.0, 40.0, 20.0])
+    assert take_turns(lambda: next(ours), lambda: next(peer), 3) == (20.0, 30.0)
+
+
+def test_every_example_policy_takes_the_cap_of_a_larger_city():
+    for department in DEPARTMENTS:
+        text = files("policies.examples").joinpath(f"{department.folder}.toml").read_text("utf-8")
+        assert crosscheck.capped(text, 123456).count("max_rows = 123456\n") == 1
+
+
+def test_frames_cross_the_relay_and_the_bare_relay(tmp_path):
+    ours, bare = relay.compare(tmp_path, messages=3, turns=1)
+    assert ours > 0
+    assert bare > 0
+
+
+async def breaks(talk: Talk) -> None:
+    await talk.hear()
+    raise ValueError("the reason")
+
+
+def test_a_worker_that_breaks_ends_the_measurement_with_its_reason(tmp_path):
+    with Worker(breaks, log=tmp_path / "log") as worker:
+        worker.tell(go=True)
+        with pytest.raises(RuntimeError, match="the reason"):
+            worker.answer()
