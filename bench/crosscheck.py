@@ -6,6 +6,7 @@ people on the sealed list is compared with the truth, so a fast wrong answer is 
 """
 
 import os
+import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -26,8 +27,6 @@ SIZES: Final = {"1e5": "demo", "1e6": "bench"}
 LONG_SEEDS: Final = (1, 2, 3)
 
 _REGISTER: Final = DEPARTMENTS[0]
-_MAX_ROWS: Final = "max_rows = 20000"
-"""The example policies' cap, made for 1e5 people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +64,10 @@ def run(profile: str, seed: int) -> Measured:
     with tempfile.TemporaryDirectory(prefix="minshu-bench-") as temporary, Children() as children:
         folder = Path(temporary)
         city = folder / "city"
-        generate(profile, seed, city, workers=os.cpu_count() or 1)
+        manifest = generate(profile, seed, city, workers=os.cpu_count() or 1)
         expected = load_expected(city)
         collaboration = Collaboration(folder / "homes", city, children)
-        _set_up(collaboration, max_rows=2 * expected.flagged)
+        _set_up(collaboration, max_rows=manifest.population // 5)
         with Bureau.connect(collaboration.analyst) as bureau:
             question = folder / "job.toml"
             question.write_text(job_text(), encoding="utf-8")
@@ -82,15 +81,20 @@ def run(profile: str, seed: int) -> Measured:
 
 
 def _set_up(collaboration: Collaboration, *, max_rows: int) -> None:
-    """Bring everything up to running nodes; the policies differ from the examples in their cap alone."""
+    """Bring everything up to running nodes; the policies are the examples, capped to measure."""
     collaboration.found()
     collaboration.enrol()
     collaboration.add_datasets()
     for department in DEPARTMENTS:
         collaboration.pin(department)
-        text = collaboration.policy(department).replace(_MAX_ROWS, f"max_rows = {max_rows}")
+        text = capped(collaboration.policy(department), max_rows)
         collaboration.activate(department, collaboration.sign_policy(department, text, ("dpo", "owner")))
         collaboration.start_node(department)
+
+
+def capped(policy: str, max_rows: int) -> str:
+    """Return the policy text with another cap on the sealed list; the examples' is for a city of 1e5."""
+    return re.sub(r"(?m)^max_rows = \d+", f"max_rows = {max_rows}", policy)
 
 
 def _wall(collaboration: Collaboration, job: "Job") -> float:

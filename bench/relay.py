@@ -53,6 +53,7 @@ def measure(results: Results, *, long: bool) -> None:
 def compare(folder: Path, messages: int, turns: int) -> tuple[float, float]:
     """Return MB/s of ours and of the bare relay."""
     with running(folder, tuple(_SEATS.values())) as (nodes, collaboration), _bare(collaboration) as peer:
+        _ours(nodes, 1), peer.rate(1)  # opens every connection
         return take_turns(lambda: _ours(nodes, messages), lambda: peer.rate(messages), turns)
 
 

@@ -56,6 +56,7 @@ def measure(results: Results, *, long: bool) -> None:
 def compare(folder: Path, keys: int, turns: int) -> tuple[float, float]:
     """Return exponentiations per second through the nodes and bare."""
     with running(folder, tuple(_SEATS.values())) as (nodes, _):
+        _path(nodes, 1)  # opens every connection
         return take_turns(lambda: _path(nodes, keys), lambda: bare_rate(keys), turns)
 
 

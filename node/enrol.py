@@ -106,7 +106,8 @@ def enrol(home: Home, line: str, roots: str) -> Enrolled:
         raise SignatureInvalid(
             f"the root keys have the fingerprint {sha256_digest(answer.roots)}, expected another",
             code="wrong-roots",
-            hint="compare the fingerprint with the root key holders, not with the coordinator's operator",
+            hint="compare the fingerprint with the root key holders, not with the coordinator's operator, "
+            "and ask for a new token: this one is used",
         )
     try:
         plain = decode_json(answer.roots)

@@ -6,15 +6,13 @@ from collections.abc import Callable
 def take_turns(ours: Callable[[], float], peer: Callable[[], float], turns: int) -> tuple[float, float]:
     """Return a figure and its peer's: those of the turn whose ratio is the median of all turns.
 
-    The peer runs before and after each of ours, and the mean of the two counts. One run of each comes first
-    and does not count.
+    The peer runs before and after each of ours, and the mean of the two counts.
 
     Args:
         ours: measures once.
         peer: measures once.
         turns: odd.
     """
-    ours()
     pairs = []
     before = peer()
     for _ in range(turns):

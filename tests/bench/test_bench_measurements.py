@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from bench import crosscheck, relay, tagging
+from bench import crosscheck, relay, rows, tagging
 from bench.rig.turns import take_turns
 from bench.rig.worker import Talk, Worker
+from bench.rows import Results
 from demo.collaboration import DEPARTMENTS
 from protocols.party import run
 from protocols.psi import group
@@ -70,3 +71,25 @@ def test_a_worker_that_breaks_ends_the_measurement_with_its_reason(tmp_path):
         worker.tell(go=True)
         with pytest.raises(RuntimeError, match="the reason"):
             worker.answer()
+
+
+def test_a_resumed_crosscheck_runs_only_what_it_has_no_rows_of(tmp_path, monkeypatch):
+    ran = []
+
+    def run_once(profile, seed):
+        ran.append((profile, seed))
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        return crosscheck.Measured(20.0, 250.0)
+
+    monkeypatch.setattr(rows, "OUT", tmp_path)
+    monkeypatch.setattr(rows, "commit", lambda: "abc1234")
+    monkeypatch.setattr(crosscheck, "run", run_once)
+    with pytest.raises(KeyboardInterrupt):
+        crosscheck.measure(Results("crosscheck-long", resume=True), long=True)
+    resumed = Results("crosscheck-long", resume=True)
+    crosscheck.measure(resumed, long=True)
+    assert ran == [("bench", 1), ("bench", 2), ("bench", 2), ("bench", 3)]
+    short = Results("crosscheck")
+    crosscheck.measure(short, long=False)
+    assert [row.what for row in short.rows] == ["wall 1e5", "rss 1e5", "wall 1e6", "rss 1e6"]
