@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from audit.entries import ENTRY_KINDS, Entry
-from audit.note import VerifierKey
+from audit.note import MAX_NOTE_BYTES, VerifierKey
 from audit.verify import Verdict, read_entries, verify_directory
 from protocols.encoding import b64encode
 from protocols.errors import DecodeError, InputError, MinshuError
@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the log's verifier key, one line per key; never take it from the folder you verify",
     )
+    verify.add_argument(
+        "--since",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="the checkpoint file you kept from an earlier verification: nothing it covers may have changed",
+    )
     verify.add_argument("--json", action="store_true", help="print the verdict as one JSON object")
     verify.set_defaults(run=_verify)
 
@@ -86,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    verdict = verify_directory(arguments.directory, read_keys(arguments.vkey))
+    earlier = None if arguments.since is None else _read_checkpoint(arguments.since)
+    verdict = verify_directory(arguments.directory, read_keys(arguments.vkey), earlier=earlier)
     if arguments.json:
         print(json.dumps(verdict.document(), ensure_ascii=False, sort_keys=True))
     else:
@@ -125,9 +132,22 @@ def read_keys(path: Path) -> list[VerifierKey]:
         raise InputError(error.message, code=error.code, hint=error.hint) from None
 
 
+def _read_checkpoint(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_NOTE_BYTES + 1)
+    except OSError as error:
+        raise InputError(
+            f"the earlier checkpoint cannot be read: {error.strerror}",
+            code="bad-earlier-checkpoint",
+            hint="give a copy of the file checkpoint that you kept",
+        ) from None
+
+
 def _print_verdict(verdict: Verdict) -> None:
     if verdict.origin:
-        print(f"log       {verdict.origin}")
+        # Whoever signs the origin writes it: it must not turn this text around.
+        print(f"log       {verdict.origin if verdict.origin.isprintable() else ascii(verdict.origin)}")
         times = f", from {verdict.first} to {verdict.last}" if verdict.first else ""
         print(f"entries   {verdict.size}{times}")
         print(f"root      {b64encode(verdict.root)}")

@@ -1,8 +1,12 @@
 """Verification of a log from its folder alone: no database, no network, no trust in whoever handed it over.
 
 `verify_directory` recomputes everything from the entries: (1) the checkpoint is signed by a key the auditor
-holds, (2) every entry is strict, in its place and in time order, (3) every tile follows from the entries, (4)
-so does the signed root. It streams: memory is one bundle of 256 entries and the tree's right edge.
+holds, the last one that the log names, (2) every entry is strict, in its place and in time order, (3) every
+tile follows from the entries, (4) so does the signed root, (5) and the root of an earlier checkpoint that the
+auditor kept. It streams: memory is one bundle of 256 entries and the tree's right edge.
+
+Without (5) an older copy of the log, or another history under the same key, verifies as well: a signature
+says neither that it is the newest nor that it is the only one. Keep the checkpoint of every log you verify.
 """
 
 from collections import Counter
@@ -94,24 +98,31 @@ class Verdict:
 
 
 def verify_directory(
-    directory: Path, keys: Sequence[VerifierKey], *, visit: Callable[[Entry], None] | None = None
+    directory: Path,
+    keys: Sequence[VerifierKey],
+    *,
+    earlier: bytes | None = None,
+    visit: Callable[[Entry], None] | None = None,
 ) -> Verdict:
     """Verify the log in `directory`.
 
     Args:
         directory: holds `checkpoint` and `tile/…`; nothing else is read.
         keys: the log's verifier keys, received on another way than the folder.
+        earlier: a checkpoint of the same log, kept from an earlier verification.
         visit: called with every well-formed entry in order, so that further checks need no second reading.
 
     Raises:
-        InputError: `directory` is no directory.
+        InputError: `directory` is no directory, or `earlier` is no checkpoint that these keys signed.
     """
-    run = _Run(_log_folder(directory), visit)
+    run = _Run(_log_folder(directory), visit, _kept(earlier, keys))
     checkpoint, signers = run.signed_checkpoint(keys)
     if checkpoint is not None:
         run.replay(checkpoint)
-        if run.named_keys and run.named_keys.isdisjoint(map(str, signers)):
-            run.problem("wrong-key", "checkpoint", "signed by a key that the log itself does not name")
+        if checkpoint.size == 0:
+            run.problem("empty-log", "checkpoint", "it covers no entry, but a journal begins with log.open")
+        if run.named_key and run.named_key not in map(str, signers):
+            run.problem("wrong-key", "checkpoint", "not signed by the key that the log itself named last")
     return Verdict(
         origin=checkpoint.origin if checkpoint else "",
         size=checkpoint.size if checkpoint else 0,
@@ -151,6 +162,19 @@ def read_entries(directory: Path) -> Iterator[Entry]:
             yield Entry.decode(entry)
 
 
+def _kept(earlier: bytes | None, keys: Sequence[VerifierKey]) -> Checkpoint | None:
+    if earlier is None:
+        return None
+    try:
+        return Checkpoint.decode(verify_note(earlier, keys)[0].text)
+    except (DecodeError, SignatureInvalid) as error:
+        raise InputError(
+            f"the earlier checkpoint does not verify: {error.message}",
+            code="bad-earlier-checkpoint",
+            hint="give the checkpoint file of this log as it was when you verified it before",
+        ) from None
+
+
 def _log_folder(directory: Path) -> Folder:
     if not directory.is_dir():
         raise InputError(
@@ -167,10 +191,11 @@ class _Run:
 
     folder: Folder
     visit: Callable[[Entry], None] | None
+    earlier: Checkpoint | None = None
     problems: list[Problem] = field(default_factory=list)
     problem_count: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
-    named_keys: set[str] = field(default_factory=set)
+    named_key: str = ""
     first: str = ""
     last: str = ""
 
@@ -205,6 +230,7 @@ class _Run:
     def replay(self, checkpoint: Checkpoint) -> None:
         """Rebuild the tree from the entries."""
         tree = TileBuilder()
+        self.extends(tree, checkpoint)
         for index in range(-(-checkpoint.size // TILE_WIDTH)):
             bundle = tile_at(checkpoint.size, ENTRIES, index)
             leaves = self.leaves(bundle, checkpoint)
@@ -214,11 +240,26 @@ class _Run:
             for leaf in leaves:
                 for tile, data in tree.add(leaf):
                     self.compare(tile, data)
+                self.extends(tree, checkpoint)
         for tile, data in tree.partial_tiles():
             self.compare(tile, data)
         # (4) The signed root.
         if tree.root() != checkpoint.root:
             self.problem("root-mismatch", "checkpoint", "the entries do not give the signed root")
+
+    def extends(self, tree: TileBuilder, checkpoint: Checkpoint) -> None:
+        """(5) The tree so far is the one the auditor has seen, where it is as large."""
+        kept = self.earlier
+        if kept is None or tree.size not in (kept.size, 0):
+            return
+        if tree.size == 0 and kept.origin != checkpoint.origin:
+            self.problem("wrong-origin", "earlier checkpoint", "it is another log's")
+        elif tree.size == 0 and kept.size > checkpoint.size:
+            self.problem(
+                "shortened", "checkpoint", f"it covers {checkpoint.size} entries, before {kept.size}"
+            )
+        if tree.size == kept.size and tree.root() != kept.root:
+            self.problem("rewritten", "earlier checkpoint", f"its {kept.size} entries are not these any more")
 
     def leaves(self, bundle: Tile, checkpoint: Checkpoint) -> list[bytes] | None:
         """Return the leaf hashes of one bundle; from the hash tile where the bundle itself is unusable."""
@@ -254,7 +295,7 @@ class _Run:
         if (entry.kind == "log.open") != (seq == 0):
             self.problem("log-open", where, "a log opens once, with its first entry")
         if entry.kind in ("log.open", "key.rotate"):
-            self.named_keys.add(entry.body["vkey"])
+            self.named_key = entry.body["vkey"]
         if entry.time < self.last and entry.kind != "clock.step":
             self.problem("time-backwards", where, "earlier than the entry before, and no clock.step says why")
         self.first = self.first or entry.time

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from policies.model import NEUTRAL_KINDS, ActivePolicy, Dataset, Policy, Rule
+from policies.model import NEUTRAL_KINDS, ActivePolicy, Dataset, Policy, Rule, spelt_alike
 from protocols.envelope import APPROVAL, Envelope, key_id, verify
 from protocols.errors import InputError, SignatureInvalid
 from protocols.ids import Digest, KeyId, NodeName, Organisation, Role
@@ -284,13 +284,14 @@ def decide(
         return no
     # (15)
     for apart in job_type.separation(spec, analyst.organisation):
-        if apart.these & apart.those:
+        if any(_one_house(this, that) for this in apart.these for that in apart.those):
             return Refuse(
                 "organisations-not-separate",
-                f"One organisation holds two seats that must be apart; which would learn {apart.why}.",
-                "同一机构占据了必须分离的两个角色, 合谋会泄露信息。",
+                "One organisation, or one and a part of it, holds two seats that must be apart; "
+                f"which would learn {apart.why}.",
+                "同一机构(或其下属机构)占据了必须分离的两个角色, 合谋会泄露信息。",
                 "give the seats to different organisations",
-                "请由不同机构担任这些角色",
+                "请由互不隶属的机构担任这些角色",
                 rule.id,
             )
     # (16)
@@ -301,6 +302,11 @@ def decide(
     terms = Terms(rule.id, constraints, releases, _leaks(job_type, spec, role))
     counted = _counted(active, rule, terms, spec, node=node, now=now, approvals=approvals)
     return _approved(active.policy, rule, terms, spec.requester, counted)
+
+
+def _one_house(one: str, other: str) -> bool:
+    """Whether two names are of one organisation, or of one and a part: `lab.police.example` is the police."""
+    return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
 
 
 def check_merged(permit: Permit, merged: Constraints, spec: JobSpec) -> Refuse | None:
@@ -408,9 +414,9 @@ def verify_approval(
 
 
 def _negative_list(policy: Policy, brings: JobInput) -> Refuse | None:
-    asked = set(brings.columns.values())
+    asked = brings.columns.values()
     for number, entry in enumerate(policy.negative_list, start=1):
-        if entry.dataset == brings.dataset and entry.column in asked:
+        if entry.dataset == brings.dataset and any(spelt_alike(entry.column, name) for name in asked):
             return Refuse(
                 "negative-list",
                 f"Column {entry.column} of {entry.dataset} is on the negative list: {entry.reason}.",
@@ -713,7 +719,7 @@ def _enough(spec: JobSpec, constraints: Constraints, rule: str) -> Refuse | None
             "too-few-sources",
             f"The job asks for persons in at least {sources_asked(spec)} list(s), "
             f"{constraints.min_sources} are required.",
-            f"任务要求至少在 {sources_asked(spec)} 个来源中出现, 规则要求 {constraints.min_sources} 个。",
+            f"任务要求至少在 {sources_asked(spec)} 份清单中出现, 规则要求 {constraints.min_sources} 份。",
             f"set k to {constraints.min_sources} or more",
             f"请将 k 设为 {constraints.min_sources} 或更大",
             rule,

@@ -47,7 +47,7 @@ _CLASSES: Final = {
 _CONSTRAINTS: Final = {
     "min_group_size": ("no group smaller than {}", "分组人数不少于 {}"),
     "min_organisations": ("at least {} organisations give data", "至少 {} 家机构提供数据"),
-    "min_sources": ("only persons on at least {} lists", "仅限至少出现在 {} 个来源中的人员"),
+    "min_sources": ("only persons on at least {} lists", "仅限至少出现在 {} 份清单中的人员"),
     "max_rows": ("at most {} records", "名单不超过 {} 条"),
     "max_fraction": ("at most {} of those compared", "名单占比不超过 {}"),
     "min_coverage": (
@@ -97,6 +97,7 @@ def explain_policy(parsed: ParsedPolicy, language: Language) -> str:
                 f"  {entry.dataset}.{entry.column} ({entry.reason})",
                 f"  {entry.dataset}.{entry.column} ({entry.reason})",
             )
+    _explain_keys(say, policy)
     say.blank()
     keep = policy.retention
     say.line(
@@ -249,7 +250,7 @@ class _Page:
 def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
     say.blank()
     say.line(f"Rule {rule.id}", f"规则 {rule.id}")
-    who = ", ".join(_requester(policy, name) for name in rule.requesters)
+    who = ", ".join(_requester(say, policy, name) for name in rule.requesters)
     say.line(f"  Who may ask: {who}", f"  申请方: {who}")
     for name in rule.purposes:
         purpose = policy.purposes[name]
@@ -278,7 +279,17 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
                 )
     if not rule.datasets:
         say.line("  Data: none, it computes for others", "  数据: 无, 仅为他方计算")
-    say.line(f"  Goes to: {', '.join(rule.recipients)}", f"  输出给: {', '.join(rule.recipients)}")
+    directed = {known.name for known in JOB_TYPES if known.output_class is OutputClass.DIRECTED}
+    if "source" in rule.roles and directed & set(rule.job_types):
+        say.line(
+            "    each of these columns may travel, sealed, in a record about a person, whatever its use",
+            "    以上各列不论用途, 均可能随名单加密提供给接收方",
+        )
+    to = ", ".join(_recipient(say, policy, name) for name in rule.recipients)
+    say.line(
+        f"  Goes to: {to}; numbers about groups also to whoever asks",
+        f"  输出给: {to}; 群体统计数字同时提供给申请方",
+    )
     _explain_conditions(say, _demanded(constraints_of(policy, rule)))
     if rule.approvals:
         who = ", ".join(rule.approvers)
@@ -290,9 +301,32 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         say.line("  Approvals: none", "  审批: 不需要")
 
 
-def _requester(policy: Policy, alias: str) -> str:
+def _explain_keys(say: _Page, policy: Policy) -> None:
+    """List all keys: a name in a policy is whatever its author wrote, only a key is a person."""
+    groups = [
+        *(("who may ask", "申请方", name, who.keys) for name, who in policy.requesters.items()),
+        *(("approves", "审批人", name, who.keys) for name, who in policy.approvers.items()),
+    ]
+    if not groups:
+        return
+    say.blank()
+    say.line(
+        "Keys, one for each person; compare them with what that person shows you:",
+        "密钥 (一人一钥, 签署前请与本人逐一核对):",
+    )
+    for en, zh, name, keys in groups:
+        for key in keys:
+            say.line(f"  {name} ({en}): {key}", f"  {name} ({zh}): {key}")
+
+
+def _requester(say: _Page, policy: Policy, alias: str) -> str:
     organisation = policy.requesters[alias].organisation
-    return f"{alias} ({organisation})" if organisation is not None else alias
+    return f"{alias} ({organisation or say.pick('organisation not stated', '未注明机构')})"
+
+
+def _recipient(say: _Page, policy: Policy, name: str) -> str:
+    """Return whom a recipient means: a requester's alias stands for its organisation, whatever its name."""
+    return _requester(say, policy, name) if name in policy.requesters else name
 
 
 def _explain_conditions(say: _Page, values: dict[str, int | Fraction]) -> None:

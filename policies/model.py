@@ -4,6 +4,7 @@ The types say form and range; what spans several places (references, overlaps, g
 `policies.parse`. No expression, no inheritance: what a rule says is all it says.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -253,6 +254,15 @@ class Banned(_Clause, frozen=True, kw_only=True):
     dataset: Alias
     column: ColumnName
     reason: Text
+
+
+def spelt_alike(one: str, other: str) -> bool:
+    """Whether two column names may mean one column: DuckDB and most databases overlook case."""
+    return one == other or _folded(one) == _folded(other)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 class Stop(_Clause, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from policies.model import (
     Rule,
     Stop,
     StopDocument,
+    spelt_alike,
 )
 from policies.strict import Document, build, read_toml
 from protocols.encoding import sha256_digest
@@ -32,6 +33,9 @@ from protocols.jobs.job_type import JobType, OutputClass
 MAX_POLICY_BYTES: Final = 256 << 10
 MAX_VALIDITY: Final = timedelta(days=180)
 MAX_RULES: Final = 500
+
+MAX_DENOMINATOR: Final = 10**18
+"""Finest share of a rule: an admission must carry it to all participants."""
 
 CLASS_B_APPROVALS: Final = 2
 """Fewest approvals wherever records about persons may leave."""
@@ -107,13 +111,15 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
     (1) Validity: at most 180 days, a known timezone.
     (2) `previous` is absent exactly in version 1.
     (3) A key belongs to one requester or one approver role: one person, one capacity.
-    (4) Datasets: none of grade core; columns well-formed; the unit's column exists.
+    (4) Datasets: none of grade core, no source twice; columns well-formed, no two that differ in case alone;
+        the unit's column exists.
     (5) Budgets refer to datasets and are positive; where one exists, releases need witnesses.
     (6) Rule ids are unique; all that a rule names exists.
     (7) Neutral roles bring no dataset, other roles bring one.
     (8) Approvals: at most as many as the approvers have keys.
-    (9) Class B: every guard is set, one recipient, explicit roles, two approvals where data is given.
-    (10) No rule names a column of the negative list.
+    (9) Class B: every guard is set, one recipient that is one organisation, explicit roles, two approvals
+        where data is given.
+    (10) The negative list speaks of datasets that are described, and no rule names a column of it.
     (11) No two rules overlap.
     (12) Numbers are in range.
     """
@@ -134,7 +140,7 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
         _check_references(document, policy, rule, path)  # (6)
         _check_seats(document, rule, path)  # (7)
         _check_approvals(document, policy, rule, path)  # (8)
-        _check_directed(document, rule, path, directed)  # (9)
+        _check_directed(document, policy, rule, path, directed)  # (9)
         _check_numbers(document, rule, path)  # (12)
     _check_negative_list(document, policy)  # (10)
     _check_overlaps(document, policy)  # (11)
@@ -187,8 +193,17 @@ def _check_keys(document: Document, policy: Policy) -> None:
 
 
 def _check_datasets(document: Document, policy: Policy) -> None:
+    sources: dict[str, str] = {}
     for name, dataset in policy.datasets.items():
         path = ("datasets", name)
+        if dataset.source in sources:
+            document.fail(
+                (*path, "source"),
+                f"dataset {sources[dataset.source]} has this source already",
+                code="source-twice",
+                hint="describe it once: else the laxer of two rules counts, and half the negative list",
+            )
+        sources[dataset.source] = name
         if dataset.grade == "core":
             document.fail(
                 (*path, "grade"),
@@ -202,6 +217,14 @@ def _check_datasets(document: Document, policy: Policy) -> None:
             document.fail(
                 (*path, "unit"), "its column is not among the dataset's columns", code="unknown-column"
             )
+        for one, other in combinations(dataset.columns, 2):
+            if spelt_alike(one, other):
+                document.fail(
+                    (*path, "columns", other),
+                    f"hardly differs from column {one}",
+                    code="column-twice",
+                    hint="databases overlook case: list the column once, as the source spells it",
+                )
         for column_name, column in dataset.columns.items():
             _check_column(document, column, (*path, "columns", column_name))
 
@@ -319,7 +342,9 @@ def _check_approvals(document: Document, policy: Policy, rule: Rule, path: Path)
         )
 
 
-def _check_directed(document: Document, rule: Rule, path: Path, directed: frozenset[str]) -> None:
+def _check_directed(
+    document: Document, policy: Policy, rule: Rule, path: Path, directed: frozenset[str]
+) -> None:
     class_b = directed & set(rule.job_types)
     if not class_b:
         return
@@ -338,6 +363,14 @@ def _check_directed(document: Document, rule: Rule, path: Path, directed: frozen
             f"{len(rule.recipients)} recipients, but records of {kinds} go to exactly one",
             code="one-recipient",
             hint="write one rule per recipient",
+        )
+    who = policy.requesters.get(rule.recipients[0])
+    if who is not None and who.organisation is None:
+        document.fail(
+            (*path, "recipients", 0),
+            "names a requester, and nothing in this policy says which organisation that is",
+            code="one-recipient",
+            hint=f"name the organisation, or add organisation under [requesters.{rule.recipients[0]}]",
         )
     if not rule.roles:
         document.fail(
@@ -359,17 +392,22 @@ def _check_numbers(document: Document, rule: Rule, path: Path) -> None:
     for key, value in (("max_fraction", rule.max_fraction), ("min_coverage", rule.min_coverage)):
         if value is not None and not Fraction(0) < value <= 1:
             document.fail((*path, key), "expected more than 0 and at most 1", code="bad-number")
+        if value is not None and value.denominator > MAX_DENOMINATOR:
+            document.fail((*path, key), "expected at most 18 places after the point", code="bad-number")
     if rule.max_cost is not None and rule.max_cost <= 0:
         document.fail((*path, "max_cost"), "expected more than 0", code="bad-number")
 
 
 def _check_negative_list(document: Document, policy: Policy) -> None:
-    banned = {(entry.dataset, entry.column): entry for entry in policy.negative_list}
-    for index, rule in enumerate(policy.rules):
-        for at, column in enumerate(rule.columns):
-            for dataset in rule.datasets:
-                entry = banned.get((dataset, column))
-                if entry is not None:
+    for number, entry in enumerate(policy.negative_list):
+        # A slip of the pen here would forbid nothing, and nobody would notice.
+        path = ("negative_list", number, "dataset")
+        _refer_one(document, path, entry.dataset, policy.datasets, "dataset")
+        for index, rule in enumerate(policy.rules):
+            if entry.dataset not in rule.datasets:
+                continue
+            for at, column in enumerate(rule.columns):
+                if spelt_alike(entry.column, column):
                     document.fail(
                         ("rules", index, "columns", at),
                         f"rule {rule.id} names a column of the negative list ({entry.reason})",

@@ -23,6 +23,13 @@ MAX_DEPTH: Final = 16
 DECIMAL: Final = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?|[0-9]{1,18}e-[0-9]{1,2}")
 
 
+_UNREADABLE: Final = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufeff\uffa0\U000e0000-\U000e007f]"
+)
+"""Characters that show as nothing or turn the text around them: people sign what they read."""
+
+
 class _Float:
     """Stands where the text has a TOML float, so that the walk can refuse it at its line."""
 
@@ -66,7 +73,8 @@ def read_toml(data: bytes, *, limit: int, what: str) -> Document:
         what: what the file is, for errors: `policy.toml`.
 
     Raises:
-        PolicyInvalid: too long, not UTF-8, not TOML (with the line), or nested too deeply.
+        PolicyInvalid: too long, not UTF-8, not TOML (with the line), with a character that cannot be seen,
+            comments and escapes included, or nested too deeply.
     """
     if len(data) > limit:
         raise PolicyInvalid(
@@ -83,6 +91,8 @@ def read_toml(data: bytes, *, limit: int, what: str) -> Document:
             hint="save the file as UTF-8",
             line=data.count(b"\n", 0, error.start) + 1,
         ) from None
+    if hidden := _UNREADABLE.search(text):
+        raise _unreadable(what, text.count("\n", 0, hidden.start()) + 1)
     try:
         root = tomllib.loads(text, parse_float=_Float)
     except tomllib.TOMLDecodeError as error:
@@ -96,21 +106,37 @@ def read_toml(data: bytes, *, limit: int, what: str) -> Document:
         ) from None
     except RecursionError:
         raise PolicyInvalid(f"{what} is nested too deeply", code="too-deep") from None
+    except ValueError:
+        # Python reads no whole number of more than 4300 digits, and tomllib lets that pass as it is.
+        raise PolicyInvalid(f"{what} has a number that is too long", code="bad-number") from None
     document = Document(root, locate(text))
-    _refuse_depth(document)
+    _refuse_what_nobody_reads(document, what)
     return document
 
 
-def _refuse_depth(document: Document) -> None:
+def _refuse_what_nobody_reads(document: Document, what: str) -> None:
+    """Refuse deep nesting, and unreadable characters that an escape puts into a text or a key."""
     stack: list[tuple[Path, Any]] = [((), document.root)]
     while stack:
         path, value = stack.pop()
         if len(path) > MAX_DEPTH:
             document.fail(path[:1], f"nested deeper than {MAX_DEPTH} levels", code="too-deep")
+        texts = [*value] if isinstance(value, dict) else [value] if isinstance(value, str) else []
+        if any(map(_UNREADABLE.search, texts)):
+            raise _unreadable(what, document.lines.line(path))
         if isinstance(value, dict):
             stack.extend(((*path, key), item) for key, item in value.items())
         elif isinstance(value, list):
             stack.extend(((*path, index), item) for index, item in enumerate(value))
+
+
+def _unreadable(what: str, line: int) -> PolicyInvalid:
+    return PolicyInvalid(
+        f"{what} has a character that cannot be seen, or that turns the text around it",
+        code="unreadable-character",
+        hint="type the line again, or save without byte-order mark: whoever signs must see all of it",
+        line=line,
+    )
 
 
 def build(document: Document, kind: Any, value: Any, path: Path) -> Any:

@@ -6,6 +6,7 @@ as the dead (应销未销). The register's organisation alone receives records; 
 table. Messages, locks, guards and what each coalition learns: `protocols/psi/SPEC.md`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 
 REGISTER: Final = Role("register")
 MATCHER: Final = Role("matcher")
+
+COORDINATOR: Final = "coordinator"
+"""Stands for whoever relays the frames, as a member of a coalition in `learns`."""
 
 RECORDS: Final = "records"
 STREET_TABLE: Final = "street-table"
@@ -262,21 +266,24 @@ class Crosscheck:
         return tuple(pairs)
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
-        """Return the coalition table of SPEC.md for this spec; `requester` stands for the analyst.
+        """Return the coalition table of SPEC.md for this spec.
+
+        `requester` stands for the analyst, `coordinator` for whoever relays the frames.
 
         A coalition that is not listed learns the union of what its listed parts learn.
         """
         params = Params.of(spec)
         table: dict[frozenset[Role], tuple[Statement, ...]] = {
-            frozenset({REGISTER}): (_LIST_SIZES, _FLAGGED_ALL if params.everywhere else _FLAGGED, _CRAFTED),
+            frozenset({REGISTER}): (_LIST_SIZES, _flagged(params), _CRAFTED),
             frozenset({MATCHER}): (_LIST_SIZES, _VENN),
             frozenset({Role(REQUESTER)}): (_STREET_TABLE,),
+            frozenset({Role(COORDINATOR)}): (_LIST_SIZES, _TRAFFIC),
         }
         for role in params.owners[1:]:
             table[frozenset({role})] = (_LIST_SIZES,)
             table[frozenset({MATCHER, role})] = (_rows_elsewhere(role),)
         together = frozenset({MATCHER, REGISTER})
-        opened = _OPENED if params.k > 1 else _OPENED_WITHOUT_LOCK
+        opened = _opened_from(params.k) if params.k > 1 else _OPENED_WITHOUT_LOCK
         table[together] = (_rows_elsewhere(REGISTER), _opened_of(REGISTER) if params.everywhere else opened)
         for role in params.owners[1:]:
             if role == params.key_holder:
@@ -376,26 +383,35 @@ _ONE_LIST_EACH: Final = "nothing new, but one organisation would count as two of
 
 _LIST_SIZES: Final = Statement(
     "list-sizes",
-    "how many distinct keys each list has, as the admissions state",
-    "各清单去重后的条数(准入声明中已载明)",
+    "how many rows and distinct keys each list has and when it was taken, as the admissions state",
+    "各清单的行数、去重后的条数和数据时点(准入声明中已载明)",
 )
-_FLAGGED: Final = Statement(
-    "flagged-rows",
-    "key, street and month last seen of every person in at least k sources and not on its list, from one "
-    "source each, and which source that is",
-    "至少 k 个来源持有而本清单没有的人员: 证件号码、街道、最近出现月份, 每人取自一个来源, 并知道是哪个来源",
-)
-_FLAGGED_ALL: Final = Statement(
-    "flagged-rows",
-    "key, street and month last seen of every person on its list whom all sources hold, from one source "
-    "each, and which source that is",
-    "本清单中所有来源均持有的人员: 证件号码、街道、最近出现月份, 每人取自一个来源, 并知道是哪个来源",
-)
+
+
+def _flagged(params: Params) -> Statement:
+    if params.everywhere:
+        return Statement(
+            "flagged-rows",
+            "key, street and month last seen of every person on its list whom all "
+            f"{params.sources} source(s) hold, from one source each, and which source that is",
+            f"本清单中全部 {params.sources} 个来源均持有的人员: 证件号码、街道、最近出现月份, "
+            "每人取自一个来源, 并知道是哪个来源",
+        )
+    return Statement(
+        "flagged-rows",
+        f"key, street and month last seen of every person in at least {params.k} of {params.sources} sources "
+        "and not on its list, from one source each, and which source that is",
+        f"{params.sources} 个来源中至少 {params.k} 个持有而本清单没有的人员: 证件号码、街道、最近出现月份, "
+        "每人取自一个来源, 并知道是哪个来源",
+    )
+
+
 _CRAFTED: Final = Statement(
     "crafted-list",
     "the same about persons it leaves off or puts on its list on purpose; the committed input shows that "
-    "afterwards to an auditor",
-    "故意漏报或添加人员时, 可得到这些人员的同样信息; 事后审计可凭输入承诺查出",
+    "afterwards to an auditor, unless it departs from the protocol, too, and tags other keys than those",
+    "故意漏报或添加人员时, 可得到这些人员的同样信息; 事后审计可凭输入承诺查出, "
+    "但若其违反协议、标记的号码与承诺不符, 则查不出",
 )
 _VENN: Final = Statement(
     "venn",
@@ -407,17 +423,25 @@ _STREET_TABLE: Final = Statement(
     "the flagged persons counted by street, after minimum group, suppression and rounding",
     "按街道统计的人数, 经最小分组、主次抑制和取整处理",
 )
-_OPENED: Final = Statement(
-    "opened-envelopes",
-    "key, street and month last seen, from every source, of persons on the register's list and of persons in "
-    "at least k sources",
-    "登记清单内人员及至少 k 个来源持有的人员, 在每个来源中的证件号码、街道、最近出现月份",
+_TRAFFIC: Final = Statement(
+    "traffic",
+    "who sends frames to whom, when, how many and in which size class, how far each node is, which guard "
+    "failed if one did, and how large the sealed street table is; number and size of frames follow from list "
+    "sizes and limits alone, but how long a step takes grows with what it handles",
+    "谁在何时向谁发送多少帧及其大小档次、各节点进度、触发了哪项保护阈值、街道统计密文的大小; "
+    "帧的数量和大小仅取决于清单条数和各项上限, 但各步骤耗时随处理量增加",
 )
-_OPENED_ALL: Final = Statement(
-    "opened-envelopes",
-    "key, street and month last seen, from every source, of persons on the register's list",
-    "登记清单内人员在每个来源中的证件号码、街道、最近出现月份",
-)
+
+
+def _opened_from(k: int) -> Statement:
+    return Statement(
+        "opened-envelopes",
+        "key, street and month last seen, from every source, of persons on the register's list and of "
+        f"persons in at least {k} sources",
+        f"登记清单内人员及至少 {k} 个来源持有的人员, 在每个来源中的证件号码、街道、最近出现月份",
+    )
+
+
 _OPENED_WITHOUT_LOCK: Final = Statement(
     "opened-envelopes",
     "key, street and month last seen of every row of every source: with k = 1 there is no lock",
@@ -455,7 +479,7 @@ ROWS: Final = 0x1200
 CONTENT_KEY: Final = 0x1300
 """Round: source → register, the 32-byte key of its envelopes."""
 ENVELOPES: Final = 0x1400
-"""Round: matcher → register, list index ‖ position ‖ envelope in random order."""
+"""Round: matcher → register, list index ‖ position ‖ envelope in random order, then padding."""
 
 CHUNK_TAGS: Final = 32768
 CHUNK_ROWS: Final = 4096
@@ -561,6 +585,34 @@ def _plan(params: Params, setup: Setup) -> Plan:
     )
 
 
+def most_flagged(params: Params, counts: Sequence[int], limits: Constraints) -> int:
+    """Return how many persons may be flagged at most, from numbers that every participant has seen.
+
+    With `at_least`: (1) of source i at most the share 1 - `min_coverage` is not on the register's list, and
+    (2) at most `max_fraction` of the persons in at least k sources may be flagged; either way each person
+    takes k rows. With `all`: (1) everyone is on the shortest list, (2) at most `max_fraction` of the
+    register's are flagged. (3) In both, `max_rows`.
+
+    Args:
+        params: of the job.
+        counts: distinct keys of each list, the register's first.
+        limits: the strictest of all admissions.
+    """
+    coverage, fraction = limits.min_coverage or Fraction(0), limits.max_fraction
+    if params.everywhere:
+        most, eligible = min(counts), counts[0]
+    else:
+        most = sum(count - math.ceil(coverage * count) for count in counts[1:]) // params.k
+        eligible = sum(counts[1:]) // params.k
+    if fraction is not None:
+        most = min(most, math.floor(fraction * eligible))
+    return most if limits.max_rows is None else min(most, limits.max_rows)
+
+
+def _room(params: Params, setup: Setup) -> int:
+    return most_flagged(params, _plan(params, setup).counts, setup.constraints)
+
+
 def _stream(to: Role, number: int, body: bytes, width: int, chunk: int) -> Iterator[Outgoing]:
     """Yield `body`, items of `width` bytes, in messages of `chunk` items; an empty body is one message."""
     step = width * chunk
@@ -605,6 +657,7 @@ class Register(_ListOwner):
         super().__init__(role, params, setup, listed, rand)
         self._content_keys: dict[int, bytes] = {}
         self._records: list[bytes] = []
+        self._room = _room(params, setup)
         self._received = 0
         self._complete = False
 
@@ -624,7 +677,8 @@ class Register(_ListOwner):
             outgoing = self._shares(tagged)
         if self._complete and len(self._content_keys) == self.params.sources:
             return Finished(outgoing, self._open())
-        return Waiting(outgoing, Progress("opening", self._received, self._received))
+        # The coordinator sees this: padding is counted with the records, whose number is nobody else's.
+        return Waiting(outgoing, Progress("opening", self._received, self._room))
 
     def _shares(self, tagged: Tagged) -> Iterator[Outgoing]:
         """Yield the register's own shares: with `all`, its list counts as one of the k."""
@@ -651,16 +705,17 @@ class Register(_ListOwner):
         if message.sender != MATCHER or self._complete:
             raise _unexpected(message, "no envelopes are due")
         found = _items(message, RECORD_BYTES)
-        if found > CHUNK_RECORDS or (found != CHUNK_RECORDS and not message.last):
-            raise ProtocolAborted(
-                f"message of {found} envelopes, expected {CHUNK_RECORDS}", code="bad-length"
-            )
-        self._received += found
         limit = self.setup.constraints.max_rows
         # The matcher has guarded this; the receiver of records does not take its word for it.
-        if limit is not None and self._received > limit:
+        if limit is not None and self._received + found > limit:
             raise ProtocolAborted(f"more than the {limit} records that all rules allow", code="guard-rows")
-        self._records.append(message.body)
+        check_chunk(self._received, found, self._room, CHUNK_RECORDS, last=message.last)
+        self._received += found
+        pieces = np.frombuffer(message.body, dtype=np.uint8).reshape(found, RECORD_BYTES)
+        padding = pieces[:, 0] == 0
+        if pieces[padding].any():
+            raise ProtocolAborted("an envelope names a list that is no source", code="envelope-malformed")
+        self._records.append(pieces[~padding].tobytes())
         self._complete = message.last
 
     def _open(self) -> tuple[Content, Content]:
@@ -697,7 +752,9 @@ class Register(_ListOwner):
         if len(np.unique(keys)) != len(keys):
             raise ProtocolAborted("two envelopes hold the same key", code="envelope-repeated")
         # (4)
-        on_list = np.isin(keys, self.listed.keys)
+        # The list is ascending and, by its guard, not empty: isin would copy and sort the whole register.
+        place = np.searchsorted(self.listed.keys, keys)
+        on_list = self.listed.keys[np.minimum(place, len(self.listed.keys) - 1)] == keys
         if bool((on_list != self.params.everywhere).any()):
             raise ProtocolAborted(
                 "an envelope holds a person whom the question leaves out",
@@ -775,25 +832,29 @@ def _text(field: bytes) -> bytes:
 
 
 def district_of(street: str) -> str:
-    """Return the county-level district of a street: the first six of the nine digits or more of its code.
+    """Return the county-level district of a street: the first six of the nine or twelve digits of its code.
 
-    GB/T 10114 codes begin with the district's GB/T 2260 code. Any other text has no district known here and
-    falls into one group, "".
+    Codes of streets (GB/T 10114, nine digits) and of the communities in them (twelve) begin with the
+    district's GB/T 2260 code. Any other text has no district known here and falls into one group, "".
     """
-    return street[:6] if len(street) >= 9 and street.isascii() and street.isdigit() else ""
+    return street[:6] if len(street) in (9, 12) and street.isascii() and street.isdigit() else ""
 
 
 def street_table(counts: Mapping[str, int], minimum: int) -> Content:
     """Return the class-A table: persons by street, by district and in the city, one row per cell.
 
     Columns `level` (city, district, street), `district`, `street`, `count`, `withheld`; the count of a
-    withheld cell is -1.
+    withheld cell is -1. A street that is no code is text from somebody's table, which may say more than a
+    street: unless `minimum` persons share it, they are counted under "".
 
     Args:
         counts: persons by street, "" where a source does not know it.
         minimum: smallest published group.
     """
-    protected = protect_table(counts, {street: district_of(street) for street in counts}, minimum, ROUNDING)
+    named: Counter[str] = Counter()
+    for street, count in counts.items():
+        named[street if district_of(street) or count >= minimum else ""] += count
+    protected = protect_table(named, {street: district_of(street) for street in named}, minimum, ROUNDING)
     rows: list[tuple[str, str, str, int | None]] = [("city", "", "", protected.total)]
     rows += [("district", district, "", count) for district, count in protected.districts.items()]
     rows += [("street", district_of(street), street, count) for street, count in protected.streets.items()]
@@ -982,9 +1043,20 @@ class Matcher:
         rows = np.frombuffer(message.body, dtype=np.uint8).reshape(found, width)
         self._kept[index][low:high] = rows[wanted[low:high] - start]
         if all(self._passed[i] == count for i, count in enumerate(self._counts) if self._width(i)):
+            # All locks are off before the first envelope leaves.
             records = b"".join(self._records(selection))
-            return Finished(_stream(REGISTER, ENVELOPES, records, RECORD_BYTES, CHUNK_RECORDS), ())
+            return Finished(self._padded(records), ())
         return Waiting((), self._row_progress())
+
+    def _padded(self, records: bytes) -> Iterator[Outgoing]:
+        """Yield the records, then as many of zeros as make `most_flagged`.
+
+        The relay counts frames and sees their size class: what it sees depends on public numbers alone.
+        """
+        step, total = CHUNK_RECORDS * RECORD_BYTES, _room(self.params, self.setup) * RECORD_BYTES
+        for start in range(0, total or 1, step):
+            piece = records[start : start + step].ljust(min(step, total - start), b"\0")
+            yield Outgoing(REGISTER, ENVELOPES, piece, last=start + step >= total)
 
     def _records(self, selection: Selection) -> Iterator[bytes]:
         """Yield one opened envelope for each selected tag, in random order, from a random source of each."""

@@ -156,7 +156,8 @@ class Tagging:
         """Take a chunk and return what follows: it goes on to the next on its route, or the next own chunk.
 
         Raises:
-            ProtocolAborted: not on a route to here, the wrong number of points, or an invalid point.
+            ProtocolAborted: not on a route to here, the wrong number of points, an invalid point, or the same
+                point for two of the own keys.
         """
         index, hop = message.round & 0xFF, message.round >> 8
         route = self._plan.route(index) if index < len(self._plan.owners) else ()
@@ -189,7 +190,16 @@ class Tagging:
 
     def _finish(self) -> None:
         by_tag = np.argsort(self._tags, kind="stable")
-        self.tagged = Tagged(self._tags[by_tag], self._values[by_tag], self._order[by_tag])
+        ordered = self._tags[by_tag]
+        # Different keys have different tags. A key-holder that returns one point for several rows would have
+        # them locked under one key and nonce, and under a V that it may know.
+        if bool((ordered[1:] == ordered[:-1]).any()):
+            raise ProtocolAborted(
+                "two keys of the own list came back as one tag",
+                code="repeated-tag",
+                hint="a key-holder did not raise every point to its key; compare versions and journals",
+            )
+        self.tagged = Tagged(ordered, self._values[by_tag], self._order[by_tag])
         self._values, self._tags = self._values[:0].copy(), self._tags[:0].copy()
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from audit.cli import main
 from audit.entries import PolicyRef
+from audit.merkle import EMPTY_ROOT
+from audit.note import Checkpoint, sign_note
 
 ROOT = Path(__file__).parents[2]
 JOB = "sha256:" + "ab" * 32
@@ -88,6 +90,34 @@ minshu-audit: error: this journal does not verify: 1 problem
 hint: keep the folder as it is, it is evidence; fetch a second copy and compare
 """,
     )
+
+
+def test_a_journal_is_compared_with_the_checkpoint_an_auditor_kept(shown, capsys):
+    kept = Path("kept")
+    kept.write_bytes((shown.directory / "checkpoint").read_bytes())
+    command = ("verify", "journal", "--vkey", "police.vkey", "--since")
+    assert run(capsys, *command, "kept")[0] == 0
+    with shown.open() as journal:
+        journal.record("job.refused", {"code": "no-rule"}, job=JOB)
+    newer = (shown.directory / "checkpoint").read_bytes()
+    assert run(capsys, *command, "kept")[0] == 0
+    # The operator puts back an older copy, whole and well signed.
+    (shown.directory / "checkpoint").write_bytes(kept.read_bytes())
+    kept.write_bytes(newer)
+    status, out, _ = run(capsys, *command, "kept")
+    assert status == 1
+    assert "problem   checkpoint: it covers 5 entries, before 6 [shortened]\n" in out
+    status, _, err = run(capsys, *command, "police.vkey")
+    assert (status, err.partition(":")[0]) == (2, "minshu-audit")
+
+
+def test_an_origin_that_would_turn_the_text_around_is_spelt_out(shown, capsys):
+    origin = "police\u202e.gz"
+    text = Checkpoint(origin, 0, EMPTY_ROOT).encode()
+    (shown.directory / "checkpoint").write_bytes(sign_note(text, shown.vkey, shown.key.sign).encode())
+    status, out, _ = run(capsys, "verify", "journal", "--vkey", "police.vkey")
+    assert (status, origin in out) == (1, False)
+    assert "log       'police\\u202e.gz'\n" in out
 
 
 def test_more_problems_than_anyone_reads_are_summed_up(shown, capsys, monkeypatch):

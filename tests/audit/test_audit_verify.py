@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from audit import log as log_module
 from audit.entries import Entry
-from audit.merkle import ENTRIES, Tile, TileBuilder, encode_bundle, leaf_hash
+from audit.merkle import EMPTY_ROOT, ENTRIES, Tile, TileBuilder, encode_bundle, leaf_hash
 from audit.note import Checkpoint, VerifierKey, sign_note
 from audit.verify import MAX_PROBLEMS, read_entries, verify_directory
 from protocols.errors import DecodeError, InputError
@@ -157,11 +157,52 @@ def test_an_honest_handmade_log_verifies(place):
     assert codes(place) == set()
 
 
-def test_an_empty_log_verifies(place):
+def test_a_log_emptied_and_signed_again_does_not_verify(place):
     write_log(place, [])
-    verdict = verify_directory(place.directory, [place.vkey])
-    assert (verdict.ok, verdict.size, verdict.first) == (True, 0, "")
+    assert codes(place) == {"empty-log"}
     assert list(read_entries(place.directory)) == []
+
+
+def test_after_a_rotation_only_the_newer_keys_signature_counts(place):
+    # The key that was rotated away may be in a thief's hands: it must not sign another history.
+    entries = honest(place)
+    newer = VerifierKey(place.vkey.name, 1, bytes([7]) * 32)
+    entries[2] = replace(entries[2], kind="key.rotate", job="", body={"vkey": str(newer)})
+    write_log(place, [entry.encode() for entry in entries])
+    assert codes(place) == {"wrong-key"}
+    entries[3] = replace(entries[3], kind="key.rotate", job="", body={"vkey": str(place.vkey)})
+    write_log(place, [entry.encode() for entry in entries])
+    assert codes(place) == set()
+
+
+def since(place, earlier: bytes) -> set[str]:
+    verdict = verify_directory(place.directory, [place.vkey], earlier=earlier)
+    return {problem.code for problem in verdict.problems}
+
+
+def test_a_kept_checkpoint_shows_a_log_that_was_cut_or_rewritten_and_signed_again(place):
+    entries = [entry.encode() for entry in honest(place)]
+    write_log(place, entries[:4])
+    kept = (place.directory / "checkpoint").read_bytes()
+    assert since(place, kept) == set()
+    write_log(place, entries)
+    assert since(place, kept) == set()
+    write_log(place, entries[:3])
+    assert (codes(place), since(place, kept)) == (set(), {"shortened"})
+    other = replace(honest(place)[2], body={"code": "no-purpose"}).encode()
+    write_log(place, [*entries[:2], other, *entries[3:]])
+    assert (codes(place), since(place, kept)) == (set(), {"rewritten"})
+
+
+def test_what_was_kept_must_be_a_checkpoint_of_this_log(place):
+    write_log(place, [entry.encode() for entry in honest(place)])
+    kept = (place.directory / "checkpoint").read_bytes()
+    for bad in (b"", kept.replace(b"5\n", b"4\n", 1)):
+        with pytest.raises(InputError) as caught:
+            since(place, bad)
+        assert caught.value.code == "bad-earlier-checkpoint"
+    foreign = Checkpoint("other.example/log", 0, EMPTY_ROOT).encode()
+    assert since(place, sign_note(foreign, place.vkey, place.key.sign).encode()) == {"wrong-origin"}
 
 
 @pytest.mark.parametrize(
