@@ -468,13 +468,15 @@ class Demo:
             raise Failed("a forged job was accepted")
 
     def _negative_list(self, bureau: "Bureau") -> None:
-        text = job_text(k=3).replace('last_seen = "last_seen_month" }', 'last_seen = "bank_account" }', 1)
+        text = two_source_job_text().replace(
+            'last_seen = "last_seen_month" }', 'last_seen = "bank_account" }', 1
+        )
         self._end("negative-list column", bureau, text)
 
     def _unapproved(self, bureau: "Bureau") -> "Job":
         """Submit a job that nobody approves; it waits until it expires."""
         until = datetime.now(UTC) + timedelta(seconds=UNAPPROVED_SECONDS)
-        text = job_text(k=4).replace("valid_hours = 72", f"expires = {until:%Y-%m-%dT%H:%M:%SZ}")
+        text = two_source_job_text().replace("valid_hours = 72", f"expires = {until:%Y-%m-%dT%H:%M:%SZ}")
         return bureau.submit(self._job_file("unapproved job", text))
 
     def _bad_register(self, bureau: "Bureau", case: str, dataset: str) -> None:
@@ -559,14 +561,16 @@ def await_questions(job: "Job") -> None:
     raise Failed(f"the job ended {view.state} before its approvals: {view.code} {view.sentence}")
 
 
-def job_text(k: int = 2) -> str:
-    """Return scenario 1's job.toml, asking for k sources."""
-    text = files("demo.scenarios.scenario_1").joinpath("job.toml").read_text("utf-8")
-    return text.replace("k = 2", f"k = {k}")
+def job_text() -> str:
+    """Return scenario 1's job.toml."""
+    return files("demo.scenarios.scenario_1").joinpath("job.toml").read_text("utf-8")
 
 
 def two_source_job_text() -> str:
-    """Return the job with human resources and education as its only sources."""
+    """Return the job with human resources and education as its only sources.
+
+    Other lists are another series: the main job's may be asked only once.
+    """
     head, *inputs = job_text().split("[[inputs]]")
     left_out = ("source-2", "source-4")
     head = "".join(line for line in head.splitlines(keepends=True) if not line.startswith(left_out))

@@ -60,10 +60,11 @@ def prompt(spec: JobSpec, decision: Ask, roster: Roster, title: str) -> str:
         f"依据 legal basis     {spec.legal_basis}",
         f"规则 rule            {decision.rule}",
         f"到期 expires         {utc_text(spec.expires)}",
+        f"参数 params          {', '.join(f'{name} = {spec.params[name]}' for name in sorted(spec.params))}",
         "读取的列 columns read:",
     ]
     for given in spec.inputs:
-        columns = ", ".join(sorted(given.columns.values()))
+        columns = ", ".join(f"{column} ({slot})" for slot, column in sorted(given.columns.items()))
         lines.append(f"  {given.role} ({given.organisation}) {given.dataset}: {columns}")
     approved = ", ".join(sorted(a.approver for a in decision.approvals)) or "-"
     lines.append(f"已有审批 approvals     {approved}")
@@ -186,7 +187,7 @@ def leakage_digest(spec: JobSpec) -> Digest:
     """Return the digest of the leakage statement, for the journal."""
     table = job_type(spec.job_type).learns(spec)
     plain = sorted(
-        ["+".join(sorted(coalition)), [statement.key for statement in statements]]
+        ["+".join(sorted(coalition)), [[statement.key, statement.en] for statement in statements]]
         for coalition, statements in table.items()
     )
     return sha256_digest(canonical_json(plain))

@@ -1,9 +1,9 @@
 r"""Releases: how a table becomes sealed bytes, and how they wait until their recipient has them.
 
 Content is an Arrow IPC stream whose schema metadata `minshu` is canonical JSON {"name", "facts",
-"statement"}. It is sealed with the collaboration's suite to the recipient's key, info = b"minshu/release/1\0"
-‖ release id ‖ b"\0" ‖ job id. The sealed bytes are durable before anything is said about them, so that after
-a crash the same bytes are sent again.
+"statement", "salt"}. It is sealed with the collaboration's suite to the recipient's key, with info =
+b"minshu/release/1\0" ‖ release id ‖ b"\0" ‖ job id. The sealed bytes are durable before anything is said
+about them, so that after a crash the same bytes are sent again.
 """
 
 import io
@@ -25,6 +25,7 @@ from protocols.errors import InputError, ProtocolAborted, Refused, StateConflict
 from protocols.ids import NodeName, Organisation
 from protocols.jobs.job_type import SUSPECTED, Content, OutputClass, PlannedRelease
 from protocols.party import Rand
+from protocols.spreadsheet import for_office
 from protocols.wire import JobSpec, ReleaseNote, Roster, organisation_of
 
 if TYPE_CHECKING:
@@ -63,11 +64,16 @@ class SealedRelease:
         )
 
 
-def encode_content(content: Content, statement: str) -> bytes:
-    """Return the content as an Arrow IPC stream."""
+def encode_content(content: Content, statement: str, salt: bytes) -> bytes:
+    """Return the content as an Arrow IPC stream.
+
+    `salt` keeps the digest of a small table, which the release note carries in the clear, from being guessed.
+    """
     import pyarrow as pa
 
-    metadata = canonical_json({"name": content.name, "facts": dict(content.facts), "statement": statement})
+    metadata = canonical_json(
+        {"name": content.name, "facts": dict(content.facts), "statement": statement, "salt": salt.hex()}
+    )
     arrays = {name: pa.array(values) for name, values in content.table.columns.items()}
     table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: metadata})
     sink = pa.BufferOutputStream()
@@ -134,7 +140,7 @@ def _seal(sealing: Sealing, plan: PlannedRelease, content: Content) -> SealedRel
     statement = STATEMENTS[plan.output_class]
     recipient, public = _recipient(sealing, plan)
     release = sealing.rand(16).hex()
-    plain = encode_content(content, statement)
+    plain = encode_content(content, statement, sealing.rand(16))
     job = sealing.attempt.job
     sealed = suites.seal(sealing.roster.suite, public, release_info(release, job), plain)
     note = ReleaseNote(
@@ -265,7 +271,7 @@ def write_table(table: "pa.Table", out: Path) -> None:
             writer.write_table(table)
     else:
         sink.write(b"\xef\xbb\xbf")  # office programs read UTF-8 only with this mark
-        pa_csv.write_csv(table, sink)
+        pa_csv.write_csv(for_office(table), sink)
     if out.exists():
         raise InputError(f"{out.name} exists already", code="file-exists", hint="choose another --out")
     try:

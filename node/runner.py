@@ -694,11 +694,13 @@ def _ended(
 
 
 def _commitment(release: SealedRelease) -> Mapping[str, Any]:
+    directed = release.planned.output_class is OutputClass.DIRECTED
     return {
         "release": release.release,
         "class": release.planned.output_class.value,
         "sha256": release.note.sha256,
-        "bytes": len(release.sealed),
+        # The size of a sealed list tells how many people are on it.
+        **({} if directed else {"bytes": len(release.sealed)}),
         "recipient": release.note.recipient,
         "role": release.planned.made_by,
         "envelope_sha256": sha256_digest(release.note_envelope),

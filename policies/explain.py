@@ -49,7 +49,10 @@ _CONSTRAINTS: Final = {
     "min_organisations": ("at least {} organisations give data", "至少 {} 家机构提供数据"),
     "min_sources": ("only persons on at least {} lists", "仅限至少出现在 {} 份清单中的人员"),
     "max_rows": ("at most {} records", "名单不超过 {} 条"),
-    "max_fraction": ("at most {} of those compared", "名单占比不超过 {}"),
+    "max_fraction": (
+        "the list names at most {} of the people compared for it",
+        "名单人数不超过参与比对人数的 {}",
+    ),
     "min_coverage": (
         "the recipient's list covers at least {} of each source",
         "接收方清单对每个来源的覆盖率不低于 {}",
@@ -363,7 +366,10 @@ def _explain_terms(say: _Page, terms: Terms, spec: JobSpec) -> None:
             "  只有违规串通、合并各自所持数据才可能得知:",
         )
         _explain_leaks(say, spec, together)
-    say.line(f"  Privacy cost: {terms.cost}", f"  隐私预算消耗: {terms.cost}")
+    say.line(
+        "  Privacy budget: none charged; this version has no budgets",
+        "  隐私预算: 不扣减, 本版本不支持预算",
+    )
 
 
 def _explain_leaks(say: _Page, spec: JobSpec, leaks: Sequence[Leak]) -> None:

@@ -28,8 +28,10 @@ _JOB_TYPE = re.compile(r"[a-z][a-z-]{0,30}/[1-9][0-9]{0,3}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _NONCE = re.compile(r"[0-9a-f]{32}")
 _FRACTION = re.compile(r"0|1|[1-9][0-9]{0,30}/[1-9][0-9]{0,30}")
-# C0, C1, line separators and direction marks: people approve what they read, so it must read as it is.
-_UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Controls, line separators, direction marks, invisible and tag characters: people approve what they read.
+_UNREADABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
 
 
 def utc_text(moment: datetime) -> str:
@@ -194,7 +196,10 @@ class JobSpec:
         return canonical_json(
             {
                 "schema": "minshu-job/1",
-                **self._question(),
+                "job_type": self.job_type,
+                "params": dict(self.params),
+                "inputs": [i.to_json() for i in self.inputs],
+                "recipients": list(self.recipients),
                 "roles": dict(self.roles),
                 "purpose": self.purpose,
                 "legal_basis": self.legal_basis,
@@ -207,14 +212,6 @@ class JobSpec:
             }
         )
 
-    def _question(self) -> dict[str, Any]:
-        return {
-            "job_type": self.job_type,
-            "params": dict(self.params),
-            "inputs": [i.to_json() for i in self.inputs],
-            "recipients": list(self.recipients),
-        }
-
     @property
     def job_id(self) -> JobId:
         """`sha256:` of the payload."""
@@ -222,10 +219,25 @@ class JobSpec:
 
     @property
     def series(self) -> Digest:
-        """Digest of what is asked for which purpose, without times and nonce: the same question again."""
+        """Digest of what is asked of whom for which purpose, however it is put.
+
+        Seats, their numbers, the order of inputs, columns, params, times and nonce do not count: the same
+        lists under another k, another key-holder or in another order are the same series, because together
+        they would tell more than one of them may.
+        """
+        lists = sorted(
+            [i.role.rstrip("0123456789").rstrip("-"), i.organisation, i.dataset] for i in self.inputs
+        )
         return sha256_digest(
             b"minshu/series/1\0"
-            + canonical_json({**self._question(), "roles": dict(self.roles), "purpose": self.purpose})
+            + canonical_json(
+                {
+                    "job_type": self.job_type,
+                    "lists": lists,
+                    "recipients": sorted(self.recipients),
+                    "purpose": self.purpose,
+                }
+            )
         )
 
     def input_of(self, role: Role) -> JobInput | None:

@@ -1,6 +1,7 @@
 """A release as the analyst holds it: checked, opened, readable."""
 
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from protocols.encoding import decode_json, sha256_digest
 from protocols.envelope import RELEASE, decode_envelope, key_id, verify
 from protocols.errors import DecodeError, InputError, SignatureInvalid
 from protocols.ids import JobId, Organisation
+from protocols.spreadsheet import for_office
 from protocols.wire import Fields, JobSpec, ReleaseNote, Roster
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ METADATA: Final = b"minshu"
 """Schema metadata key of a release's name, facts and statement."""
 
 _MAX_METADATA_BYTES: Final = 1 << 20
+_SALT: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def seal_info(release: str, job: JobId) -> bytes:
@@ -72,7 +75,7 @@ class Release:
         import pyarrow.csv
 
         text = pa.BufferOutputStream()
-        pyarrow.csv.write_csv(self.to_arrow(), text)
+        pyarrow.csv.write_csv(for_office(self.to_arrow()), text)
         files = {
             f"{self.name}.csv": bytes(text.getvalue()),
             f"{self.name}.arrow": self.content,
@@ -169,6 +172,7 @@ def _described(content: bytes) -> tuple[str, Mapping[str, int | str], str]:
     f = Fields(decode_json(metadata[METADATA], limit=_MAX_METADATA_BYTES), "release")
     name, statement = f.text("name"), f.text("statement")
     facts: dict[str, Any] = f.mapping("facts", maximum=1024)
+    f.text("salt", _SALT)
     f.finish()
     if not all(isinstance(value, str | int) and not isinstance(value, bool) for value in facts.values()):
         raise wrong

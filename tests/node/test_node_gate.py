@@ -297,8 +297,17 @@ def test_another_question_is_not_hindered_by_an_earlier_one(matcher: Office) -> 
     first = matcher.world.spec()
     matcher.ask(first)
     charge(matcher, first)
+    other = changed_input(matcher.world.spec(), "register", dataset="other")
+    assert other.series != first.series
+    assert matcher.ask(other).answer == "permit"
+
+
+def test_the_same_lists_under_another_key_holder_are_the_same_question(matcher: Office) -> None:
+    first = matcher.world.spec()
+    matcher.ask(first)
+    charge(matcher, first)
     params = {**first.params, "key_holder": "source-2"}
-    assert matcher.ask(matcher.world.spec(params=params)).answer == "permit"
+    refused(matcher, matcher.ask(matcher.world.spec(params=params)), "series-rate")
 
 
 def test_a_fourth_attempt_is_refused(matcher: Office) -> None:

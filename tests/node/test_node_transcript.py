@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,10 @@ def prepared(world: World, folder: Path) -> tuple[JobId, JobId]:
             await approve_all(post, stations, done)
             await over(post, done)
             await until(lambda: stations["police"].run(done) is RunState.DONE)
-            params = {**world.spec().params, "key_holder": "source-2"}
-            waiting = post.submit(world.spec(params=params))
+            inputs = tuple(
+                replace(i, dataset="residents") if i.role == "register" else i for i in world.spec().inputs
+            )
+            waiting = post.submit(world.spec(inputs=inputs))
             await answered(post, waiting)
             return waiting, done
 

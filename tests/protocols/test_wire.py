@@ -633,19 +633,36 @@ def test_the_job_id_is_the_digest_of_the_payload():
     assert JobSpec.decode(JOB.encode()).job_id == JOB.job_id
 
 
-def test_the_same_question_is_one_series_and_every_other_is_another():
-    again = replace(JOB, nonce="1" * 32, created=T0 + timedelta(1), expires=T0 + timedelta(2))
-    assert again.series == JOB.series
-    assert again.job_id != JOB.job_id
-    asks_more = [
+def test_the_same_lists_for_one_purpose_are_one_series_however_they_are_put():
+    first, *others = JOB.inputs
+    same = [
+        replace(JOB, nonce="1" * 32, created=T0 + timedelta(1), expires=T0 + timedelta(2)),
         replace(JOB, params={"k": 2}),
+        replace(JOB, params={**JOB.params, "key_holder": "source-2"}),
+        replace(JOB, inputs=JOB.inputs[::-1]),
+        replace(JOB, inputs=(replace(first, columns={"key": "other"}), *others)),
+        replace(JOB, roles={**ROLES, Role("matcher"): NodeName("other.example/n")}),
+    ]
+    assert {job.series for job in same} == {JOB.series}
+    assert len({JOB.job_id, *(job.job_id for job in same)}) == len(same) + 1
+    renumbered = tuple(
+        replace(i, role=Role({"source-1": "source-2", "source-2": "source-1"}.get(i.role, i.role)))
+        for i in JOB.inputs
+    )
+    assert replace(JOB, inputs=renumbered).series == JOB.series
+
+
+def test_other_lists_purposes_recipients_or_types_are_another_series():
+    first, *others = JOB.inputs
+    asks_else = [
         replace(JOB, purpose="P-2026-015"),
         replace(JOB, recipients=()),
         replace(JOB, inputs=JOB.inputs[:1]),
-        replace(JOB, roles={**ROLES, Role("matcher"): NodeName("other.example/n")}),
+        replace(JOB, inputs=(replace(first, dataset=DatasetName("another")), *others)),
+        replace(JOB, inputs=(replace(first, role=Role("reader")), *others)),
         replace(JOB, job_type="crosscheck/2"),
     ]
-    assert len({JOB.series, *(j.series for j in asks_more)}) == len(asks_more) + 1
+    assert len({JOB.series, *(j.series for j in asks_else)}) == len(asks_else) + 1
 
 
 def test_a_node_finds_its_role_and_input():
