@@ -27,7 +27,7 @@ from protocols.party import MAX_BODY_BYTES, Finished, Incoming, Outgoing, Party,
 SENDER: Final = Role("sender")
 RECEIVER: Final = Role("receiver")
 MESSAGES: Final = 256
-TURNS: Final = 7
+TURNS: Final = 15
 
 _SEATS: Final = {SENDER: DEPARTMENTS[0], RECEIVER: DEPARTMENTS[1]}
 _FRAME_BYTES: Final = SIZE_CLASSES[-1] + 250

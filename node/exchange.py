@@ -2,13 +2,14 @@
 
 The party computes in a thread of its own and blocks here when the link is slower, or when nothing has come
 yet. Frames are taken from the stream while the party computes, up to the depth of the queue; beyond that the
-relay is left to wait, and through it the sender.
+relay is left to wait, and through it the sender. Waking the other side costs more than handing over a frame,
+so a side is woken only if it sleeps, and one that sleeps for room only when half of the queue is free.
 """
 
 import asyncio
-import concurrent.futures
-from collections.abc import Coroutine
-from typing import Any, Final
+import threading
+from collections import deque
+from typing import Final
 
 from node.link import DataStream
 from protocols.errors import MinshuError, Unreachable
@@ -17,18 +18,89 @@ _END: Final = b""
 """No frame is empty."""
 
 
+class _Queue:
+    """A bounded queue between one thread, which blocks, and the event loop, which awaits."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, depth: int) -> None:
+        """Hold at most `depth` frames."""
+        self._loop, self._depth = loop, depth
+        self._frames: deque[bytes] = deque()
+        self._changed = threading.Condition()
+        self._wake = asyncio.Event()
+        self._asleep = False
+        self._closed = False
+
+    def put(self, frame: bytes) -> bool:
+        """Thread: append a frame, waiting for room; False once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._frames) < self._depth)
+            if not self._closed:
+                self._frames.append(frame)
+                self._rouse()
+            return not self._closed
+
+    def get(self) -> bytes | None:
+        """Thread: return the next frame, waiting for one; None once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or bool(self._frames))
+            return None if self._closed else self._take()
+
+    async def put_soon(self, frame: bytes) -> None:
+        """Loop: append a frame, waiting for room; into a closed queue nothing goes."""
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                if len(self._frames) < self._depth:
+                    self._frames.append(frame)
+                    self._changed.notify()
+                    self._rouse()
+                    return
+                self._sleep()
+            await self._wake.wait()
+
+    async def get_soon(self) -> bytes:
+        """Loop: return the next frame, waiting for one."""
+        while True:
+            with self._changed:
+                if self._frames:
+                    return self._take()
+                self._sleep()
+            await self._wake.wait()
+
+    def close(self) -> None:
+        """Let the thread go, now and whenever it comes."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _take(self) -> bytes:
+        frame = self._frames.popleft()
+        if len(self._frames) <= self._depth // 2:
+            self._changed.notify()
+            self._rouse()
+        return frame
+
+    def _sleep(self) -> None:
+        self._asleep = True
+        self._wake.clear()
+
+    def _rouse(self) -> None:
+        if self._asleep:
+            self._asleep = False
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+
 class Exchange:
     """Hands frames over. `send` and `receive` are for the party's thread, the rest for the event loop."""
 
     def __init__(self, stream: DataStream, depth: int) -> None:
         """Use `stream`, with up to `depth` frames waiting in each direction. Call on the loop."""
         self._stream = stream
-        self._loop = asyncio.get_running_loop()
-        self._outbox: asyncio.Queue[bytes] = asyncio.Queue(depth)
-        self._inbox: asyncio.Queue[bytes] = asyncio.Queue(depth)
+        loop = asyncio.get_running_loop()
+        self._outbox, self._inbox = _Queue(loop, depth), _Queue(loop, depth)
         self._stopped: MinshuError | None = None
         self._over = asyncio.Event()
-        self._waiting: concurrent.futures.Future[Any] | None = None
         self._sending = asyncio.create_task(self._send_all())
         self._receiving = asyncio.create_task(self._receive_all())
 
@@ -40,7 +112,9 @@ class Exchange:
         Raises:
             MinshuError: what `stop` was called with, or Unreachable: the stream broke.
         """
-        self._wait(self._outbox.put(frame))
+        self.check()
+        if not self._outbox.put(frame):
+            self.check()
 
     def receive(self) -> bytes:
         """Return the next frame; blocks until one comes.
@@ -48,8 +122,9 @@ class Exchange:
         Raises:
             MinshuError: what `stop` was called with, or Unreachable `peer-lost`: none will come any more.
         """
-        frame: bytes = self._wait(self._inbox.get())
-        if frame == _END:
+        frame = self._inbox.get()
+        self.check()
+        if not frame:
             raise Unreachable(
                 "the relay ended the stream before the protocol was done",
                 code="peer-lost",
@@ -62,18 +137,6 @@ class Exchange:
         if self._stopped is not None:
             raise self._stopped
 
-    def _wait(self, step: Coroutine[Any, Any, Any]) -> Any:
-        waiting = asyncio.run_coroutine_threadsafe(step, self._loop)
-        # In this order, and `stop` in the other: whoever comes second sees what the first did.
-        self._waiting = waiting
-        if self._stopped is not None:
-            waiting.cancel()
-        try:
-            return waiting.result()
-        except concurrent.futures.CancelledError:
-            self.check()
-            raise Unreachable("this node is shutting down", code="node-stopped") from None
-
     # -- the loop ------------------------------------------------------------------------------------------
 
     def stop(self, error: MinshuError) -> None:
@@ -81,8 +144,9 @@ class Exchange:
         if self._stopped is None:
             self._stopped = error
             self._over.set()
-            if self._waiting is not None:
-                self._waiting.cancel()
+            # After the reason is there to be raised.
+            self._outbox.close()
+            self._inbox.close()
 
     async def finish(self) -> None:
         """Send what is still queued, and tell the relay that this was all.
@@ -101,7 +165,7 @@ class Exchange:
         await self._stream.finish()
 
     async def _flush(self) -> None:
-        await self._outbox.put(_END)
+        await self._outbox.put_soon(_END)
         await asyncio.shield(self._sending)
 
     async def close(self, linger_s: float = 0.0) -> None:
@@ -117,7 +181,7 @@ class Exchange:
 
     async def _send_all(self) -> None:
         try:
-            while (frame := await self._outbox.get()) != _END:
+            while (frame := await self._outbox.get_soon()) != _END:
                 await self._stream.send(frame)
         except Unreachable as error:
             self.stop(error)
@@ -125,7 +189,7 @@ class Exchange:
     async def _receive_all(self) -> None:
         try:
             while (frame := await self._stream.receive()) is not None:
-                await self._inbox.put(frame)
+                await self._inbox.put_soon(frame)
         except Unreachable:
             pass  # the party learns it as an end that came too early, if it still waits for anything
-        await self._inbox.put(_END)
+        await self._inbox.put_soon(_END)

@@ -132,24 +132,25 @@ def _padded_size(length: int) -> int:
     return SIZE_CLASSES[bisect_left(SIZE_CLASSES, length + 4)]
 
 
-def _pad(body: bytes) -> bytes:
+def _pad_into(body: bytes, scratch: bytearray) -> memoryview:
+    """Write length ‖ body ‖ zeros into `scratch` and return the part that is used."""
     if len(body) > MAX_BODY_BYTES:
         raise ValueError(f"body of {len(body)} bytes, at most {MAX_BODY_BYTES}")
-    zeros = bytes(_padded_size(len(body)) - len(body) - 4)
-    return b"".join((len(body).to_bytes(4, "big"), body, zeros))
+    end, size = 4 + len(body), _padded_size(len(body))
+    scratch[:4] = len(body).to_bytes(4, "big")
+    scratch[4:end] = body
+    scratch[end:size] = bytes(size - end)
+    return memoryview(scratch)[:size]
 
 
-def _unpad(plain: bytes) -> bytes:
-    length = int.from_bytes(plain[:4], "big")
+def _unpad(scratch: bytearray, size: int) -> bytes:
+    """Return the body of the padded plaintext in the first `size` bytes of `scratch`."""
+    length = int.from_bytes(scratch[:4], "big")
     end = 4 + length
     # Counted in place: comparing with a copy padded anew takes longer than the decryption.
-    if (
-        length > MAX_BODY_BYTES
-        or len(plain) != _padded_size(length)
-        or plain.count(0, end) != len(plain) - end
-    ):
+    if length > MAX_BODY_BYTES or size != _padded_size(length) or scratch.count(0, end, size) != size - end:
         raise ProtocolAborted("a frame's padding is not canonical", code="bad-frame")
-    return plain[4:end]
+    return bytes(memoryview(scratch)[4:end])
 
 
 def _nonce(header: Header) -> bytes:
@@ -197,6 +198,11 @@ class FrameSealer:
     peers: Mapping[Role, bytes]
     rand: Rand
     _directions: dict[Role, _Outbound] = field(default_factory=dict, init=False)
+    # Scratch, kept from frame to frame: fresh megabytes cost more than the cipher.
+    _plain: bytearray = field(default_factory=lambda: bytearray(SIZE_CLASSES[-1]), init=False, repr=False)
+    _sealed: bytearray = field(
+        default_factory=lambda: bytearray(SIZE_CLASSES[-1] + _TAG), init=False, repr=False
+    )
 
     def seal(self, message: Outgoing) -> bytes:
         """Return the frame that carries `message`.
@@ -226,7 +232,9 @@ class FrameSealer:
         )
         raw = header.encode()
         enc = suites.seal(self.suite, self.peers[message.to], _key_info(raw), outbound.key) if first else b""
-        ct = outbound.cipher.encrypt(_nonce(header), _pad(message.body), raw)
+        plain = _pad_into(message.body, self._plain)
+        ct = memoryview(self._sealed)[: len(plain) + _TAG]
+        outbound.cipher.encrypt_into(_nonce(header), plain, raw, ct)
         outbound.seq += 1
         return b"".join((raw, enc, ct, self.signer.sign(_signed(raw, enc, ct))))
 
@@ -261,6 +269,7 @@ class FrameOpener:
     private: bytes = field(repr=False)
     peers: Mapping[Role, bytes]
     _directions: dict[Role, _Inbound] = field(default_factory=dict, init=False)
+    _plain: bytearray = field(default_factory=lambda: bytearray(SIZE_CLASSES[-1]), init=False, repr=False)
 
     def open(self, frame: bytes) -> Incoming | None:
         """Return the message in `frame`, or None for a frame that was opened before (a replay is dropped).
@@ -305,7 +314,9 @@ class FrameOpener:
             if inbound is None:
                 key = suites.open_sealed(self.suite, self.private, _key_info(raw), enc)
                 inbound = _Inbound(ChaCha20Poly1305(key))
-            body = _unpad(inbound.cipher.decrypt(_nonce(header), ct, raw))
+            size = len(ct) - _TAG
+            inbound.cipher.decrypt_into(_nonce(header), ct, raw, memoryview(self._plain)[:size])
+            body = _unpad(self._plain, size)
         except (InvalidTag, DecodeError, ValueError):
             raise ProtocolAborted(
                 "a frame does not open with this attempt's key", code="frame-forged"
