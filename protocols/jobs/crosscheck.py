@@ -23,6 +23,7 @@ from protocols.errors import InputError, ProtocolAborted
 from protocols.identifiers import AreaTable, demo_area_table, normalise, province_area_table, type_tag
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import (
+    COORDINATOR,
     REQUESTER,
     SUSPECTED,
     ColumnNeed,
@@ -50,9 +51,6 @@ from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 
 REGISTER: Final = Role("register")
 MATCHER: Final = Role("matcher")
-
-COORDINATOR: Final = "coordinator"
-"""Stands for whoever relays the frames, as a member of a coalition in `learns`."""
 
 RECORDS: Final = "records"
 STREET_TABLE: Final = "street-table"

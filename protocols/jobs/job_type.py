@@ -21,6 +21,9 @@ REQUESTER: Final = Organisation("requester")
 """Stands for the organisation of the analyst who signed the job, wherever a plan cannot know it yet: as the
 recipient of a planned release, and as a role in `learns`. No organisation of a job may bear this name."""
 
+COORDINATOR: Final = "coordinator"
+"""Stands for whoever relays the frames, as a member of a coalition in `learns`."""
+
 
 class OutputClass(StrEnum):
     """What kind of thing leaves (architecture, "Output classes")."""

@@ -14,8 +14,7 @@ from protocols.encoding import canonical_json
 from protocols.errors import InputError, MinshuError
 from protocols.ids import NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.crosscheck import COORDINATOR
-from protocols.jobs.job_type import REQUESTER, InputBuilder, JobType, OutputClass, PreparedInput
+from protocols.jobs.job_type import COORDINATOR, REQUESTER, InputBuilder, JobType, OutputClass, PreparedInput
 from protocols.wire import JobSpec, organisation_of
 
 ROOT = Path(__file__).parents[2]

@@ -187,16 +187,17 @@ def test_a_changed_journal_does_not_verify(played, tmp_path):
             verified(copy, vkey)
 
 
-def test_every_refusal_of_a_node_stands_in_its_journal(played):
+def test_every_refusal_stands_in_the_journal_of_who_refused(played):
     def codes(name, kind):
         return {e["body"].get("code") for e in played.entries(name) if e["kind"] == kind}
 
     assert codes("health", "policy.refused")
     assert "negative-list" in codes("human-resources", "job.refused")
-    for name in ("police", "human-resources", "health"):
+    for name in ("police", "human-resources", "education"):
         assert any(e["kind"] == "job.expired" for e in played.entries(name)), name
     assert "guard-list-size" in codes("police", "job.aborted")
     assert "guard-coverage" in codes("statistics", "job.aborted")
+    assert "too-few-signatures" in codes("coordinator", "job.refused")  # the forged job
 
 
 def test_no_output_without_a_signed_journal_entry_p1(played):

@@ -20,7 +20,6 @@ from protocols.ids import Role
 from protocols.jobs import crosscheck
 from protocols.jobs.crosscheck import (
     CONTENT_KEY,
-    COORDINATOR,
     ENVELOPES,
     MATCHER,
     RECORD_BYTES,
@@ -31,7 +30,7 @@ from protocols.jobs.crosscheck import (
     Params,
     source,
 )
-from protocols.jobs.job_type import REQUESTER
+from protocols.jobs.job_type import COORDINATOR, REQUESTER
 from protocols.party import Incoming, Party, Progress, Sent, Step, Waiting
 from protocols.psi import group, locks, tagging
 
