@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from coordinator.roots import Roots
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import DecodeError
 from protocols.ids import NodeName
+from protocols.roots import Roots
 from protocols.wire import Fields
 
 TOKEN: Final = "minshu-token-1."  # noqa: S105  # a prefix, no secret

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.config import Config, new_config
 from coordinator.files import read_bounded, write_new
-from coordinator.roots import MAX_ROOTS_BYTES, ROOTS, Roots
+from coordinator.roots import ROOTS
 from protocols.errors import InputError, StateConflict
+from protocols.roots import MAX_ROOTS_BYTES, Roots
 
 if TYPE_CHECKING:
     from coordinator.authority import Authority

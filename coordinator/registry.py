@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from audit.note import ED25519, VerifierKey
 from coordinator.handout import PEM
 from coordinator.requests import MAX_AGE, MAX_REQUEST_BYTES, NONCE_MEMORY, Request
-from coordinator.roots import Roots, follows, open_roster
+from coordinator.roots import follows, open_roster
 from coordinator.store import Enrolment, Entry, Store, StoredRoster, Token
 from protocols.encoding import decode_json, sha256_digest
 from protocols.envelope import (
@@ -35,6 +35,7 @@ from protocols.envelope import (
 )
 from protocols.errors import DecodeError, InputError, Refused, SignatureInvalid, StateConflict
 from protocols.ids import Digest, JobId, KeyId, NodeName
+from protocols.roots import Roots
 from protocols.wire import (
     Admission,
     Fields,

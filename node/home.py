@@ -27,7 +27,6 @@ from protocols.ids import NodeName
 if TYPE_CHECKING:
     from protocols.envelope import KeySigner
 
-ROOTS_SCHEMA: Final = "minshu-roots/1"
 ENROLMENT_SCHEMA: Final = "minshu-node-enrolment/1"
 
 
@@ -178,24 +177,11 @@ def read_roots(address: str, value: Any) -> Enrolled:
     Raises:
         DecodeError: unknown schema or field, no key, a key twice, or a threshold that cannot be met.
     """
-    from protocols.errors import DecodeError
-    from protocols.wire import Fields
+    from protocols.encoding import canonical_json
+    from protocols.roots import Roots
 
-    f = Fields(value, "roots")
-    f.schema(ROOTS_SCHEMA)
-    collaboration = f.text("collaboration")
-    threshold = f.count("threshold", minimum=1, maximum=16)
-    keys = f.items("keys", maximum=16)
-    f.finish()
-    if not all(isinstance(key, str) and len(key) == 64 for key in keys) or keys != sorted(set(keys)):
-        raise DecodeError("roots.keys are not sorted distinct keys of 64 hex digits", code="bad-roots")
-    if threshold > len(keys):
-        raise DecodeError("fewer root keys than the threshold asks for", code="bad-roots")
-    try:
-        raw = tuple(bytes.fromhex(key) for key in keys)
-    except ValueError:
-        raise DecodeError("roots.keys are not hex", code="bad-roots") from None
-    return Enrolled(address, collaboration, threshold, raw)
+    roots = Roots.decode(canonical_json(value))
+    return Enrolled(address, roots.collaboration, roots.threshold, roots.keys)
 
 
 def init_home(path: Path, name: str, suite: int) -> Home:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from coordinator.drafting import ANALYST_NAME, Card
 from coordinator.files import read_bounded, replace_file, write_new
 from coordinator.handout import COLLABORATION, Invite
-from coordinator.roots import MAX_ROOTS_BYTES, ROOTS, Roots
+from coordinator.roots import ROOTS
 from protocols.errors import InputError, StateConflict
 from protocols.ids import JobId, Organisation
+from protocols.roots import MAX_ROOTS_BYTES, Roots
 
 if TYPE_CHECKING:
     from protocols.envelope import KeySigner

@@ -199,8 +199,7 @@ class SqlStore:
     def _write(self, entries: Iterable[Entry] = ()) -> Iterator[sa.Connection]:
         with self._engine.begin() as connection:
             yield connection
-            for entry in entries:
-                connection.execute(_due.insert().values(entry=canonical_json(asdict(entry))))
+            _make_due(connection, entries)
 
     def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with self._reader.connect() as connection:
@@ -297,8 +296,7 @@ class SqlStore:
             if added.rowcount != 1:
                 return False
             _put_parts(connection, job)
-            for entry in entries:
-                connection.execute(_due.insert().values(entry=canonical_json(asdict(entry))))
+            _make_due(connection, entries)
         return True
 
     def save_job(self, job: Job, entries: Iterable[Entry] = ()) -> None:
@@ -369,8 +367,7 @@ class SqlStore:
         with self._engine.begin() as connection:
             added = connection.execute(insert(_releases).values(**asdict(release)).on_conflict_do_nothing())
             if added.rowcount == 1:
-                for entry in entries:
-                    connection.execute(_due.insert().values(entry=canonical_json(asdict(entry))))
+                _make_due(connection, entries)
                 return
             known = (
                 connection.execute(sa.select(_releases).where(_releases.c.release == release.release))
@@ -457,6 +454,11 @@ def _put_parts(connection: sa.Connection, job: Job) -> None:
     ]
     if planned:
         connection.execute(_planned.insert(), planned)
+
+
+def _make_due(connection: sa.Connection, entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        connection.execute(_due.insert().values(entry=canonical_json(asdict(entry))))
 
 
 def _token_refused(*, used: bool, known: bool) -> Refused:

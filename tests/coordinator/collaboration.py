@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from audit.note import ED25519, VerifierKey
 from coordinator.requests import Request
-from coordinator.roots import Roots
 from protocols.channel import suites
 from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import (
@@ -34,6 +33,7 @@ from protocols.envelope import (
     sign,
 )
 from protocols.ids import DatasetName, Digest, JobId, NodeName, Organisation, Role
+from protocols.roots import Roots
 from protocols.wire import (
     Admission,
     Constraints,

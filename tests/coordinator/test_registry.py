@@ -27,12 +27,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from coordinator.authority import LEAF_LIFE, Authority, peer_of
 from coordinator.registry import MAX_JOB_ENVELOPE_BYTES, Registry
-from coordinator.roots import Roots
 from coordinator.store.sql import SqlStore
 from protocols.encoding import sha256_digest
 from protocols.envelope import JOB, key_id, sign
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
 from protocols.ids import NodeName, Organisation, Role
+from protocols.roots import Roots
 
 SECRET = b"\x0c" * 16
 
