@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help="the log's verifier key, one line per key; never take it from the folder you verify",
+        help="a verifier key that the log has or had, one line per key; never take it from the folder itself",
     )
     verify.add_argument(
         "--since",
@@ -151,6 +151,9 @@ def _print_verdict(verdict: Verdict) -> None:
         times = f", from {verdict.first} to {verdict.last}" if verdict.first else ""
         print(f"entries   {verdict.size}{times}")
         print(f"root      {b64encode(verdict.root)}")
+        if len(verdict.keys) > 1:
+            labels = [VerifierKey.parse(key).label for key in verdict.keys]
+            print(f"keys      {', then '.join(labels)}")
         print(f"signed    {', '.join(verdict.signed_by)}")
     for kind, count in sorted(verdict.kinds.items()):
         print(f"  {count:>6}  {kind}")
@@ -179,7 +182,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _line(entry: Entry) -> str:
-    """Return one entry for a person: digests cut to twelve digits."""
+    """Return one entry for a person: digests cut to twelve digits, a key that is over to its name and id."""
     said: dict[str, Any] = {}
     if entry.job:
         said["job"] = entry.job
@@ -191,6 +194,8 @@ def _line(entry: Entry) -> str:
     if entry.actor:
         said["actor"] = entry.actor
     said |= entry.body
+    if "previous_vkey" in said:
+        said["previous_vkey"] = VerifierKey.parse(said["previous_vkey"]).label
     if entry.refs:
         said["refs"] = list(entry.refs)
     return f"{entry.seq:>6}  {entry.time}  {entry.kind:<18}" + "".join(

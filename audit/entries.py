@@ -1,17 +1,18 @@
 """Journal entries: what a log says, and nothing else.
 
 An entry is RFC 8785 JSON with the fields {v, log, seq, time, kind, job, attempt, policy, actor, body, refs};
-`seq` is its leaf index. `ENTRY_KINDS` is the whole vocabulary of v = 1: each kind, the body keys it must and
-may carry, and each key's type. There is no free text: a reason is a code, a sentence is looked up from it. An
-unknown field, kind or body key is refused when written and when read, and so is a name with a long run of
-digits, so that no resident ID or telephone number slips into a log.
+`seq` is its leaf index. `KINDS_BY_VERSION` is the whole vocabulary of each `v`: each kind, the body keys it
+must and may carry, and each key's type. There is no free text: a reason is a code, a sentence is looked up
+from it. An unknown field, kind or body key is refused when written and when read, and so is a name with a
+long run of digits, so that no resident ID or telephone number slips into a log.
 
-A kind or key is added by raising `v`; readers accept every published `v`.
+A kind or key is added by raising `v`; readers accept every published `v`, so a log may begin under one and go
+on under the next. An entry is held to the vocabulary of its own `v`.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,7 +21,9 @@ from audit.note import VerifierKey
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import DecodeError, InputError
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""The `v` of the entries written now."""
+
 MAX_LIST: Final = 64
 """Most items in a list of names, or in `refs`."""
 
@@ -187,6 +190,8 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "checkpoint_sha256": DIGEST,
     "conflicting_sha256": DIGEST,
     "root": DIGEST,
+    "answered_by": DIGEST,  # id of the job whose stored answer was given
+    "expected_use_sha256": DIGEST,  # what the requester says the answer is for
     # who
     "requester": NAME,
     "approver": NAME,  # key id
@@ -209,6 +214,7 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "dataset": NAME,
     "columns": NAMES,
     "column": NAME,
+    "unit": NAME,  # the column that says whom a budget protects
     "snapshot": NAME,
     "rule_version": NAME,
     "release": RELEASE,
@@ -240,6 +246,9 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "round": COUNT,
     "min_group_size": COUNT,
     "max_rows": COUNT,
+    "attempts": COUNT,  # that a job took
+    "checked": COUNT,  # records that verification looked at
+    "confirmed": COUNT,  # of which it found true
     "seq": SIZE,
     "size": SIZE,
     "retry": FLAG,
@@ -251,6 +260,10 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "cost": DECIMAL,
     "spent": DECIMAL,
     "limit": DECIMAL,
+    "rho": DECIMAL,  # zero-concentrated differential privacy
+    "delta": DECIMAL,
+    "records": COUNT,  # class-B rows that a quota counts
+    "queries": COUNT,  # overlap queries that a quota counts
     # time
     "created": TIME,
     "expires": TIME,
@@ -292,7 +305,7 @@ _VERSIONED = (
 )
 _ENDED = "peer role round state retry opened requester participants job_type bytes rows sha256 policy_sha256"
 
-ENTRY_KINDS: Final[Mapping[str, EntryKind]] = {
+_V1: Final[Mapping[str, EntryKind]] = {
     # the log itself
     "log.open": _kind(
         "the log starts; its key", "vkey", "generation software previous_vkey checkpoint_sha256"
@@ -404,9 +417,63 @@ ENTRY_KINDS: Final[Mapping[str, EntryKind]] = {
         "conflicting_sha256 witness size root code",
     ),
 }
-"""Kinds of v = 1, and what the body of each says. Adding one raises `v`."""
 
-KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {1: ENTRY_KINDS}
+
+def _more(kind: str, optional: str) -> EntryKind:
+    published = _V1[kind]
+    return replace(published, optional=published.optional | frozenset(optional.split()))
+
+
+_LEDGER = "delta unit scope rho records queries requester purpose role not_after"
+
+_V2: Final[Mapping[str, EntryKind]] = {
+    **_V1,
+    # the log itself
+    "key.rotate": _more("key.rotate", "envelope_sha256 identity size root"),
+    "key.announced": _kind("this node's next identity key was made", "identity", "previous envelope_sha256"),
+    # policy, roster, data
+    "signers.pinned": _kind("who may sign policies here", "signers", "roles"),
+    "stop.lifted": _kind("a stop is no longer in force", "sha256", "scope subject version signers"),
+    "roster.fresh": _kind(
+        "a statement that a roster is still the newest was taken over",
+        "sha256 version",
+        "signers expires created",
+    ),
+    "dataset.registered": _kind(
+        "a dataset may be named in policies and jobs from here on",
+        "dataset",
+        "rows distinct_keys snapshot columns count code",
+    ),
+    # a job's way through
+    "job.explained": _kind(
+        "a dry answer was given; nothing ran",
+        "code",
+        "requester job_type purpose state approvals needed envelope_sha256 cost",
+        job=True,
+    ),
+    "job.received": _more("job.received", "answered_by expected_use_sha256 records"),
+    "job.refused": _more("job.refused", "answered_by expected_use_sha256 records"),
+    "job.admitted": _more("job.admitted", "rho records queries answered_by delta"),
+    "job.done": _kind("an attempt ended well at this node", "", "role peer rows opened attempts", job=True),
+    "outcome.filed": _more("outcome.filed", "confirmed checked recipient envelope_sha256"),
+    # budgets
+    "budget.reserved": _more("budget.reserved", _LEDGER),
+    "budget.charged": _kind(
+        "a reservation became a charge: from here on something may have left",
+        "budget cost",
+        f"spent limit period notion dataset code {_LEDGER}",
+        job=True,
+    ),
+    "budget.released": _more("budget.released", _LEDGER),
+    # outputs
+    "deletion.receipt": _more("deletion.receipt", "records"),
+}
+
+KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {1: _V1, 2: _V2}
+"""Every published `v`: its kinds, and what the body of each says. What is published never changes."""
+
+ENTRY_KINDS: Final = KINDS_BY_VERSION[VERSION]
+"""The kinds of the entries written now."""
 
 
 @dataclass(frozen=True, slots=True)

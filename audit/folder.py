@@ -4,11 +4,13 @@ A file is written under a temporary name, flushed, then renamed over its place; 
 that renames touched. Until `sync` has returned, nothing may rely on the files.
 """
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from audit.merkle import ENTRIES, HASH_BYTES, MAX_ENTRY_BYTES, TILE_WIDTH, Tile, cut_tile
 from audit.note import MAX_NOTE_BYTES
@@ -131,22 +133,22 @@ class Folder:
         self.sync()
         return digest
 
-    def read_object(self, digest: str) -> bytes | None:
+    def read_object(self, digest: str, limit: int = MAX_OBJECT_BYTES) -> bytes | None:
         """Return the object with that digest, None if it is not there.
 
         Raises:
-            DecodeError: `digest` is none, or the stored bytes do not hash to it.
+            DecodeError: `digest` is none, or the stored bytes are longer than `limit` or do not hash to it.
             OSError: it cannot be read.
         """
         digest_bytes(digest)
-        data = self._read(_object_path(digest), MAX_OBJECT_BYTES)
+        data = self._read(_object_path(digest), limit)
         if data is not None and sha256_digest(data) != digest:
             raise DecodeError("a stored object does not hash to its name", code="object-damaged")
         return data
 
     def _read(self, path: str, limit: int) -> bytes | None:
         try:
-            with (self.directory / path).open("rb") as file:
+            with _open_file(self.directory / path) as file:
                 # One byte more than there should be, never `limit` at once: that much would be allocated.
                 data = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
         except (FileNotFoundError, NotADirectoryError):
@@ -164,6 +166,23 @@ class Folder:
         for new in reversed(missing):
             new.mkdir(exist_ok=True)
             self._touched.add(new.parent)
+
+
+def _open_file(path: Path) -> BinaryIO:
+    """Open a regular file to read, and nothing else: evidence comes from strangers.
+
+    Raises:
+        OSError: there is none, or it is a directory, a pipe, a device or a socket.
+    """
+    # To open a pipe that nobody writes to would wait for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise OSError(errno.EINVAL, "Not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def _object_path(digest: str) -> str:

@@ -9,6 +9,9 @@ become durable together or not at all. After the commit the journal is published
 
 A crash between any two steps leaves a folder that the next start completes from the database, to the same
 root. What a start cannot explain, it refuses: database, tiles and signed checkpoint must tell one story.
+
+Which key signs is decided by the log, by its last `key.rotate` entry or else `log.open`, and never by which
+key happens to lie where one is looked for.
 """
 
 import fcntl
@@ -23,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from audit.entries import Entry, PolicyRef, format_time, parse_time
+from audit.entries import VERSION, Entry, PolicyRef, format_time, parse_time
 from audit.folder import CHECKPOINT, Folder
 from audit.merkle import (
     ENTRIES,
@@ -36,7 +39,10 @@ from audit.merkle import (
     leaf_hash,
     tile_at,
 )
-from audit.note import ED25519, Checkpoint, VerifierKey, sign_note, verify_note
+from audit.note import ED25519, Checkpoint, Note, VerifierKey, verify_note
+from audit.rotation import follow, read_statement
+from protocols.encoding import digest_bytes, sha256_digest
+from protocols.envelope import Signer, key_id
 from protocols.errors import DecodeError, MinshuError, SignatureInvalid, StateConflict
 from protocols.ids import Digest
 
@@ -50,10 +56,15 @@ _SCHEMA: Final = (
         BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END""",
     """CREATE TRIGGER IF NOT EXISTS journal_entry_no_delete BEFORE DELETE ON journal_entry
         BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END""",
+    # What a key.rotate entry rests on stands here too, so that a lost folder can be rebuilt whole.
+    """CREATE TABLE IF NOT EXISTS journal_statement (
+        seq INTEGER PRIMARY KEY REFERENCES journal_entry, statement BLOB NOT NULL)""",
 )
 _SIZE: Final = "SELECT COALESCE(MAX(seq), -1) + 1 FROM journal_entry"
 _ROWS: Final = "SELECT seq, entry, leaf FROM journal_entry WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?"
 _ROWS_AT_ONCE: Final = 512
+_ROTATIONS: Final = """SELECT seq, entry, statement FROM journal_entry LEFT JOIN journal_statement USING (seq)
+    WHERE instr(entry, CAST('"kind":"key.rotate"' AS BLOB)) ORDER BY seq"""
 _NOT_OURS: Final = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 """Result codes that our own statements only meet on a file or schema that is not as we wrote it."""
 
@@ -72,6 +83,8 @@ class Journal:
         journal-damaged: database, tiles and checkpoint contradict each other, or a stored byte changed.
         journal-rolled-back: the folder shows entries that the database no longer has (a restored backup).
         journal-identity: the database belongs to another log or key.
+        journal-key-rotated: it is opened with a key that the log has given up.
+        rotation-out-of-place: the statement names a tree that never was this log's.
         journal-write-failed: nothing was stored; the transaction is rolled back.
         journal-unpublished: the transaction **is** committed, but no checkpoint covers it yet. Nothing may be
             released on its strength; `publish`, or the next entry, tries again.
@@ -81,8 +94,8 @@ class Journal:
     def __init__(
         self,
         *,
-        key: VerifierKey,
-        signer: Callable[[bytes], bytes],
+        origin: str,
+        given: Mapping[VerifierKey, Callable[[bytes], bytes]],
         now: Callable[[], datetime],
         connection: sqlite3.Connection,
         reader: sqlite3.Connection,
@@ -91,8 +104,8 @@ class Journal:
         resources: ExitStack,
     ) -> None:
         """Use `Journal.open`."""
-        self._key = key
-        self._signer = signer
+        self._origin = origin
+        self._given = given
         self._now = now
         self._connection = connection
         self._reader = reader
@@ -109,7 +122,10 @@ class Journal:
         self._led = False
         self._owner: int | None = None
         self._closed = False
+        self._keys: tuple[_LogKey, ...] = ()
+        self._succeeding: tuple[_LogKey, ...] = ()
         self._size = 0
+        self._signed = 0
         self._last: tuple[int, str] | None = None
         self._edge = _Edge()
         self._note = b""
@@ -124,9 +140,13 @@ class Journal:
         signer: Callable[[bytes], bytes],
         public_key: bytes,
         now: Callable[[], datetime],
+        next_signer: Signer | None = None,
         folder: Callable[[Path, str], Folder] = Folder,
     ) -> "Journal":
         """Open a journal, or start one with its `log.open` entry.
+
+        While a key is being changed, the keys before and after are both given, in either order: the log says
+        which of them signs, and if a crash came before the checkpoint that both sign, both sign it now.
 
         Every entry is read and hashed against the tiles and the signed checkpoint, which takes a few seconds
         per million entries; then whatever a crash left unpublished is published.
@@ -138,13 +158,16 @@ class Journal:
             signer: returns the 64-byte Ed25519 signature of the bytes it is given.
             public_key: 32 bytes, the public half.
             now: the clock; must return a time with a zone.
+            next_signer: a second key that may be this log's, during a rotation.
             folder: makes the writers of `directory`; tests pass ones that fail.
 
         Raises:
             StateConflict: see the class.
             DecodeError: `origin` or `public_key` cannot be a log's.
         """
-        key = VerifierKey(origin, ED25519, public_key)
+        given = {VerifierKey(origin, ED25519, public_key): signer}
+        if next_signer is not None:
+            given.setdefault(VerifierKey(origin, ED25519, next_signer.public_key), next_signer.sign)
         with ExitStack() as resources, _storage():
             directory.mkdir(parents=True, exist_ok=True)
             database.parent.mkdir(parents=True, exist_ok=True)
@@ -167,8 +190,8 @@ class Journal:
             # A blob whose type byte flipped must show as damage, not as a decoding error.
             reader.text_factory = lambda raw: raw.decode("utf-8", "replace")
             journal = cls(
-                key=key,
-                signer=signer,
+                origin=origin,
+                given=given,
                 now=now,
                 connection=connection,
                 reader=reader,
@@ -198,12 +221,20 @@ class Journal:
     @property
     def origin(self) -> str:
         """The log's name."""
-        return self._key.name
+        return self._origin
 
     @property
     def vkey(self) -> str:
-        """The line that auditors verify this log with; hand it out on another way than the folder."""
-        return str(self._key)
+        """The line that auditors verify this log with; hand it out on another way than the folder.
+
+        After a rotation it is the new key's; the lines handed out before go on to verify the log.
+        """
+        return str(self._keys[-1].key)
+
+    @property
+    def public_key(self) -> bytes:
+        """The 32-byte public key that the log names last: of the keys given, the one that signs."""
+        return self._keys[-1].key.public_key
 
     @property
     def size(self) -> int:
@@ -255,6 +286,8 @@ class Journal:
             try:
                 yield self._connection
                 size = self._commit()
+                # Before `size` grows: whoever publishes picks the signers by size.
+                self._keys += self._succeeding
             except BaseException:
                 if self._connection.in_transaction:
                     with _storage():
@@ -262,6 +295,7 @@ class Journal:
                 raise
             finally:
                 self._owner = None
+                self._succeeding = ()
             grown = size > self._size
             self._size = size
         if grown:
@@ -396,6 +430,63 @@ class Journal:
         if mine.leads:
             self._pass_lead()
 
+    def rotate(self, signer: Signer, statement: bytes) -> int:
+        """Hand the log over to the key of `signer`; return the seq of the `key.rotate` entry that says so.
+
+        Entry and statement commit in one transaction. The checkpoint that covers them is signed by both keys,
+        the old one first; every later one by the new key alone.
+
+        Args:
+            signer: the new key, which never was this log's before.
+            statement: a DSSE envelope signed by both keys, with a `minshu-rotation/1` document that names
+                this node, both keys, and size and root of this log now or at any time before.
+
+        Raises:
+            DecodeError: `statement` is no such envelope; nothing was appended.
+            SignatureInvalid: it does not hand this log over to this key; nothing was appended.
+            StateConflict: rotation-out-of-place: nothing was appended. Else see `transaction`.
+        """
+        following = VerifierKey(self.origin, ED25519, signer.public_key)
+        with self.transaction() as connection:
+            keys = [key.key for key in self._keys]
+            rotation = read_statement(statement, keys, following)
+            seq, time = self._next_place("key.rotate")
+            named, before = self._roots(connection, rotation.journal_size)
+            if digest_bytes(rotation.journal_root) != named:
+                raise StateConflict(
+                    f"the statement names a tree of {rotation.journal_size} entries that is not this log's",
+                    code="rotation-out-of-place",
+                    hint="write a new statement, with the size and root that this journal has now",
+                )
+            body = {
+                "vkey": str(following),
+                "previous_vkey": str(keys[-1]),
+                "identity": key_id(following.public_key),
+                "envelope_sha256": self.put_object(statement),
+                "size": seq,
+                "root": f"sha256:{before.hex()}",
+            }
+            self._insert(replace(self._draft("key.rotate", body), seq=seq, time=time))
+            with _storage():
+                connection.execute("INSERT INTO journal_statement VALUES (?, ?)", (seq, statement))
+            self._succeeding = (_LogKey(seq + 1, following, signer.sign),)
+        return seq
+
+    def _roots(self, connection: sqlite3.Connection, size: int) -> tuple[bytes | None, bytes]:
+        """Return the roots over the first `size` entries, None if there are no such, and over all there are.
+
+        Those that the open transaction appended count.
+        """
+        tree, named = TileBuilder(), None
+        with _storage():
+            appended = connection.execute("SELECT entry FROM journal_entry WHERE seq >= ?", (self._size,))
+            fresh = [leaf_hash(entry) for (entry,) in appended]
+        for leaf in (*(leaf for _, leaf in self._rows(0, self._size)), *fresh):
+            tree.add(leaf)
+            if tree.size == size:
+                named = tree.root()
+        return named, tree.root()
+
     def publish(self) -> None:
         """Bring tiles and checkpoint up to the committed entries; does nothing where they are.
 
@@ -447,14 +538,21 @@ class Journal:
             actor=actor,
             body=dict(body),
             refs=tuple(refs),
+            v=VERSION,
         )
 
     def _place(self, draft: Entry) -> int:
         """Append `draft` at the next seq and the present time; the caller holds the transaction."""
+        seq, time = self._next_place(draft.kind)
+        self._insert(replace(draft, seq=seq, time=time))
+        return seq
+
+    def _next_place(self, kind: str) -> tuple[int, str]:
+        """Return seq and time for an entry of that kind, after a clock.step if one is due."""
         seq, last = self._tail()
         moment = self._now()
         time = format_time(moment)
-        if time < last and draft.kind != "clock.step":
+        if time < last and kind != "clock.step":
             back = parse_time(last) - moment
             if back <= CLOCK_TOLERANCE:
                 time = last
@@ -462,8 +560,7 @@ class Journal:
                 step = {"previous_time": last, "step_ms": -round(back / timedelta(milliseconds=1))}
                 self._insert(replace(self._draft("clock.step", step), seq=seq, time=time))
                 seq += 1
-        self._insert(replace(draft, seq=seq, time=time))
-        return seq
+        return seq, time
 
     def _tail(self) -> tuple[int, str]:
         """Return the next seq and the time of the entry before it."""
@@ -544,14 +641,27 @@ class Journal:
                 self._files.write(tile.path, data)
         self._files.sync()
         # (2) The checkpoint.
-        text = Checkpoint(self.origin, edge.tree.size, edge.tree.root()).encode()
-        note = sign_note(text, self._key, self._signer).encode()
-        self._files.write(CHECKPOINT, note)
+        note = Note(Checkpoint(self.origin, edge.tree.size, edge.tree.root()).encode(), ())
+        for key, sign in self._signers(edge.tree.size):
+            note = note.with_signature(key, sign)
+        signed = note.encode()
+        self._files.write(CHECKPOINT, signed)
         self._files.sync()
-        self._edge, self._note = edge, note
+        self._edge, self._note, self._signed = edge, signed, edge.tree.size
         # (3) What nobody needs any more. A crash here leaves them to the next start.
         for tile in filled:
             self._files.remove_partial(tile)
+
+    def _signers(self, size: int) -> Iterator[tuple[VerifierKey, Callable[[bytes], bytes]]]:
+        """Yield who signs the checkpoint over `size` entries: the key in force there, last.
+
+        Before it, where this is the first checkpoint of its time, the keys that hand over, as far as they are
+        still at hand: the statement has their consent already.
+        """
+        reigning = [key for key in self._keys if key.start <= size]
+        for key, successor in zip(reigning, [*reigning[1:], None], strict=True):
+            if key.sign is not None and (successor is None or successor.start > self._signed):
+                yield key.key, key.sign
 
     # -- start -----------------------------------------------------------------------------------------------
 
@@ -564,11 +674,12 @@ class Journal:
         self._files.discard_temporary()
         self._objects.discard_temporary()
         self._size = int(self._connection.execute(_SIZE).fetchone()[0])
-        # (1) The database is this log's.
+        # (1) The database is this log's, and says which keys the log had.
         if self._size:
-            self._check_identity()
+            self._keys = self._read_keys()
         # (2) It reaches as far as everything that was ever published.
         signed = self._signed_checkpoint()
+        self._signed = signed.size if signed else self._size
         if signed and signed.size > self._size:
             raise _rolled_back(self._size, signed.size)
         stray = list(self._files.tiles())
@@ -576,8 +687,11 @@ class Journal:
             if tile.end > self._size:
                 raise _rolled_back(self._size, tile.end)
         if self._size == 0:
+            key, sign = next(iter(self._given.items()))
+            self._keys = (_LogKey(0, key, sign),)
             self.record("log.open", {"vkey": self.vkey})
             return
+        self._require_current_key()
         # (3) Its entries give the tiles on disk and the signed root.
         edge, complete = self._compare(signed.size if signed else 0)
         if signed and edge.tree.root() != signed.root:
@@ -589,27 +703,72 @@ class Journal:
         if not self._note:
             self._note = self._files.read_checkpoint() or b""
 
-    def _check_identity(self) -> None:
+    def _read_keys(self) -> "tuple[_LogKey, ...]":
+        """Return the log's keys, oldest first, from its own entries.
+
+        Raises:
+            StateConflict: it is another log, or a rotation in it is not proven.
+        """
         (entry, _), *_ = self._rows(0, 1)
         first = _decode_stored(entry, 0)
-        if first.log != self.origin or first.kind != "log.open" or first.body["vkey"] != self.vkey:
+        if first.log != self.origin or first.kind != "log.open":
+            raise _another_log()
+        keys = [VerifierKey.parse(first.body["vkey"])]
+        starts = [0]
+        with self._reading, _storage():
+            found = self._reader.execute(_ROTATIONS).fetchall()
+        for seq, entry, statement in found:
+            if not isinstance(entry, bytes) or not isinstance(statement, bytes | None):
+                raise _damaged(f"entry {seq} in the database is not what was written")
+            rotation = _decode_stored(entry, seq)
+            if rotation.kind != "key.rotate":
+                continue  # the words stand elsewhere in it
+            try:
+                keys.append(follow(rotation, statement, keys)[0])
+                starts.append(seq + 1)
+                self._restore_object(statement)
+            except (DecodeError, SignatureInvalid) as error:
+                raise _damaged(f"entry {seq} changes the key without proof ({error.code})") from error
+        return tuple(
+            _LogKey(start, key, self._given.get(key)) for start, key in zip(starts, keys, strict=True)
+        )
+
+    def _restore_object(self, statement: bytes | None) -> None:
+        """Write a rotation's statement again where the folder lost it.
+
+        Raises:
+            DecodeError: other bytes lie in its place.
+        """
+        if statement is not None and self.get_object(sha256_digest(statement)) is None:
+            self.put_object(statement)
+
+    def _require_current_key(self) -> None:
+        """Refuse to go on without the key that the log names last."""
+        current = self._keys[-1]
+        if current.sign is not None:
+            return
+        if any(key.sign for key in self._keys):
             raise StateConflict(
-                "the database was started by another log or key",
-                code="journal-identity",
-                hint="open it with the origin and key it was made with, or start a journal in a new place",
+                f"this log has handed over to {current.key.label}; the key given is one from before",
+                code="journal-key-rotated",
+                hint="open it with the new key; the old one may be destroyed",
             )
+        raise _another_log()
 
     def _signed_checkpoint(self) -> Checkpoint | None:
+        known = [key.key for key in self._keys]
         try:
             data = self._files.read_checkpoint()
             if data is None:
                 return None
-            note, _ = verify_note(data, [self._key])
+            note, signers = verify_note(data, dict.fromkeys([*known, *self._given]))
             checkpoint = Checkpoint.decode(note.text)
         except (DecodeError, SignatureInvalid) as error:
             raise _damaged(f"the checkpoint file does not verify: {error.message}") from error
         if checkpoint.origin != self.origin:
             raise _damaged("the checkpoint is another log's")
+        if checkpoint.size <= self._size and _in_force(self._keys, checkpoint.size) not in signers:
+            raise _damaged("the checkpoint is not signed by the key that the log names there")
         return checkpoint
 
     def _compare(self, signed_size: int) -> tuple["_Edge", bool]:
@@ -667,6 +826,26 @@ class Journal:
     def _require_open(self) -> None:
         if self._closed:
             raise StateConflict("the journal is closed", code="journal-closed")
+
+
+@dataclass(frozen=True, slots=True)
+class _LogKey:
+    """A key of the log.
+
+    Attributes:
+        start: size of the smallest tree that it signs.
+        key: the public half.
+        sign: the private half; None where it is not at hand.
+    """
+
+    start: int
+    key: VerifierKey
+    sign: Callable[[bytes], bytes] | None
+
+
+def _in_force(keys: Sequence[_LogKey], size: int) -> VerifierKey | None:
+    """Return the key that signs a tree of `size` entries."""
+    return next((key.key for key in reversed(keys) if key.start <= size), None)
 
 
 @dataclass(slots=True)
@@ -777,6 +956,14 @@ def _decode_stored(entry: bytes, seq: int) -> Entry:
     if decoded.seq != seq:
         raise _damaged(f"entry {seq} in the database carries seq {decoded.seq}")
     return decoded
+
+
+def _another_log() -> StateConflict:
+    return StateConflict(
+        "the database was started by another log or key",
+        code="journal-identity",
+        hint="open it with the origin and key it was made with, or start a journal in a new place",
+    )
 
 
 def _damaged(what: str) -> StateConflict:

@@ -145,6 +145,29 @@ class Note:
         """Return the note's bytes."""
         return self.text + b"\n" + "".join(map(str, self.signatures)).encode()
 
+    def with_signature(self, key: VerifierKey, signer: Callable[[bytes], bytes]) -> "Note":
+        """Return the note with one more signature line, by `key`.
+
+        Args:
+            key: the public half of what `signer` signs with.
+            signer: returns the 64-byte Ed25519 signature of what it is given.
+
+        Raises:
+            SignatureInvalid: what the signer returned does not verify under `key`.
+            DecodeError: the text cannot be a note's text.
+        """
+        signature = signer(self.text)
+        if not key.holds(self.text, signature):
+            raise SignatureInvalid(
+                f"the signer's signature does not verify under {key.label}",
+                code="signer-mismatch",
+                hint="start with the private key that belongs to the configured public key",
+            )
+        note = Note(self.text, (*self.signatures, NoteSignature(key.name, key.key_id, signature)))
+        if Note.decode(note.encode()) != note:
+            raise _malformed("its text does not survive a round trip")
+        return note
+
     @classmethod
     def decode(cls, data: bytes) -> "Note":
         """Parse a signed note strictly.
@@ -195,28 +218,12 @@ def _malformed(why: str) -> DecodeError:
 
 
 def sign_note(text: bytes, key: VerifierKey, signer: Callable[[bytes], bytes]) -> Note:
-    """Return `text` with one signature by `key`.
-
-    Args:
-        text: UTF-8 that ends in a newline and holds no other control character.
-        key: the public half of what `signer` signs with.
-        signer: returns the 64-byte Ed25519 signature of what it is given.
+    """Return `text`, UTF-8 that ends in a newline, with one signature by `key`.
 
     Raises:
-        SignatureInvalid: what the signer returned does not verify under `key`.
-        DecodeError: `text` cannot be a note's text.
+        DecodeError, SignatureInvalid: see `Note.with_signature`.
     """
-    signature = signer(text)
-    if not key.holds(text, signature):
-        raise SignatureInvalid(
-            f"the signer's signature does not verify under {key.label}",
-            code="signer-mismatch",
-            hint="start with the private key that belongs to the configured public key",
-        )
-    note = Note(text, (NoteSignature(key.name, key.key_id, signature),))
-    if Note.decode(note.encode()) != note:
-        raise _malformed("its text does not survive a round trip")
-    return note
+    return Note(text, ()).with_signature(key, signer)
 
 
 def verify_note(data: bytes, keys: Iterable[VerifierKey]) -> tuple[Note, tuple[VerifierKey, ...]]:

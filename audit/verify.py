@@ -1,12 +1,16 @@
 """Verification of a log from its folder alone: no database, no network, no trust in whoever handed it over.
 
-`verify_directory` recomputes everything from the entries: (1) the checkpoint is signed by a key the auditor
-holds, the last one that the log names, (2) every entry is strict, in its place and in time order, (3) every
-tile follows from the entries, (4) so does the signed root, (5) and the root of an earlier checkpoint that the
-auditor kept. It streams: memory is one bundle of 256 entries and the tree's right edge.
+`verify_directory` recomputes everything from the entries: (1) the checkpoint is signed, (2) every entry is
+strict, in its place and in time order, (3) every tile follows from the entries, (4) so does the signed root,
+(5) and the root of an earlier checkpoint that the auditor kept, (6) every change of the log's key is proven
+by a statement over this very log that the old and the new key have signed, (7) the last key of that chain
+signed the checkpoint, and a key that the auditor holds is one of the chain. It streams: memory is one bundle
+of 256 entries, the tree's right edge and the log's keys.
 
 Without (5) an older copy of the log, or another history under the same key, verifies as well: a signature
 says neither that it is the newest nor that it is the only one. Keep the checkpoint of every log you verify.
+And hold the newest key you can have: who steals a key that was given up can branch a log off before its
+rotation, and only those who trust nothing newer would believe it.
 """
 
 from collections import Counter
@@ -22,13 +26,17 @@ from audit.merkle import (
     TILE_WIDTH,
     Tile,
     TileBuilder,
+    cut_tile,
     decode_bundle,
     leaf_hash,
+    root_from_tiles,
     split_tile,
     tile_at,
 )
 from audit.note import Checkpoint, Note, VerifierKey, verify_note
-from protocols.encoding import b64encode
+from audit.rotation import follow
+from protocols.encoding import b64encode, digest_bytes
+from protocols.envelope import MAX_ENVELOPE_BYTES
 from protocols.errors import DecodeError, InputError, SignatureInvalid
 
 MAX_PROBLEMS: Final = 100
@@ -58,7 +66,8 @@ class Verdict:
         origin: the log's name, empty if there is no readable checkpoint.
         size: entries the checkpoint covers.
         root: its root, 32 bytes.
-        signed_by: labels of the trusted keys that signed it.
+        keys: the log's verifier keys, oldest first; empty if the log does not say.
+        signed_by: labels of the keys, of the log or trusted, that signed its checkpoint.
         kinds: entries by kind.
         first: time of the first entry, empty if there is none.
         last: time of the last entry.
@@ -69,6 +78,7 @@ class Verdict:
     origin: str
     size: int
     root: bytes
+    keys: tuple[str, ...]
     signed_by: tuple[str, ...]
     kinds: Mapping[str, int]
     first: str
@@ -88,6 +98,7 @@ class Verdict:
             "origin": self.origin,
             "size": self.size,
             "root": b64encode(self.root),
+            "keys": list(self.keys),
             "signed_by": list(self.signed_by),
             "kinds": dict(sorted(self.kinds.items())),
             "first": self.first,
@@ -107,33 +118,26 @@ def verify_directory(
     """Verify the log in `directory`.
 
     Args:
-        directory: holds `checkpoint` and `tile/…`; nothing else is read.
-        keys: the log's verifier keys, received on another way than the folder.
+        directory: holds `checkpoint` and `tile/…`, and under `objects/…` what rotations rest on; nothing else
+            is read.
+        keys: verifier keys received on another way than the folder; one of them is, or once was, the log's.
         earlier: a checkpoint of the same log, kept from an earlier verification.
         visit: called with every well-formed entry in order, so that further checks need no second reading.
 
     Raises:
-        InputError: `directory` is no directory, or `earlier` is no checkpoint that these keys signed.
+        InputError: `directory` is no directory, or `earlier` is no checkpoint or was changed.
     """
-    run = _Run(_log_folder(directory), visit, _kept(earlier, keys))
-    checkpoint, signers = run.signed_checkpoint(keys)
-    if checkpoint is not None:
-        run.replay(checkpoint)
-        if checkpoint.size == 0:
-            run.problem("empty-log", "checkpoint", "it covers no entry, but a journal begins with log.open")
-        if run.named_key and run.named_key not in map(str, signers):
-            run.problem("wrong-key", "checkpoint", "not signed by the key that the log itself named last")
-    return Verdict(
-        origin=checkpoint.origin if checkpoint else "",
-        size=checkpoint.size if checkpoint else 0,
-        root=checkpoint.root if checkpoint else b"",
-        signed_by=tuple(signer.label for signer in signers),
-        kinds=dict(run.kinds),
-        first=run.first,
-        last=run.last,
-        problems=tuple(run.problems),
-        problem_count=run.problem_count,
-    )
+    run = _Run(_log_folder(directory), visit, keys, _kept(earlier))
+    found = run.read_checkpoint()
+    if found is None:
+        return run.verdict(None, ())
+    data, checkpoint = found
+    run.replay(checkpoint)
+    if checkpoint.size == 0:
+        run.problem("empty-log", "checkpoint", "it covers no entry, but a journal begins with log.open")
+    if earlier is not None:
+        run.known_earlier(earlier)
+    return run.verdict(checkpoint, run.signers(data, checkpoint))
 
 
 def read_entries(directory: Path) -> Iterator[Entry]:
@@ -162,17 +166,21 @@ def read_entries(directory: Path) -> Iterator[Entry]:
             yield Entry.decode(entry)
 
 
-def _kept(earlier: bytes | None, keys: Sequence[VerifierKey]) -> Checkpoint | None:
+def _kept(earlier: bytes | None) -> Checkpoint | None:
     if earlier is None:
         return None
     try:
-        return Checkpoint.decode(verify_note(earlier, keys)[0].text)
-    except (DecodeError, SignatureInvalid) as error:
-        raise InputError(
-            f"the earlier checkpoint does not verify: {error.message}",
-            code="bad-earlier-checkpoint",
-            hint="give the checkpoint file of this log as it was when you verified it before",
-        ) from None
+        return Checkpoint.decode(Note.decode(earlier).text)
+    except DecodeError as error:
+        raise _bad_earlier(error) from None
+
+
+def _bad_earlier(error: DecodeError | SignatureInvalid) -> InputError:
+    return InputError(
+        f"the earlier checkpoint does not verify: {error.message}",
+        code="bad-earlier-checkpoint",
+        hint="give the checkpoint file of this log as it was when you verified it before",
+    )
 
 
 def _log_folder(directory: Path) -> Folder:
@@ -185,17 +193,28 @@ def _log_folder(directory: Path) -> Folder:
     return Folder(directory)
 
 
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What the log says of its own past: the root of its first `size` entries."""
+
+    where: str
+    size: int
+    root: bytes
+
+
 @dataclass(slots=True)
 class _Run:
     """One verification under way."""
 
     folder: Folder
     visit: Callable[[Entry], None] | None
+    trusted: Sequence[VerifierKey]
     earlier: Checkpoint | None = None
     problems: list[Problem] = field(default_factory=list)
     problem_count: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
-    named_key: str = ""
+    keys: list[VerifierKey] = field(default_factory=list)
+    claims: list[_Claim] = field(default_factory=list)
     first: str = ""
     last: str = ""
 
@@ -204,28 +223,69 @@ class _Run:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(Problem(code, where, what))
 
-    def signed_checkpoint(
-        self, keys: Sequence[VerifierKey]
-    ) -> tuple[Checkpoint | None, tuple[VerifierKey, ...]]:
-        """(1) The checkpoint is signed by a trusted key, and that key is this log's."""
+    def verdict(self, checkpoint: Checkpoint | None, signers: Sequence[VerifierKey]) -> Verdict:
+        return Verdict(
+            origin=checkpoint.origin if checkpoint else "",
+            size=checkpoint.size if checkpoint else 0,
+            root=checkpoint.root if checkpoint else b"",
+            keys=tuple(map(str, self.keys)),
+            signed_by=tuple(signer.label for signer in signers),
+            kinds=dict(self.kinds),
+            first=self.first,
+            last=self.last,
+            problems=tuple(self.problems),
+            problem_count=self.problem_count,
+        )
+
+    def read_checkpoint(self) -> tuple[bytes, Checkpoint] | None:
+        """(1) The checkpoint is signed by a trusted key, or may yet be by one that the log itself names."""
         try:
             data = self.folder.read_checkpoint()
             if data is None:
                 self.problem("no-checkpoint", "checkpoint", "the folder holds none")
-                return None, ()
-            note, signers = verify_note(data, keys)
-            checkpoint = Checkpoint.decode(note.text)
+                return None
+            checkpoint = Checkpoint.decode(Note.decode(data).text)
+            try:
+                verify_note(data, self.trusted)
+            except SignatureInvalid as error:
+                # Where a trusted key is named as this log's would be, it may have handed over to another.
+                named = any(key.name == checkpoint.origin for key in self.trusted)
+                if error.code != "no-known-signature" or not named:
+                    raise
         except (DecodeError, SignatureInvalid) as error:
             self.problem(error.code, "checkpoint", error.message)
-            return None, ()
+            return None
         except OSError as error:
             self.problem("unreadable", "checkpoint", error.strerror or "it cannot be read")
-            return None, ()
-        if checkpoint.origin not in {signer.name for signer in signers}:
-            self.problem("wrong-origin", "checkpoint", "its origin is not the name of the key that signed it")
+            return None
         if checkpoint.extensions:
             self.problem("extension-lines", "checkpoint", "it carries lines that no one can check")
-        return checkpoint, signers
+        return data, checkpoint
+
+    def signers(self, data: bytes, checkpoint: Checkpoint) -> tuple[VerifierKey, ...]:
+        """(7) The log's last key signed the checkpoint, and the auditor holds one of its keys."""
+        try:
+            _, signers = verify_note(data, dict.fromkeys([*self.keys, *self.trusted]))
+        except SignatureInvalid as error:
+            self.problem(error.code, "checkpoint", error.message)
+            return ()
+        names = {signer.name for signer in signers}
+        if checkpoint.origin not in names.intersection(key.name for key in self.keys[-1:] or signers):
+            self.problem("wrong-origin", "checkpoint", "its origin is not the name of the key that signed it")
+        elif self.keys and self.keys[-1] not in signers:
+            self.problem("wrong-key", "checkpoint", "not signed by the key that the log itself named last")
+        elif not set(self.trusted).intersection(self.keys or signers):
+            self.problem("no-known-signature", "checkpoint", "none of the trusted keys ever was this log's")
+        return signers
+
+    def known_earlier(self, earlier: bytes) -> None:
+        """(5) What the auditor kept is signed by a key of this log."""
+        try:
+            verify_note(earlier, dict.fromkeys([*self.keys, *self.trusted]))
+        except SignatureInvalid as error:
+            if error.code != "no-known-signature":
+                raise _bad_earlier(error) from None
+            self.problem(error.code, "earlier checkpoint", "none of the keys of this log signed it")
 
     def replay(self, checkpoint: Checkpoint) -> None:
         """Rebuild the tree from the entries."""
@@ -246,6 +306,8 @@ class _Run:
         # (4) The signed root.
         if tree.root() != checkpoint.root:
             self.problem("root-mismatch", "checkpoint", "the entries do not give the signed root")
+        for claim in self.claims:
+            self.check_claim(claim, checkpoint.size)
 
     def extends(self, tree: TileBuilder, checkpoint: Checkpoint) -> None:
         """(5) The tree so far is the one the auditor has seen, where it is as large."""
@@ -294,8 +356,10 @@ class _Run:
             self.problem("wrong-log", where, "it names another log")
         if (entry.kind == "log.open") != (seq == 0):
             self.problem("log-open", where, "a log opens once, with its first entry")
-        if entry.kind in ("log.open", "key.rotate"):
-            self.named_key = entry.body["vkey"]
+        if entry.kind == "log.open" and not self.keys:
+            self.keys.append(VerifierKey.parse(entry.body["vkey"]))
+        if entry.kind == "key.rotate":
+            self.rotation(entry)
         if entry.time < self.last and entry.kind != "clock.step":
             self.problem("time-backwards", where, "earlier than the entry before, and no clock.step says why")
         self.first = self.first or entry.time
@@ -303,6 +367,42 @@ class _Run:
         self.kinds[entry.kind] += 1
         if self.visit:
             self.visit(entry)
+
+    def rotation(self, entry: Entry) -> None:
+        """(6) The key before and the key after have signed that one follows the other."""
+        where = f"entry {entry.seq}"
+        following = VerifierKey.parse(entry.body["vkey"])
+        if self.keys:  # else the log's first entry is unreadable, which was said already
+            try:
+                following, rotation = follow(entry, self.statement(entry), self.keys)
+            except (DecodeError, SignatureInvalid) as error:
+                self.problem(error.code, where, error.message)
+            except OSError as error:
+                self.problem("unreadable", where, error.strerror or "its statement cannot be read")
+            else:
+                self.claims += [
+                    _Claim(where, entry.seq, digest_bytes(entry.body["root"])),
+                    _Claim(where, rotation.journal_size, digest_bytes(rotation.journal_root)),
+                ]
+        self.keys.append(following)
+
+    def statement(self, entry: Entry) -> bytes | None:
+        digest = entry.body.get("envelope_sha256")
+        return None if digest is None else self.folder.read_object(digest, MAX_ENVELOPE_BYTES)
+
+    def check_claim(self, claim: _Claim, size: int) -> None:
+        """(6) The tree that a rotation names is this log's, as it was then."""
+
+        def read(tile: Tile) -> bytes:
+            now = tile_at(size, tile.level, tile.index)
+            return cut_tile(now, self.folder.read_tile(now) or b"", tile.width)
+
+        try:
+            root = root_from_tiles(read, claim.size)
+        except (DecodeError, OSError):
+            return  # a tile is missing or damaged, which was said already
+        if root != claim.root:
+            self.problem("wrong-root", claim.where, f"the root it names over {claim.size} is another log's")
 
     def compare(self, tile: Tile, data: bytes) -> None:
         """(3) The hash tile follows from the entries."""

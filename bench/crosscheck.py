@@ -6,7 +6,6 @@ people on the sealed list is compared with the truth, so a fast wrong answer is 
 """
 
 import os
-import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bench.rows import Results, Row
-from demo.collaboration import DEPARTMENTS, Collaboration, command
+from demo.collaboration import DEPARTMENTS, Collaboration, command, for_a_city_of
 from demo.processes import Children
 from demo.run import await_questions, job_text
 
@@ -67,7 +66,7 @@ def run(profile: str, seed: int) -> Measured:
         manifest = generate(profile, seed, city, workers=os.cpu_count() or 1)
         expected = load_expected(city)
         collaboration = Collaboration(folder / "homes", city, children)
-        _set_up(collaboration, max_rows=manifest.population // 5)
+        _set_up(collaboration, manifest.population)
         with Bureau.connect(collaboration.analyst) as bureau:
             question = folder / "job.toml"
             question.write_text(job_text(), encoding="utf-8")
@@ -80,21 +79,16 @@ def run(profile: str, seed: int) -> Measured:
     return Measured(wall_s, max(peaks[department.folder] for department in DEPARTMENTS))
 
 
-def _set_up(collaboration: Collaboration, *, max_rows: int) -> None:
-    """Bring everything up to running nodes; the policies are the examples, capped to measure."""
+def _set_up(collaboration: Collaboration, people: int) -> None:
+    """Bring everything up to running nodes; the policies are the examples, for a city of this size."""
     collaboration.found()
     collaboration.enrol()
     collaboration.add_datasets()
     for department in DEPARTMENTS:
         collaboration.pin(department)
-        text = capped(collaboration.policy(department), max_rows)
+        text = for_a_city_of(people, collaboration.policy(department))
         collaboration.activate(department, collaboration.sign_policy(department, text, ("dpo", "owner")))
         collaboration.start_node(department)
-
-
-def capped(policy: str, max_rows: int) -> str:
-    """Return the policy text with another cap on the sealed list; the examples' is for a city of 1e5."""
-    return re.sub(r"(?m)^max_rows = \d+", f"max_rows = {max_rows}", policy)
 
 
 def _wall(collaboration: Collaboration, job: "Job") -> float:

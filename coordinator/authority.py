@@ -1,11 +1,16 @@
 """The coordinator's certificate authority: it says whose TLS key is whose, and nothing more.
 
 A leaf only opens a connection. Whether its key is a member's is decided by the roster, which the authority
-cannot sign, on every call.
+cannot sign, on every call. The roster binds the key, not the leaf: renewal gives the same key a new leaf, and
+a new key comes only by enrolling again and with the next roster.
 """
 
 import hashlib
+import hmac
 import ipaddress
+import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,16 +30,19 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from coordinator.files import read_bounded, write_new
-from protocols.errors import DecodeError, InputError
+from protocols.errors import DecodeError, InputError, Refused, SignatureInvalid
 from protocols.ids import Digest, NodeName
 
 LEAF_LIFE: Final = timedelta(days=30)
-RENEW_AFTER: Final = LEAF_LIFE / 3
+RENEWALS_AN_HOUR: Final = 10
+"""Renewals that a node may try in an hour; one that backs off as it should needs fewer."""
+
 _AUTHORITY_LIFE: Final = timedelta(days=3650)
 _BACKDATED: Final = timedelta(minutes=5)
 """A leaf begins a little earlier, because the peer's clock may lag."""
 
 MAX_PEM_BYTES: Final = 16 << 10
+MAX_CSR_BYTES: Final = 8 << 10
 _URI: Final = "minshu:node:"
 
 
@@ -104,10 +112,12 @@ def read_csr(pem: str) -> ec.EllipticCurvePublicKey:
     try:
         csr = x509.load_pem_x509_csr(pem.encode("utf-8"))
         key = csr.public_key()
-        valid = csr.is_signature_valid
+        # The key's kind first: the signature of a huge RSA key costs whoever checks it.
+        fits = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
+        valid = fits and csr.is_signature_valid
     except (ValueError, UnsupportedAlgorithm, InvalidSignature):
         raise DecodeError("the certificate request is not PKCS#10 in PEM", code="bad-csr") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not fits:
         raise InputError("the certificate request has no P-256 key", code="bad-csr")
     if not valid:
         raise InputError("the certificate request is not signed by its own key", code="bad-csr")
@@ -116,10 +126,11 @@ def read_csr(pem: str) -> ec.EllipticCurvePublicKey:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The CA's key and certificate."""
+    """The CA's key and certificate, and how long its leaves live: 30 days at most."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
+    leaf_life: timedelta = LEAF_LIFE
 
     @classmethod
     def create(cls, name: NodeName, now: datetime, key_path: Path, certificate_path: Path) -> "Authority":
@@ -161,6 +172,11 @@ class Authority:
         """The CA certificate."""
         return self.certificate.public_bytes(Encoding.PEM)
 
+    @property
+    def renew_after(self) -> timedelta:
+        """How old a leaf is when the next one is due: a third of its life."""
+        return self.leaf_life / 3
+
     def node_leaf(self, node: NodeName, key: ec.EllipticCurvePublicKey, now: datetime) -> bytes:
         """Return a client leaf for `node`, PEM."""
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(_URI + node)]
@@ -184,14 +200,15 @@ class Authority:
         usage: x509.ObjectIdentifier,
         now: datetime,
     ) -> bytes:
+        begins = now - min(_BACKDATED, self.leaf_life / 10)
         leaf = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])]))
             .issuer_name(self.certificate.subject)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _BACKDATED)
-            .not_valid_after(now + LEAF_LIFE)
+            .not_valid_before(begins)
+            .not_valid_after(begins + self.leaf_life)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -202,6 +219,68 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
         return leaf.public_bytes(Encoding.PEM)
+
+
+class Renewals:
+    """New leaves for keys that are members' already."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Issue from `authority`; `monotonic` counts seconds and never goes back."""
+        self._authority = authority
+        self._now = now
+        self._monotonic = monotonic
+        self._tried: dict[NodeName, deque[float]] = {}
+
+    def leaf(self, node: NodeName, spki: Digest, csr: bytes) -> bytes:
+        """Return a new leaf, PEM, for the key that the node's connection proved.
+
+        (1) The request is bounded. (2) The node has not tried too often: this comes before any signature is
+        checked or made, so that a flood costs neither. (3) The request is signed by its own key. (4) That
+        key is the connection's.
+
+        Args:
+            node: whom the roster names for the connection's key.
+            spki: that key.
+            csr: PKCS#10 in PEM.
+
+        Raises:
+            DecodeError, Refused, InputError, SignatureInvalid: which of them does not hold.
+        """
+        # (1)
+        if len(csr) > MAX_CSR_BYTES:
+            raise DecodeError(
+                f"certificate request of {len(csr)} bytes, at most {MAX_CSR_BYTES} accepted", code="too-long"
+            )
+        # (2)
+        self._count(node)
+        # (3)
+        key = read_csr(csr.decode("utf-8", "replace"))
+        # (4)
+        if not hmac.compare_digest(spki_digest(key).encode(), spki.encode()):
+            raise SignatureInvalid(
+                "the certificate request is for another key than the connection's",
+                code="wrong-tls-key",
+                hint="a renewal keeps the key; for a new key enrol again and have it put in the roster",
+            )
+        return self._authority.node_leaf(node, key, self._now())
+
+    def _count(self, node: NodeName) -> None:
+        now = self._monotonic()
+        tried = self._tried.setdefault(node, deque())
+        while tried and tried[0] <= now - 3600:
+            tried.popleft()
+        if len(tried) >= RENEWALS_AN_HOUR:
+            raise Refused(
+                f"{RENEWALS_AN_HOUR} renewals were tried within the hour, no more are given",
+                code="too-many-renewals",
+                hint="wait an hour: a certificate lives for days after its renewal is due",
+            )
+        tried.append(now)
 
 
 def _usage(*, authority: bool) -> x509.KeyUsage:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator import command
-from protocols.errors import InputError
+from protocols.errors import InputError, Refused
 
 if TYPE_CHECKING:
     from coordinator.home import Home
@@ -55,19 +55,51 @@ def _parser() -> argparse.ArgumentParser:
     draft.add_argument("--title", action="append", default=[], metavar="ORG=TITLE")
     draft.add_argument("--without", action="append", default=[], metavar="NAME", help="leave out")
     draft.add_argument("--days", type=int, default=90, help="how long it is valid (90)")
+    draft.add_argument(
+        "--freshness",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PUB",
+        help="public key whose owner confirms the roster every week; default: the current ones",
+    )
+    draft.add_argument(
+        "--keep-key", action="append", default=[], metavar="NODE", help="do not propose the key it announced"
+    )
+    draft.add_argument(
+        "--next-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PUB",
+        help="root public key that signs from the next roster on; all of them, present ones too",
+    )
+    draft.add_argument(
+        "--next-threshold", type=int, default=2, metavar="N", help="signatures that takes then (2)"
+    )
     draft.set_defaults(call=_draft)
     sign = steps.add_parser("sign", help="add a root key's signature; needs no home")
     sign.add_argument("file", type=Path, metavar="FILE")
-    sign.add_argument("--key", type=Path, required=True, metavar="PEM")
+    sign.add_argument("--key", required=True, metavar="KEY", help="key file, or a pkcs11: URI")
     sign.add_argument("--out", type=Path, metavar="FILE", help="default: FILE with the ending .dsse")
+    sign.add_argument("--previous", type=Path, metavar="FILE", help="the roster before: print what changes")
     sign.set_defaults(call=_sign)
-    publish = steps.add_parser("publish", help="put a signed roster in force")
+    freshen = steps.add_parser("freshen", help="confirm, with a freshness key, that the roster is the newest")
+    freshen.add_argument("file", type=Path, nargs="?", metavar="FILE", help="default: the newest in the home")
+    freshen.add_argument("--key", required=True, metavar="KEY", help="key file, or a pkcs11: URI")
+    freshen.add_argument("--out", type=Path, metavar="FILE", help="write it; needs no home if FILE is named")
+    freshen.set_defaults(call=_freshen)
+    publish = steps.add_parser("publish", help="put a signed roster, or a freshness statement, in force")
     publish.add_argument("file", type=Path, metavar="FILE")
     publish.set_defaults(call=_publish)
-    show = steps.add_parser("show", help="print the roster in force")
+    show = steps.add_parser("show", help="print the newest roster and what it changed")
+    show.add_argument("file", type=Path, nargs="?", metavar="FILE", help="print this draft or signed roster")
     show.set_defaults(call=_show)
 
-    command.options(parser, init, run, token, invite, draft, sign, publish, show)
+    usage = commands.add_parser("usage", help="show what every organisation has asked and spent")
+    usage.set_defaults(call=_usage)
+
+    command.options(parser, init, run, token, invite, draft, sign, freshen, publish, show, usage)
     return parser
 
 
@@ -158,19 +190,23 @@ def _invite(arguments: argparse.Namespace) -> int:
 
     home = _home(arguments)
     address = home.listening()["public"]
-    line = Invite(address, home.authority().pem.decode(), home.roots()).encode()
-    command.show(arguments, {"invite": line, "roots": home.roots().fingerprint}, [line])
+    with _opened(home) as (_, registry):
+        roots = registry.roots
+    line = Invite(address, home.authority().pem.decode(), roots).encode()
+    command.show(arguments, {"invite": line, "roots": roots.fingerprint}, [line])
     return command.OK
 
 
 def _draft(arguments: argparse.Namespace) -> int:
-    from coordinator.drafting import MAX_CARD_BYTES, Card, draft
+    from coordinator.drafting import MAX_CARD_BYTES, Card, changes, draft, next_roots
     from coordinator.files import read_bounded, replace_file
+    from policies.keyfile import load_public
 
     home = _home(arguments)
     with _opened(home) as (store, registry):
+        current = registry.roster
         roster = draft(
-            registry.roster,
+            current,
             collaboration=home.config.collaboration,
             suite=home.config.suite,
             enrolments=store.enrolments(),
@@ -179,12 +215,23 @@ def _draft(arguments: argparse.Namespace) -> int:
             without=arguments.without,
             days=arguments.days,
             now=_now(),
+            rotations=store.rotations(),
+            keep_key=arguments.keep_key,
+            freshness=[load_public(path) for path in arguments.freshness],
+            next_roots=next_roots(
+                [load_public(path) for path in arguments.next_root], arguments.next_threshold
+            ),
         )
     replace_file(arguments.out, roster.encode())
+    changed = changes(current, roster)
     command.show(
         arguments,
-        {"file": str(arguments.out), **_summary(roster)},
-        [*_lines(roster), f"written to {arguments.out}: compare each fingerprint, then sign"],
+        {"file": str(arguments.out), **_summary(roster), "changes": changed},
+        [
+            *_lines(roster),
+            *_changes(current, changed),
+            f"written to {arguments.out}: compare each fingerprint, then sign",
+        ],
     )
     return command.OK
 
@@ -197,29 +244,80 @@ def _title(text: str) -> tuple[str, str]:
 
 
 def _sign(arguments: argparse.Namespace) -> int:
-    from coordinator.drafting import MAX_ROSTER_BYTES, sign_roster
+    from coordinator.drafting import MAX_ROSTER_BYTES, changes, read_roster, sign_roster
     from coordinator.files import read_bounded, replace_file
-    from policies.keyfile import load_signer
+    from policies.signers import open_signer
 
     data = read_bounded(arguments.file, MAX_ROSTER_BYTES)
-    envelope, roster = sign_roster(data, load_signer(arguments.key))
+    changed: list[str] = []
+    if arguments.previous:
+        before = read_roster(read_bounded(arguments.previous, MAX_ROSTER_BYTES))
+        after = read_roster(data)
+        if after.previous != before.digest:
+            raise InputError(
+                f"roster version {after.version} does not follow version {before.version} in"
+                f" {arguments.previous}",
+                code="roster-forked",
+                hint="do not sign: ask the coordinator's operator which roster the draft follows",
+            )
+        changed = _changes(before, changes(before, after))
+    envelope, roster = sign_roster(data, open_signer(arguments.key))
     out = arguments.out or arguments.file.with_suffix(".dsse")
     replace_file(out, envelope.encode())
     command.show(
         arguments,
         {"file": str(out), "signatures": len(envelope.signatures), **_summary(roster)},
-        [*_lines(roster), f"signed, {len(envelope.signatures)} signature(s): {out}"],
+        [*_lines(roster), *changed, f"signed, {len(envelope.signatures)} signature(s): {out}"],
     )
     return command.OK
 
 
-def _publish(arguments: argparse.Namespace) -> int:
-    from coordinator.drafting import MAX_ROSTER_BYTES, decode_roster_file
-    from coordinator.files import read_bounded
+def _freshen(arguments: argparse.Namespace) -> int:
+    from coordinator.drafting import MAX_ROSTER_BYTES, confirm, read_roster
+    from coordinator.files import read_bounded, replace_file
+    from policies.signers import open_signer
+    from protocols.succession import fresh_until
+    from protocols.wire import Freshness, utc_text
 
-    envelope = decode_roster_file(read_bounded(arguments.file, MAX_ROSTER_BYTES))
+    if arguments.file is not None:
+        roster = read_roster(read_bounded(arguments.file, MAX_ROSTER_BYTES))
+    else:
+        with _opened(_home(arguments)) as (_, registry):
+            roster = _published(registry)
+    envelope = confirm(roster, open_signer(arguments.key), _now())
+    until = utc_text(fresh_until(roster, Freshness.decode(envelope.payload)))
+    result = {"version": roster.version, "digest": roster.digest, "fresh_until": until}
+    lines = [f"roster version {roster.version} is confirmed, fresh until {until}: {roster.digest}"]
+    if arguments.out is None:
+        with _opened(_home(arguments)) as (_, registry):
+            registry.publish_freshness(envelope.encode())
+        lines.append("published")
+    else:
+        replace_file(arguments.out, envelope.encode())
+        result["file"] = str(arguments.out)
+        lines.append(f"written to {arguments.out}: publish it with roster publish")
+    command.show(arguments, result, lines)
+    return command.OK
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from coordinator.drafting import MAX_ROSTER_BYTES, decode_published
+    from coordinator.files import read_bounded
+    from protocols.envelope import FRESHNESS
+    from protocols.wire import utc_text
+
+    envelope = decode_published(read_bounded(arguments.file, MAX_ROSTER_BYTES))
     with _opened(_home(arguments)) as (_, registry):
-        roster = registry.publish(envelope)
+        if envelope.payload_type == FRESHNESS:
+            statement = registry.publish_freshness(envelope.encode())
+            issued = utc_text(statement.issued)
+            command.show(
+                arguments,
+                {"version": statement.version, "digest": statement.sha256, "confirmed": issued},
+                [f"roster version {statement.version} is confirmed as of {issued}: {statement.sha256}"],
+            )
+            return command.OK
+        roster = registry.publish(envelope.encode())
     command.show(
         arguments, _summary(roster), [f"roster version {roster.version} is in force: {roster.digest}"]
     )
@@ -227,15 +325,56 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from coordinator.drafting import MAX_ROSTER_BYTES, changes, read_roster
+    from coordinator.files import read_bounded
+    from protocols.succession import fresh, fresh_until
+    from protocols.wire import utc_text
+
+    if arguments.file is not None:
+        roster = read_roster(read_bounded(arguments.file, MAX_ROSTER_BYTES))
+        command.show(arguments, _summary(roster), _lines(roster))
+        return command.OK
     with _opened(_home(arguments)) as (_, registry):
-        roster = registry.roster
-    if roster is None:
+        roster = _published(registry)
+        freshness, before = registry.trusted.freshness, registry.before()
+    until = utc_text(min(roster.expires, fresh_until(roster, freshness)))
+    try:
+        fresh(roster, freshness, _now())
+        holds = f"counts    until {until}"
+    except Refused as error:
+        holds = f"counts    no more: {error.message}"
+    # Without the roster before it, what the newest changed is not known here.
+    changed = changes(before, roster) if before is not None or roster.version == 1 else []
+    command.show(
+        arguments,
+        {**_summary(roster), "fresh_until": until, "changes": changed},
+        [*_lines(roster), holds, *_changes(before, changed)],
+    )
+    return command.OK
+
+
+def _published(registry: "Registry") -> "Roster":
+    if registry.roster is None:
         raise InputError(
             "no roster is published yet",
             code="no-roster",
             hint="minshu-coordinator roster draft, sign, publish",
         )
-    command.show(arguments, _summary(roster), _lines(roster))
+    return registry.roster
+
+
+def _changes(before: "Roster | None", changed: list[str]) -> list[str]:
+    if before is None or not changed:
+        return changed
+    return [f"against version {before.version}:", *(f"  {line}" for line in changed)]
+
+
+def _usage(arguments: argparse.Namespace) -> int:
+    from coordinator.metering import usage_json, usage_lines
+
+    with _opened(_home(arguments)) as (store, _):
+        rows = usage_json(store.usage())
+    command.show(arguments, {"usage": rows}, usage_lines(rows, organisations=True))
     return command.OK
 
 
@@ -249,10 +388,13 @@ def _summary(roster: "Roster") -> dict[str, object]:
         "nodes": {node.name: key_id(node.identity_key) for node in roster.nodes},
         "analysts": {analyst.name: key_id(analyst.key) for analyst in roster.analysts},
         "journal_vkeys": {node.name: node.journal_vkey for node in roster.nodes},
+        "freshness_keys": [key_id(key) for key in roster.freshness_keys],
+        "next_roots": [key_id(key) for key in roster.roots.keys] if roster.roots else [],
     }
 
 
 def _lines(roster: "Roster") -> list[str]:
+    from coordinator.drafting import hand_over
     from policies.keyfile import fingerprint
 
     return [
@@ -261,6 +403,9 @@ def _lines(roster: "Roster") -> list[str]:
         *(f"member    {o.name}  {o.title}" for o in roster.organisations),
         *(f"node      {n.name}  {fingerprint(n.identity_key)}" for n in roster.nodes),
         *(f"analyst   {a.name}  {a.organisation}  {fingerprint(a.key)}" for a in roster.analysts),
+        *(f"freshness {fingerprint(key)}" for key in roster.freshness_keys),
+        *([] if roster.freshness_keys else ["freshness no key: the roster counts for 7 days after its date"]),
+        *hand_over(roster),
     ]
 
 

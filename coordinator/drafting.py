@@ -1,20 +1,37 @@
-"""Rosters on paper: an analyst's card, a draft, signatures. Publishing is the registry's."""
+"""Rosters on paper: an analyst's card, a draft and what it changes, signatures, a freshness statement.
+
+Publishing is the registry's.
+"""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Self
 
+from audit.note import ED25519, VerifierKey
 from coordinator.handout import COLLABORATION
-from coordinator.roots import MAX_ROSTER_LIFE
-from coordinator.store import Enrolment
+from coordinator.store import Enrolment, StoredRotation
+from policies.keyfile import fingerprint
 from protocols.encoding import canonical_json, decode_json
-from protocols.envelope import ROSTER, Envelope, Signer, decode_envelope, pae, sign, verify_signature
+from protocols.envelope import (
+    FRESHNESS,
+    ROSTER,
+    Envelope,
+    Signer,
+    decode_envelope,
+    pae,
+    sign,
+    verify_signature,
+)
 from protocols.errors import DecodeError, InputError, SignatureInvalid
-from protocols.ids import Organisation
+from protocols.ids import NodeName, Organisation
+from protocols.roots import Roots
+from protocols.succession import MAX_LIFE
 from protocols.wire import (
     Fields,
+    Freshness,
+    NextRoots,
     Roster,
     RosterAnalyst,
     RosterNode,
@@ -79,19 +96,36 @@ def draft(
     without: Iterable[str],
     days: int,
     now: datetime,
+    rotations: Iterable[StoredRotation] = (),
+    keep_key: Iterable[str] = (),
+    freshness: Sequence[bytes] = (),
+    next_roots: NextRoots | None = None,
 ) -> Roster:
     """Return the roster that follows `current`: every enrolled node, the known analysts and the new cards.
 
-    A card replaces the analyst of its name. `without` leaves out nodes, analysts or whole organisations.
-    A title that is not given is the current one, or the organisation's name.
+    Args:
+        current: the newest published roster.
+        collaboration: its name.
+        suite: its sealing suite.
+        enrolments: what each node handed in last.
+        cards: new analysts; one replaces the analyst of its name.
+        titles: what organisations are called; one not given is the current title, or the name.
+        without: nodes, analysts or whole organisations to leave out.
+        days: how long the roster is valid.
+        now: when it is issued.
+        rotations: identity keys that nodes announced; each is proposed in the place of the one before.
+        keep_key: nodes whose announced key is not proposed.
+        freshness: raw keys that confirm the roster; none given, the current ones.
+        next_roots: root keys that sign from the next roster on; None, the present ones stay.
 
     Raises:
-        InputError: a name in `without` or `titles` that stands for nobody, or a life above 90 days.
+        InputError: a name in `without`, `titles` or `keep_key` that stands for nobody, or a life above 90
+            days.
         DecodeError: names or keys that clash.
     """
-    if not timedelta(0) < timedelta(days=days) <= MAX_ROSTER_LIFE:
+    if not timedelta(0) < timedelta(days=days) <= MAX_LIFE:
         raise InputError(
-            f"a roster lives 1 to {MAX_ROSTER_LIFE.days} days, not {days}",
+            f"a roster lives 1 to {MAX_LIFE.days} days, not {days}",
             code="bad-expiry",
             hint="draft the next one before this one ends; the root key holders sign each",
         )
@@ -100,18 +134,11 @@ def draft(
     analysts |= {
         card.name: RosterAnalyst(card.name, card.organisation, card.key, card.recipient_key) for card in cards
     }
-    nodes = {
-        enrolment.node: RosterNode(
-            enrolment.node,
-            enrolment.identity_key,
-            enrolment.tls_spki_sha256,
-            enrolment.journal_vkey,
-            enrolment.recipient_key,
-        )
-        for enrolment in enrolments
-    }
+    kept = set(keep_key)
+    announced = {(one.node, one.previous_key): one.next_key for one in rotations if one.node not in kept}
+    nodes = {enrolment.node: _node(enrolment, announced) for enrolment in enrolments}
     members = {organisation_of(node) for node in nodes} | {a.organisation for a in analysts.values()}
-    if unknown := sorted((out | set(titles)) - {*nodes, *analysts, *members}):
+    if unknown := sorted((out | set(titles)) - {*nodes, *analysts, *members} | kept - set(nodes)):
         raise InputError(
             f"{unknown[0]} is no enrolled node, analyst or organisation",
             code="unknown-name",
@@ -132,9 +159,132 @@ def draft(
         organisations=tuple(RosterOrganisation(name, named.get(name, name)) for name in listed),
         nodes=tuple(kept_nodes),
         analysts=tuple(kept_analysts),
+        freshness_keys=tuple(freshness) or (current.freshness_keys if current else ()),
+        roots=next_roots,
     )
     # What root key holders sign is what every node will decode: a clash shows now.
     return Roster.decode(roster.encode())
+
+
+def _node(enrolment: Enrolment, announced: Mapping[tuple[NodeName, bytes], bytes]) -> RosterNode:
+    """Return a node's line: the keys it enrolled with, and the identity key that it announced since."""
+    key, vkey = enrolment.identity_key, enrolment.journal_vkey
+    seen = {key}
+    while (following := announced.get((enrolment.node, key))) is not None and following not in seen:
+        key, vkey = following, str(VerifierKey(f"{enrolment.node}/journal/1", ED25519, following))
+        seen.add(key)
+    return RosterNode(enrolment.node, key, enrolment.tls_spki_sha256, vkey, enrolment.recipient_key)
+
+
+def next_roots(keys: Sequence[bytes], threshold: int) -> NextRoots | None:
+    """Return what a roster says of the root keys after it, None where no key is given.
+
+    Raises:
+        InputError: a key twice, or a threshold that the keys cannot reach.
+    """
+    return NextRoots(threshold, Roots.of("", threshold, keys).keys) if keys else None
+
+
+def changes(before: Roster | None, after: Roster) -> list[str]:
+    """Return what a roster changes against the one before, a line each, in words for who signs it.
+
+    What it says of root keys stands in it whole, see `hand_over`.
+    """
+    if before is None:
+        return ["the first roster: everything in it is new"]
+    return [
+        *_listed("organisation", _titles(before), _titles(after)),
+        *_listed("node", _nodes(before), _nodes(after)),
+        *_listed("analyst", _analysts(before), _analysts(after)),
+        *_listed(
+            "freshness key", *({fingerprint(k): {} for k in one.freshness_keys} for one in (before, after))
+        ),
+        *([f"sealing suite {before.suite} becomes {after.suite}"] if before.suite != after.suite else []),
+    ] or (
+        ["nobody joins, nobody leaves, no key changes: the same for another while"]
+        if after.roots is None
+        else []
+    )
+
+
+def hand_over(roster: Roster) -> list[str]:
+    """Return the lines on the root keys that a roster hands over to."""
+    if roster.roots is None:
+        return []
+    number, threshold = len(roster.roots.keys), roster.roots.threshold
+    return [
+        f"the root keys change: from the next roster on, {threshold} of these {number} sign",
+        *(f"  root key  {fingerprint(key)}" for key in roster.roots.keys),
+    ]
+
+
+def _titles(roster: Roster) -> dict[str, dict[str, str]]:
+    return {o.name: {"title": o.title} for o in roster.organisations}
+
+
+def _nodes(roster: Roster) -> dict[str, dict[str, str]]:
+    return {
+        n.name: {
+            "identity key": fingerprint(n.identity_key),
+            "TLS key": n.tls_spki_sha256,
+            "key for sealed lists": fingerprint(n.recipient_key),
+        }
+        for n in roster.nodes
+    }
+
+
+def _analysts(roster: Roster) -> dict[str, dict[str, str]]:
+    return {
+        a.name: {
+            "organisation": a.organisation,
+            "signing key": fingerprint(a.key),
+            "key for sealed releases": fingerprint(a.recipient_key),
+        }
+        for a in roster.analysts
+    }
+
+
+def _listed(
+    what: str, before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]
+) -> Iterator[str]:
+    for name in sorted(before.keys() - after.keys()):
+        yield f"{what} {name} leaves: nothing it signs counts any more"
+    for name in sorted(after.keys() - before.keys()):
+        yield f"{what} {name} joins"
+        yield from (f"  {thing}  {value}" for thing, value in after[name].items())
+    for name in sorted(after.keys() & before.keys()):
+        for thing, value in after[name].items():
+            if before[name][thing] != value:
+                yield f"{what} {name} has another {thing}"
+                yield f"  before  {before[name][thing]}"
+                yield f"  now     {value}"
+
+
+def confirm(roster: Roster, signer: Signer, now: datetime) -> Envelope:
+    """Return a signed statement that `roster` is the newest.
+
+    Raises:
+        InputError: the roster does not name the signer's key.
+    """
+    if signer.public_key not in roster.freshness_keys:
+        raise InputError(
+            f"the key is none of the {len(roster.freshness_keys)} freshness keys of roster version"
+            f" {roster.version}",
+            code="not-a-freshness-key",
+            hint="sign with one of them, or draft a roster that names this one: roster draft --freshness PUB",
+        )
+    statement = Freshness(roster.collaboration, roster.version, roster.digest, now.replace(microsecond=0))
+    return sign(FRESHNESS, statement.encode(), [signer])
+
+
+def read_roster(data: bytes) -> Roster:
+    """Return the roster in a draft or in an envelope, with whatever signatures that has.
+
+    Raises:
+        DecodeError: neither, or not canonical.
+        SignatureInvalid: an envelope of another type.
+    """
+    return _opened(data)[1]
 
 
 def sign_roster(data: bytes, signer: Signer) -> tuple[Envelope, Roster]:
@@ -144,14 +294,7 @@ def sign_roster(data: bytes, signer: Signer) -> tuple[Envelope, Roster]:
         DecodeError: neither, or not canonical.
         SignatureInvalid: an envelope of another type, or the key has signed already.
     """
-    data = data.rstrip(b"\n")
-    value = decode_json(data, limit=MAX_ROSTER_BYTES)
-    if not isinstance(value, dict) or "payloadType" not in value:
-        return sign(ROSTER, data, [signer]), Roster.decode(data)
-    envelope = decode_envelope(data)
-    if envelope.payload_type != ROSTER:
-        raise SignatureInvalid("the document is no roster", code="wrong-payload-type")
-    roster = Roster.decode(envelope.payload)
+    envelope, roster = _opened(data)
     message = pae(ROSTER, envelope.payload)
     if any(verify_signature(signer.public_key, one.sig, message) for one in envelope.signatures):
         raise SignatureInvalid(
@@ -162,21 +305,31 @@ def sign_roster(data: bytes, signer: Signer) -> tuple[Envelope, Roster]:
     return envelope.with_signature(signer), roster
 
 
-def decode_roster_file(data: bytes) -> bytes:
-    """Return the envelope in a file, without the line break at its end.
+def _opened(data: bytes) -> tuple[Envelope, Roster]:
+    data = data.rstrip(b"\n")
+    value = decode_json(data, limit=MAX_ROSTER_BYTES)
+    if not isinstance(value, dict) or "payloadType" not in value:
+        return Envelope(ROSTER, data, ()), Roster.decode(data)
+    envelope = decode_envelope(data)
+    if envelope.payload_type != ROSTER:
+        raise SignatureInvalid("the document is no roster", code="wrong-payload-type")
+    return envelope, Roster.decode(envelope.payload)
+
+
+def decode_published(data: bytes) -> Envelope:
+    """Return the envelope in a file: a signed roster, or a freshness statement.
 
     Raises:
-        DecodeError: not an envelope.
+        DecodeError: neither.
     """
-    envelope = data.rstrip(b"\n")
     try:
-        signed = decode_envelope(envelope).payload_type == ROSTER
+        envelope = decode_envelope(data.rstrip(b"\n"))
     except DecodeError:
-        signed = False
-    if not signed:
+        envelope = None
+    if envelope is None or envelope.payload_type not in (ROSTER, FRESHNESS):
         raise DecodeError(
-            "the file is not a signed roster",
+            "the file is neither a signed roster nor a freshness statement",
             code="bad-roster",
-            hint="sign it first: minshu-coordinator roster sign",
+            hint="sign it first: minshu-coordinator roster sign, or roster freshen",
         )
     return envelope

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.config import Config, new_config
 from coordinator.files import read_bounded, write_new
-from coordinator.roots import ROOTS
 from protocols.errors import InputError, StateConflict
 from protocols.roots import MAX_ROOTS_BYTES, Roots
 
 if TYPE_CHECKING:
     from coordinator.authority import Authority
     from protocols.envelope import KeySigner
+
+_ROOTS: Final = "roots.json"
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ class Home:
         return Config.load(self.path)
 
     def roots(self) -> Roots:
-        """Return the collaboration's root keys.
+        """Return the root keys that were pinned when this home was made; rosters may have handed over since.
 
         Raises:
             InputError, DecodeError: missing or damaged.
         """
-        return Roots.decode(read_bounded(self.path / ROOTS, MAX_ROOTS_BYTES))
+        return Roots.decode(read_bounded(self.path / _ROOTS, MAX_ROOTS_BYTES))
 
     def signer(self) -> "KeySigner":
         """Return the coordinator's identity key.
@@ -196,7 +197,7 @@ def create(
     new_key(home.identity)
     write_new(home.tls_key, private_pem(new_tls_key()), 0o600)
     Authority.create(NodeName(name), now, home.authority_key, home.authority_certificate)
-    write_new(path / ROOTS, pinned.encode(), 0o644)
+    write_new(path / _ROOTS, pinned.encode(), 0o644)
     SqlStore(home.database).close()
     # Last: a home with a configuration is a whole one.
     new_config(path, NodeName(name), collaboration, suite)

@@ -6,6 +6,9 @@ stores the next job first and carries out the effects after that. Effects are me
 States only move along `JOB_TRANSITIONS` and `RUN_TRANSITIONS`. An event that does not fit (late, repeated, of
 another attempt) changes nothing.
 
+A stored answer: once every node says that one earlier job has answered the same question, and that job's
+releases are still here, the job succeeds with those. Nothing is admitted, nothing is charged, nothing runs.
+
 A retry: the job keeps its state, `attempt` counts on, all runs start again as OFFERED. An attempt is not
 replaced once a release of it is stored, because what may have been opened is not computed a second time.
 """
@@ -56,9 +59,9 @@ _J, _R = JobState, RunState
 _JOB_ENDS_EARLY: Final = frozenset({_J.FAILED, _J.REFUSED, _J.CANCELLED, _J.EXPIRED})
 
 JOB_TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
-    # Nobody has to approve: straight to RUNNING.
-    _J.SUBMITTED: _JOB_ENDS_EARLY | {_J.AWAITING_APPROVAL, _J.RUNNING},
-    _J.AWAITING_APPROVAL: _JOB_ENDS_EARLY | {_J.RUNNING},
+    # Nobody has to approve: straight to RUNNING. An earlier job has the answer: straight to SUCCEEDED.
+    _J.SUBMITTED: _JOB_ENDS_EARLY | {_J.AWAITING_APPROVAL, _J.RUNNING, _J.SUCCEEDED},
+    _J.AWAITING_APPROVAL: _JOB_ENDS_EARLY | {_J.RUNNING, _J.SUCCEEDED},
     _J.RUNNING: _JOB_ENDS_EARLY | {_J.SUCCEEDED},
     _J.SUCCEEDED: frozenset(),
     _J.FAILED: frozenset(),
@@ -97,6 +100,9 @@ RUN_ENDS: Final = frozenset(state for state, then in RUN_TRANSITIONS.items() if 
 RETRYABLE: Final = frozenset({"node-restarted", "peer-lost", "unreachable"})
 """Reason codes of a failed run that another attempt may cure."""
 
+ANSWERED_BEFORE: Final = "answered-before"
+"""Reason code of a job that succeeded with an earlier job's releases."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -112,7 +118,8 @@ class Run:
     """One node's part in the current attempt.
 
     `verdict` and `admission` are envelopes, empty before they came; `max_runtime_s` is what the node's
-    admission allows, None where it does not say.
+    admission allows, None where it does not say. `answered` is the earlier job that the verdict says has
+    answered the same question, empty for none.
     """
 
     node: NodeName
@@ -126,6 +133,7 @@ class Run:
     approvals_given: int = 0
     admission: bytes = b""
     max_runtime_s: int | None = None
+    answered: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +150,7 @@ class Job:
 
     `deadline` is when the step under way times out: set while admissions are collected and while it runs.
     `awaited` are the releases still to come before the job can succeed, `stored` those that are durable here.
+    `answered_by` is the earlier job whose releases answer this one, empty for none.
     """
 
     id: JobId
@@ -155,6 +164,7 @@ class Job:
     code: str = ""
     sentence: str = ""
     hint: str = ""
+    answered_by: str = ""
 
     @property
     def ended(self) -> bool:
@@ -186,7 +196,10 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A node's verdict; `verdict` is the envelope, its signature checked."""
+    """A node's verdict; `verdict` is the envelope, its signature checked.
+
+    `answered` is the earlier job that it names, `usable` whether that job's releases can be handed out now.
+    """
 
     node: NodeName
     attempt: int
@@ -197,6 +210,8 @@ class Answered:
     hint: str = ""
     approvals_needed: int = 0
     approvals_given: int = 0
+    answered: str = ""
+    usable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,6 +446,7 @@ def _answered(job: Job, event: Answered, limits: Limits, now: datetime) -> Outco
             hint=event.hint,
             approvals_needed=event.approvals_needed,
             approvals_given=event.approvals_given,
+            answered=event.answered,
         )
 
     if job.state is _J.REFUSED and event.attempt == job.attempt:
@@ -451,17 +467,15 @@ def _answered(job: Job, event: Answered, limits: Limits, now: datetime) -> Outco
     if target is not _R.ACCEPTED:
         moved = replace(moved, admission=b"", max_runtime_s=None)
     job = replace(job, runs=tuple(moved if each.node == run.node else each for each in job.runs))
-    if target is _R.REFUSED:
-        return _end(
-            job,
-            _J.REFUSED,
-            code=event.code,
-            sentence=f"{event.node} refused: {event.sentence}",
-            hint=event.hint,
-            others=_R.CANCELLED,
-            because="peer-refused",
-            node=event.node,
-        )
+    # A release of its own means that it has begun to answer for itself.
+    usable = event.usable and not job.stored
+    if usable and all(each.answered == event.answered for each in job.runs):
+        return _answered_before(job, event.answered)
+    no = next((each for each in job.runs if each.state is _R.REFUSED), None)
+    if no is not None:
+        # A refusal now does not undo an answer given before; whether there is one, only all nodes can tell.
+        agree = all(each.answered == event.answered for each in job.runs if each.verdict)
+        return (job, ()) if usable and agree else _refused(job, no)
     if not job.admitting:
         # Until every node agrees again, no step is under way that could time out.
         job = replace(job, deadline=None)
@@ -474,6 +488,43 @@ def _answered(job: Job, event: Answered, limits: Limits, now: datetime) -> Outco
         job = _job_to(job, _J.RUNNING)
     job = replace(job, deadline=now + timedelta(seconds=limits.admit_timeout_s))
     return job, tuple(Admit(each.node) for each in job.runs)
+
+
+def _answered_before(job: Job, earlier: str) -> Outcome:
+    """Succeed with an earlier job's releases; the nodes hear that nothing is asked of them any more."""
+    sentence = f"every node says that job {earlier} has answered this question"
+    runs = tuple(
+        run
+        if run.state in RUN_ENDS
+        else replace(_to(run, _R.CANCELLED), code=ANSWERED_BEFORE, sentence=sentence, hint="")
+        for run in job.runs
+    )
+    ended = replace(
+        _job_to(job, _J.SUCCEEDED),
+        runs=runs,
+        awaited=frozenset[Planned](),
+        deadline=None,
+        code=ANSWERED_BEFORE,
+        sentence=sentence,
+        hint="",
+        answered_by=earlier,
+    )
+    return ended, tuple(
+        Stop(run.node, 0, ANSWERED_BEFORE, sentence) for run in runs if run.state is not _R.REFUSED
+    )
+
+
+def _refused(job: Job, no: Run) -> Outcome:
+    return _end(
+        job,
+        _J.REFUSED,
+        code=no.code,
+        sentence=f"{no.node} refused: {no.sentence}",
+        hint=no.hint,
+        others=_R.CANCELLED,
+        because="peer-refused",
+        node=no.node,
+    )
 
 
 def _admitted(job: Job, event: Admitted, limits: Limits, now: datetime) -> Outcome:
@@ -516,16 +567,7 @@ def _run_ended(job: Job, event: Ended, limits: Limits) -> Outcome:
     ended = replace(_to(run, target), code=event.code, sentence=event.sentence, hint=event.hint)
     job = replace(job, runs=tuple(ended if each.node == run.node else each for each in job.runs))
     if target is _R.REFUSED:
-        return _end(
-            job,
-            _J.REFUSED,
-            code=event.code,
-            sentence=f"{event.node} refused: {event.sentence}",
-            hint=event.hint,
-            others=_R.CANCELLED,
-            because="peer-refused",
-            node=event.node,
-        )
+        return _refused(job, ended)
     if target is _R.FAILED and event.code in RETRYABLE:
         return _retry(job, event.node, event.sentence, limits)
     return _end(
@@ -579,6 +621,9 @@ def _passed(job: Job, now: datetime) -> Outcome:
     if job.ended:
         return job, ()
     if now >= job.expires and not job.started:
+        no = next((run for run in job.runs if run.state is _R.REFUSED), None)
+        if no is not None:  # it waited for the others to say whether the question was answered before
+            return _refused(job, no)
         silent = ", ".join(run.node for run in job.runs if run.state is not _R.ACCEPTED)
         return _end(
             job,

@@ -9,41 +9,50 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
+from audit.entries import format_time
 from audit.note import ED25519, VerifierKey
 from coordinator.handout import PEM
 from coordinator.requests import MAX_AGE, MAX_REQUEST_BYTES, NONCE_MEMORY, Request
-from coordinator.roots import follows, open_roster
-from coordinator.store import Enrolment, Entry, Store, StoredRoster, Token
+from coordinator.store import Enrolment, Entry, Store, StoredRoster, StoredRotation, Token
+from protocols import succession
 from protocols.encoding import decode_json, sha256_digest
 from protocols.envelope import (
     ADMISSION,
     CATALOGUE,
     ENROLMENT,
+    EXPLAIN,
+    FRESHNESS,
     JOB,
+    OUTCOME,
     RELEASE,
     REQUEST,
-    ROSTER,
+    ROTATION,
     VERDICT,
     Envelope,
     decode_envelope,
     key_id,
     verify,
 )
-from protocols.errors import DecodeError, InputError, Refused, SignatureInvalid, StateConflict
+from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
 from protocols.ids import Digest, JobId, KeyId, NodeName
 from protocols.roots import Roots
+from protocols.succession import CLOCK_TOLERANCE, Trusted
 from protocols.wire import (
     Admission,
     Fields,
+    Freshness,
     JobSpec,
+    Outcome,
     ReleaseNote,
     Roster,
     RosterAnalyst,
     RosterNode,
+    Rotation,
     Verdict,
     organisation_of,
 )
@@ -55,6 +64,11 @@ TOKEN_LIFE: Final = timedelta(minutes=15)
 MAX_ENROLMENT_BYTES: Final = 32 << 10
 MAX_CATALOGUE_BYTES: Final = 512 << 10
 MAX_JOB_ENVELOPE_BYTES: Final = 512 << 10
+MAX_OUTCOME_BYTES: Final = 8 << 10
+MAX_ROTATION_BYTES: Final = 8 << 10
+MAX_BETWEEN_BYTES: Final = 1 << 20
+"""Rosters in between that one answer carries; who lacks more asks again."""
+
 MAX_JOB_LIFE: Final = timedelta(days=30)
 
 NODE_NAME: Final = re.compile(
@@ -100,14 +114,35 @@ class Registry:
     """Members and their keys, as the newest published roster has them."""
 
     def __init__(self, store: Store, roots: Roots, suite: int, now: Callable[[], datetime]) -> None:
-        """Read the roster in force from `store`; `suite` is the collaboration's sealing suite."""
+        """Read the chain of published rosters from `store`.
+
+        Args:
+            store: what was published and who enrolled.
+            roots: the root keys that were pinned when this coordinator was made.
+            suite: the collaboration's sealing suite.
+            now: the clock.
+
+        Raises:
+            StateConflict: see `refresh`.
+        """
         self._store = store
-        self._roots = roots
         self._suite = suite
         self._now = now
+        self._trusted = Trusted(roots)
         self._roster: Roster | None = None
         self._envelope = b""
+        self._freshness = b""
         self.refresh()
+
+    @property
+    def roots(self) -> Roots:
+        """The root keys in force: those pinned here, or those that a roster handed over to."""
+        return self._trusted.roots
+
+    @property
+    def trusted(self) -> Trusted:
+        """What the published rosters and freshness statements add up to."""
+        return self._trusted
 
     @property
     def roster(self) -> Roster | None:
@@ -119,36 +154,85 @@ class Registry:
         """Its envelope, empty before the first."""
         return self._envelope
 
-    def rosters_after(self, version: int) -> list[bytes]:
-        """Return the envelopes that bring a node from `version` to the newest, oldest first.
+    @property
+    def freshness_envelope(self) -> bytes:
+        """The newest statement that it still holds, empty for none."""
+        return self._freshness
 
-        A node that has none gets the newest alone.
+    def before(self) -> Roster | None:
+        """Return the roster that was published before the newest one, None for none."""
+        chain = self._store.rosters_after(max(self._trusted.version - 2, 0))
+        return _content(chain[-2]) if len(chain) > 1 else None
+
+    def rosters_after(self, version: int) -> list[bytes]:
+        """Return the envelopes that bring a reader from `version` to the newest, oldest first.
+
+        One that has none gets the newest alone, or the chain from the first hand-over to other root keys on:
+        which of them it pinned is not known here.
         """
-        if version == 0:
-            return [self._envelope] if self._envelope else []
-        return [stored.envelope for stored in self._store.rosters_after(version)]
+        stored = self._store.rosters_after(version)
+        if version:
+            return [one.envelope for one in stored]
+        begin = next((at for at, one in enumerate(stored) if _content(one).roots), max(len(stored) - 1, 0))
+        return [one.envelope for one in stored[begin:]]
+
+    def between(self, version: int) -> list[bytes]:
+        """Return the first of those before the newest, as many as one answer carries, at least one."""
+        between: list[bytes] = []
+        for envelope in self.rosters_after(version)[:-1]:
+            if between and len(envelope) + sum(map(len, between)) > MAX_BETWEEN_BYTES:
+                break
+            between.append(envelope)
+        return between
 
     def refresh(self) -> None:
-        """Read the newest roster again: the command that publishes one is another process."""
-        stored = self._store.roster()
-        if stored is None or (self._roster is not None and stored.version == self._roster.version):
-            return
-        self._roster = Roster.decode(decode_envelope(stored.envelope).payload)
-        self._envelope = stored.envelope
+        """Read what was published since: the command that publishes is another process.
+
+        Raises:
+            StateConflict: `roster-changed`: the store holds something that could not have been published.
+        """
+        trusted, envelope = self._trusted, self._envelope
+        newest = self._store.roster()
+        try:
+            if newest is not None and newest.version > trusted.version:
+                chain = self._store.rosters_after(trusted.version)
+                trusted, envelope = (
+                    succession.restore(trusted, [one.envelope for one in chain]),
+                    chain[-1].envelope,
+                )
+            freshness = self._store.freshness(trusted.version)
+            if freshness and freshness != self._freshness:
+                trusted = succession.restore(trusted, [], freshness)
+        except MinshuError as error:
+            raise StateConflict(
+                f"the rosters in the store are not those that were published ({error.code})",
+                code="roster-changed",
+                hint="stop and keep the store as evidence",
+            ) from error
+        self._trusted, self._roster = trusted, trusted.roster
+        self._envelope, self._freshness = envelope, freshness
 
     def publish(self, envelope: bytes) -> Roster:
         """Check a signed roster and make it the current one.
 
-        (1) Root keys, collaboration, validity. (2) It follows the current one. (3) Its suite is this
+        (1) It continues the chain, see `succession.advance`. (2) It is in force. (3) Its suite is this
         collaboration's.
 
         Raises:
-            SignatureInvalid, DecodeError, InputError, StateConflict: which of them does not hold.
+            SignatureInvalid, DecodeError, InputError, StateConflict, Refused: which of them does not hold.
         """
+        self.refresh()
+        before, now = self._trusted, self._now()
         # (1)
-        roster = open_roster(self._roots, envelope, self._now())
+        after = succession.advance(before, envelope, now)
+        if after is before:
+            raise StateConflict(
+                f"roster version {before.version} is published already",
+                code="already-published",
+                hint="minshu-coordinator roster show prints it",
+            )
         # (2)
-        follows(roster, self._roster)
+        roster = succession.in_force(after.roster, now)
         # (3)
         if roster.suite != self._suite:
             raise InputError(
@@ -156,10 +240,11 @@ class Registry:
                 code="wrong-suite",
                 hint="draft it again here: the suite comes from coordinator.toml",
             )
-        document = decode_envelope(envelope)
-        keys = {key_id(key): key for key in self._roots.keys}
-        signers = sorted(verify(document, ROSTER, keys, self._roots.threshold))
-        body = {"version": roster.version, "sha256": roster.digest, "signers": signers}
+        body = {
+            "version": roster.version,
+            "sha256": roster.digest,
+            "signers": list(succession.signers(before, envelope)),
+        }
         if roster.previous is not None:
             body["previous"] = roster.previous
         self._store.publish(
@@ -169,6 +254,39 @@ class Registry:
         )
         self.refresh()
         return roster
+
+    def publish_freshness(self, envelope: bytes) -> Freshness:
+        """Check a freshness statement about the newest roster and hand it out from now on.
+
+        Raises:
+            SignatureInvalid, DecodeError, InputError, StateConflict: see `succession.freshen`;
+                `already-published`: one as new is handed out already.
+        """
+        self.refresh()
+        before = self._trusted
+        after = succession.freshen(before, envelope, self._now())
+        roster, statement = after.roster, after.freshness
+        assert roster is not None
+        assert statement is not None
+        keys = {key_id(key): key for key in roster.freshness_keys}
+        body = {
+            "version": statement.version,
+            "sha256": statement.sha256,
+            "signers": sorted(verify(decode_envelope(envelope), FRESHNESS, keys)),
+            "created": format_time(statement.issued),
+            "expires": format_time(succession.fresh_until(roster, statement)),
+        }
+        kept = after is not before and self._store.put_freshness(
+            statement.version, statement.issued, envelope, [Entry("roster.fresh", body)]
+        )
+        if not kept:
+            raise StateConflict(
+                f"a statement as new as this one, on roster version {roster.version}, is published already",
+                code="already-published",
+                hint="make a new one: minshu-coordinator roster freshen",
+            )
+        self.refresh()
+        return statement
 
     # -- enrolment ---------------------------------------------------------------------------------
 
@@ -185,7 +303,8 @@ class Registry:
                 hint="for example police.gz.example/node-a",
             )
         hashed = hashlib.sha256(secret).digest()
-        self._store.add_token(Token(hashed, NodeName(node), self._now() + TOKEN_LIFE))
+        now = self._now()
+        self._store.add_token(Token(hashed, NodeName(node), now, now + TOKEN_LIFE))
         return NodeName(node)
 
     def enrol(self, request: bytes, mac: bytes, authority: "Authority") -> bytes:
@@ -356,6 +475,78 @@ class Registry:
         """
         self._signed_by(node, CATALOGUE, envelope, MAX_CATALOGUE_BYTES)
 
+    def former_catalogue(self, node: NodeName, envelope: bytes, version: int) -> bool:
+        """Return whether a catalogue was the node's own under an earlier roster, where it had another key."""
+        chain = self._store.rosters_after(version - 1) if 0 < version < self._trusted.version else ()
+        member = _content(chain[0]).node(node) if chain else None
+        if member is None:
+            return False
+        try:
+            verify(decode_envelope(envelope), CATALOGUE, {key_id(member.identity_key): member.identity_key})
+        except SignatureInvalid:
+            return False
+        return True
+
+    def catalogues(self) -> list[bytes]:
+        """Return the members' catalogues; one under a key that the roster no longer names is left out."""
+        held = []
+        for node, envelope in self._store.catalogues().items():
+            with suppress(SignatureInvalid):
+                self.catalogue(node, envelope)
+                held.append(envelope)
+        return held
+
+    def announce_rotation(self, node: NodeName, envelope: bytes) -> Digest:
+        """Keep the announcement of a node's next identity key, and return the digest of its payload.
+
+        It changes nothing before the root key holders have signed a roster with that key.
+
+        (1) Signed by the node's key in the roster, and by the next key. (2) From the one to the other, in
+        this node's name. (3) Not issued in the future. (4) The next key is nobody's yet.
+
+        Raises:
+            DecodeError, SignatureInvalid, StateConflict: which of them does not hold.
+        """
+        # (1)
+        document = self._signed_by(node, ROTATION, envelope, MAX_ROTATION_BYTES)
+        rotation = Rotation.decode(document.payload)
+        both = {key_id(key): key for key in (rotation.previous_key, rotation.next_key)}
+        verify(document, ROTATION, both, threshold=2)
+        # (2)
+        if (rotation.node, rotation.previous_key) != (node, self.member(node).identity_key):
+            raise SignatureInvalid(
+                "the announcement is another node's, or away from another key", code="wrong-subject"
+            )
+        # (3)
+        if rotation.issued > self._now() + CLOCK_TOLERANCE:
+            raise StateConflict("the announcement is dated in the future", code="rotation-not-valid")
+        # (4)
+        used = {one.previous_key for one in self._store.rotations()}
+        if self._roster is None or rotation.next_key in used | succession.signing_keys(self._roster):
+            raise StateConflict("the next key is or was somebody's already", code="key-in-use")
+        body = {
+            "peer": node,
+            "sha256": document.payload_digest,
+            "envelope_sha256": sha256_digest(envelope),
+            "kind": "rotation",
+        }
+        self._store.put_rotation(
+            StoredRotation(node, rotation.previous_key, rotation.next_key, rotation.issued, envelope),
+            [Entry("peer.receipt", body)],
+        )
+        return document.payload_digest
+
+    def node_outcome(self, node: NodeName, envelope: bytes) -> Outcome:
+        """Return an outcome that a node files.
+
+        Raises:
+            DecodeError, SignatureInvalid: not signed by the node, or in another's name.
+        """
+        outcome = Outcome.decode(self._signed_by(node, OUTCOME, envelope, MAX_OUTCOME_BYTES).payload)
+        if outcome.by != node:
+            raise SignatureInvalid("the outcome is not signed by whom it names", code="wrong-subject")
+        return outcome
+
     # -- analysts ----------------------------------------------------------------------------------
 
     def request(self, method: str, envelope: bytes) -> tuple[RosterAnalyst, Request]:
@@ -385,22 +576,55 @@ class Registry:
         # (4)
         now = self._now()
         if abs(now - request.time) > MAX_AGE:
-            raise Refused(
-                "the request's time is more than five minutes from the coordinator's",
-                code="request-stale",
-                hint="check this machine's clock",
-            )
+            raise _stale()
         # (5)
         if not self._store.use_nonce(request.nonce, now + NONCE_MEMORY):
             raise StateConflict("the request was seen before", code="request-replayed")
         return analyst, request
 
-    def job(self, envelope: bytes) -> tuple[JobSpec, RosterAnalyst, JobId]:
-        """Return what a submitted job asks, whose it is, and its id.
+    def question(self, envelope: bytes) -> tuple[JobSpec, RosterAnalyst]:
+        """Return the job that is asked about, and who asks: signed as a question, which is no job.
+
+        Checked as a job is, and made within five minutes of now and not seen before, so that nobody who has
+        come by a question gets the nodes' answers to it.
+
+        Raises:
+            DecodeError, SignatureInvalid, InputError, StateConflict, Refused: what does not hold.
+        """
+        spec, analyst, _ = self.job(envelope, EXPLAIN)
+        now = self._now()
+        if abs(now - spec.created) > MAX_AGE:
+            raise _stale()
+        if not self._store.use_nonce(spec.nonce, now + NONCE_MEMORY):
+            raise StateConflict("the question was seen before", code="request-replayed")
+        return spec, analyst
+
+    def outcome(self, envelope: bytes) -> tuple[Outcome, RosterAnalyst]:
+        """Return an outcome that an analyst files.
+
+        Raises:
+            DecodeError, SignatureInvalid: not signed by the analyst it names.
+        """
+        if len(envelope) > MAX_OUTCOME_BYTES:
+            raise DecodeError(f"an outcome has at most {MAX_OUTCOME_BYTES} bytes", code="too-long")
+        document = decode_envelope(envelope)
+        self.refresh()
+        claimed = KeyId(document.signatures[0].keyid if len(document.signatures) == 1 else "")
+        analyst = None if self._roster is None else self._roster.analyst(claimed)
+        if analyst is None:
+            raise _stranger()
+        verify(document, OUTCOME, {claimed: analyst.key})
+        outcome = Outcome.decode(document.payload)
+        if outcome.by != claimed:
+            raise SignatureInvalid("the outcome is not signed by whom it names", code="wrong-subject")
+        return outcome, analyst
+
+    def job(self, envelope: bytes, kind: str = JOB) -> tuple[JobSpec, RosterAnalyst, JobId]:
+        """Return what a submitted job asks, whose it is, and its id; `kind` is the type it must be signed as.
 
         (1) Bounded before it is parsed. (2) Signed by the requester it names, an analyst of the roster.
-        (3) For this collaboration and the roster in force. (4) Neither over nor valid for more than 30 days.
-        (5) Every node is a member. (6) The job type allows it.
+        (3) For this collaboration and the newest roster, which has not expired. (4) Neither over nor valid
+        for more than 30 days. (5) Every node is a member. (6) The job type allows it.
 
         Raises:
             DecodeError, SignatureInvalid, InputError, StateConflict, Refused: which of them does not hold.
@@ -421,7 +645,7 @@ class Registry:
         analyst = None if self._roster is None else self._roster.analyst(claimed)
         if analyst is None or self._roster is None:
             raise _stranger()
-        verify(document, JOB, {key_id(analyst.key): analyst.key})
+        verify(document, kind, {key_id(analyst.key): analyst.key})
         spec = JobSpec.decode(document.payload)
         if spec.requester != claimed:
             raise SignatureInvalid("the job is not signed by the requester it names", code="wrong-requester")
@@ -434,8 +658,9 @@ class Registry:
                 code="roster-outdated",
                 hint="fetch the roster and sign the job again",
             )
-        # (4)
         now = self._now()
+        succession.in_force(self._roster, now)
+        # (4)
         if spec.expires <= now or spec.expires - now > MAX_JOB_LIFE:
             raise InputError(
                 "the job has expired, or is valid for more than 30 days",
@@ -455,12 +680,24 @@ class Registry:
         return spec, analyst, JobId(document.payload_digest)
 
 
+def _content(stored: StoredRoster) -> Roster:
+    return Roster.decode(decode_envelope(stored.envelope).payload)
+
+
 def _same(found: tuple[str, str, int], expected: tuple[str, str, int], what: str) -> None:
     if found != expected:
         raise SignatureInvalid(
             f"the {what} is about another node, job or attempt than the message it came in",
             code="wrong-subject",
         )
+
+
+def _stale() -> Refused:
+    return Refused(
+        "the request's time is more than five minutes from the coordinator's",
+        code="request-stale",
+        hint="check this machine's clock",
+    )
 
 
 def _stranger() -> SignatureInvalid:

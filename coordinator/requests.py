@@ -25,17 +25,22 @@ SUBJECTS: Final[Mapping[str, str]] = {
     "Fetch": "release",
     "List": "",
     "Catalogue": "",
-    "Roster": "",
+    "Roster": "version",
+    "Usage": "",
 }
 """Each method, and what it is about; nothing else is answered."""
 
-_FORMS: Final = {"job": re.compile(r"sha256:[0-9a-f]{64}"), "release": re.compile(r"[0-9a-f]{32}")}
+_FORMS: Final = {
+    "job": re.compile(r"sha256:[0-9a-f]{64}"),
+    "release": re.compile(r"[0-9a-f]{32}"),
+    "version": re.compile(r"|[1-9][0-9]{0,8}"),
+}
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call: `subject` is the job or release id, empty where the method is about none."""
+    """One call: `subject` is the job or release id, or the version of the roster at hand; may be empty."""
 
     method: str
     subject: str

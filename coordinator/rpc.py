@@ -8,12 +8,14 @@ details, and code and hint in trailing metadata.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, NoReturn
 
 import grpc
 
 from coordinator.lifecycle import JobState, RunState
-from coordinator.store import JobRecord, StoredRelease
+from coordinator.metering import rho_text
+from coordinator.store import JobRecord, StoredOutcome, StoredRelease, Usage
 from minshu.v1 import jobs_pb2, relay_pb2
 from protocols.errors import (
     DecodeError,
@@ -26,7 +28,7 @@ from protocols.errors import (
     StateConflict,
     Unreachable,
 )
-from protocols.ids import JobId, NodeName
+from protocols.ids import Digest, JobId, NodeName
 from protocols.wire import utc_text
 
 PROTOCOL_VERSION: Final = 1
@@ -34,12 +36,13 @@ MAX_PIECE_BYTES: Final = 1 << 20
 MAX_ATTEMPT: Final = 1 << 20
 MAX_LIVE: Final = 1024
 MAX_TEXT: Final = 2048
+_MAX_COUNT: Final = 2**64 - 1
 
 CODE_KEY: Final = "minshu-code"
 HINT_KEY: Final = "minshu-hint-bin"
 
 _JOB = re.compile(r"sha256:[0-9a-f]{64}")
-_RELEASE = re.compile(r"[0-9a-f]{32}")
+_ID = re.compile(r"[0-9a-f]{32}")
 _CODE = re.compile(r"(?=.{0,80}\Z)(?!.*\d{11})(?:[a-z][a-z0-9]*(?:[-.][a-z0-9]+)*)?")
 _REPORTED: Final = frozenset(
     {RunState.DONE, RunState.REFUSED, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT}
@@ -63,12 +66,20 @@ STATUSES_BY_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "unknown-release": grpc.StatusCode.NOT_FOUND,
     "too-long": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "too-many-jobs": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "too-many-questions": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "too-many-outcomes": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "too-many-renewals": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """Reason codes that have a status of their own."""
 
 _ERRORS: Final[Mapping[grpc.StatusCode, type[MinshuError]]] = {
     status: kind for kind, status in reversed(STATUSES)
 } | {grpc.StatusCode.NOT_FOUND: InputError, grpc.StatusCode.RESOURCE_EXHAUSTED: Refused}
+
+_HINTS: Final[Mapping[str, str]] = {
+    "unknown-schema": "another version of Minshu made the document; update the older side and make it again",
+}
+"""What to do about errors that know no way out where they are raised."""
 
 _MAX_TRAILER: Final = 500
 """Characters of a sentence or hint in an error: trailing metadata is small."""
@@ -80,12 +91,17 @@ def status_of(error: MinshuError) -> grpc.StatusCode:
     return by_code or next(status for kind, status in STATUSES if isinstance(error, kind))
 
 
+def hint_of(error: MinshuError) -> str:
+    """Return what to do about an error."""
+    return error.hint or _HINTS.get(error.code, "")
+
+
 async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: MinshuError) -> NoReturn:
     """End a call with an error."""
     await context.abort(
         status_of(error),
         error.message[:_MAX_TRAILER],
-        ((CODE_KEY, error.code), (HINT_KEY, error.hint[:_MAX_TRAILER].encode("utf-8"))),
+        ((CODE_KEY, error.code), (HINT_KEY, hint_of(error)[:_MAX_TRAILER].encode("utf-8"))),
     )
     raise AssertionError  # abort raises
 
@@ -193,7 +209,31 @@ class Piece:
     last: bool
 
 
-Message = Hello | Answer | AdmittedMessage | Progress | RunEnd | Piece
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A signed dry answer to the question `id`."""
+
+    id: str
+    verdict: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeFiled:
+    """A signed outcome."""
+
+    outcome: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRotation:
+    """A signed announcement of the node's next identity key."""
+
+    rotation: bytes
+
+
+Message = (
+    Hello | Answer | AdmittedMessage | Progress | RunEnd | Piece | Explained | OutcomeFiled | KeyRotation
+)
 
 
 def read_control(message: relay_pb2.ControlRequest) -> Message:
@@ -216,11 +256,19 @@ def read_control(message: relay_pb2.ControlRequest) -> Message:
             return _ended(message.ended)
         case "upload":
             piece = message.upload
-            if not _RELEASE.fullmatch(piece.release) or len(piece.piece) > MAX_PIECE_BYTES:
+            if not _ID.fullmatch(piece.release) or len(piece.piece) > MAX_PIECE_BYTES:
                 raise _bad("an upload has no release id of 32 hex digits, or a piece above 1 MiB")
             return Piece(
                 read_attempt(piece.attempt), piece.release, piece.note, piece.offset, piece.piece, piece.last
             )
+        case "explained":
+            if not _ID.fullmatch(message.explained.id):
+                raise _bad("a dry answer has no id of 32 hex digits")
+            return Explained(message.explained.id, message.explained.verdict)
+        case "outcome":
+            return OutcomeFiled(message.outcome.outcome)
+        case "rotation":
+            return KeyRotation(message.rotation.rotation)
     raise DecodeError(
         "the node sent a message of an unknown kind",
         code="unknown-message",
@@ -290,14 +338,25 @@ def _plain(job: JobId, attempt: int) -> relay_pb2.Attempt:
     return relay_pb2.Attempt(job=job, attempt=attempt)
 
 
-def welcome(coordinator: NodeName, roster: bytes) -> relay_pb2.ControlResponse:
-    """Answer a hello."""
-    return relay_pb2.ControlResponse(welcome=relay_pb2.Welcome(coordinator=coordinator, roster=roster))
+def welcome(
+    coordinator: NodeName, roster: bytes, freshness: bytes, time: datetime
+) -> relay_pb2.ControlResponse:
+    """Answer a hello with the newest roster, and the newest statement that it still holds."""
+    return relay_pb2.ControlResponse(
+        welcome=relay_pb2.Welcome(
+            coordinator=coordinator, roster=roster, freshness=freshness, time=utc_text(time)
+        )
+    )
 
 
 def roster_update(roster: bytes) -> relay_pb2.ControlResponse:
     """Announce a newer roster."""
     return relay_pb2.ControlResponse(roster=relay_pb2.RosterUpdate(roster=roster))
+
+
+def freshness_update(freshness: bytes) -> relay_pb2.ControlResponse:
+    """Announce a newer freshness statement."""
+    return relay_pb2.ControlResponse(freshness=relay_pb2.FreshnessUpdate(freshness=freshness))
 
 
 def offer(job: JobId, attempt: int, envelope: bytes) -> relay_pb2.ControlResponse:
@@ -334,14 +393,49 @@ def noted(job: JobId, attempt: int) -> relay_pb2.ControlResponse:
     return relay_pb2.ControlResponse(noted=relay_pb2.RunNoted(attempt=_plain(job, attempt)))
 
 
+def explain(identifier: str, question: bytes) -> relay_pb2.ControlResponse:
+    """Ask a node for a dry answer."""
+    return relay_pb2.ControlResponse(explain=relay_pb2.Explain(id=identifier, request=question))
+
+
+def filed(sha256: Digest) -> relay_pb2.ControlResponse:
+    """Confirm a statement."""
+    return relay_pb2.ControlResponse(filed=relay_pb2.StatementStored(sha256=sha256))
+
+
+def usage_row(usage: Usage) -> jobs_pb2.UsageRow:
+    """Return what was asked and spent for one purpose."""
+    return jobs_pb2.UsageRow(
+        organisation=usage.organisation,
+        purpose=usage.purpose,
+        jobs=usage.jobs,
+        succeeded=usage.succeeded,
+        refused=usage.refused,
+        # Sums of what nodes claim; no honest one comes near.
+        rows=min(usage.rows, _MAX_COUNT),
+        records=min(usage.records, _MAX_COUNT),
+        rho=rho_text(usage),
+        last=utc_text(usage.last),
+    )
+
+
 def view(
     record: JobRecord,
     releases: Sequence[StoredRelease] = (),
+    outcomes: Sequence[StoredOutcome] = (),
     progress: Mapping[NodeName, Progress] | None = None,
     *,
     runs: bool = True,
 ) -> jobs_pb2.JobView:
-    """Return a job as analysts see it; releases show once the job has succeeded."""
+    """Return a job as analysts see it; releases show once the job has succeeded.
+
+    Args:
+        record: the job.
+        releases: those stored for it, or for the earlier job that answers it.
+        outcomes: as they came in.
+        progress: of the runs under way.
+        runs: whether to show more than the job itself.
+    """
     job = record.job
     steps = progress or {}
     shown = [
@@ -385,4 +479,8 @@ def view(
             for release in releases
             if runs and job.state is JobState.SUCCEEDED
         ],
+        answered_by=job.answered_by,
+        legal_basis=record.legal_basis,
+        expected_use=record.expected_use,
+        outcomes=[outcome.envelope for outcome in outcomes],
     )

@@ -6,15 +6,18 @@ to one event loop and none waits for a node: a slow or silent one delays nobody 
 """
 
 import asyncio
+import contextlib
 import logging
+import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from coordinator import rpc
 from coordinator.lifecycle import (
+    ANSWERED_BEFORE,
     Admit,
     Admitted,
     Answered,
@@ -44,12 +47,14 @@ from coordinator.lifecycle import (
     advance,
     offers,
 )
+from coordinator.metering import measure
 from coordinator.registry import MAX_JOB_ENVELOPE_BYTES, Registry
 from coordinator.relay import Relay
-from coordinator.store import Entry, JobRecord, Store, StoredRelease
+from coordinator.requests import MAX_AGE
+from coordinator.store import Entry, JobRecord, Store, StoredOutcome, StoredRelease, Usage
 from minshu.v1 import jobs_pb2, relay_pb2
 from protocols.encoding import sha256_digest
-from protocols.envelope import decode_envelope
+from protocols.envelope import decode_envelope, key_id
 from protocols.errors import (
     DecodeError,
     InputError,
@@ -59,14 +64,32 @@ from protocols.errors import (
     StateConflict,
     Unreachable,
 )
-from protocols.ids import Digest, JobId, NodeName
-from protocols.jobs.job_type import OutputClass
-from protocols.wire import JobSpec, ReleaseNote, RosterAnalyst
+from protocols.ids import Digest, JobId, NodeName, Organisation
+from protocols.jobs.job_type import REQUESTER, OutputClass
+from protocols.statistics.suppress import MIN_GROUP
+from protocols.wire import (
+    Admission,
+    JobSpec,
+    Outcome,
+    ReleaseNote,
+    RosterAnalyst,
+    organisation_of,
+    strictest,
+)
 
 SETTLE: Final = timedelta(seconds=2)
 """How long a node that came back without an attempt may still report how it ended."""
 
 LIST_LENGTH: Final = 100
+MAX_OUTCOMES: Final = 16
+"""Outcomes kept for one job."""
+
+OUTCOME_REFUSED: Final = "outcome."
+"""Begins the code of a stop that says why an outcome was not kept."""
+
+EXPLAIN_S: Final = 10.0
+"""How long a node may take over a dry answer."""
+
 MAX_REFUSALS_A_MINUTE: Final = 60
 """Refused submissions that are journaled; more are only logged."""
 
@@ -95,11 +118,25 @@ class Session(Protocol):
 
 @dataclass(slots=True)
 class _Present:
-    """A connected node; `roster` is the version it was last told, `catalogue` what its hello carried."""
+    """A connected node: what it was last told, and what its hello said.
+
+    `roster` and `freshness` it was told; `catalogue` it sent when it held roster version `held`.
+    """
 
     session: Session
     roster: int
+    freshness: bytes
     catalogue: bytes
+    held: int
+
+
+@dataclass(slots=True)
+class _Question:
+    """A job that nodes are asked about: who has not answered yet, and what the others said."""
+
+    job: JobId
+    waiting: set[NodeName]
+    answers: "asyncio.Queue[tuple[NodeName, bytes]]"
 
 
 class Scheduler:
@@ -134,6 +171,7 @@ class Scheduler:
         self._without: dict[tuple[NodeName, rpc.Attempt], datetime] = {}
         self._progress: dict[JobId, dict[NodeName, rpc.Progress]] = {}
         self._changes: dict[JobId, asyncio.Event] = {}
+        self._questions: dict[str, _Question] = {}
         self._announced = self._roster_version()
         self._refusals: deque[datetime] = deque()
 
@@ -180,6 +218,8 @@ class Scheduler:
             organisation=analyst.organisation,
             job_type=spec.job_type,
             purpose=spec.purpose,
+            legal_basis=spec.legal_basis,
+            expected_use=spec.expected_use,
             submitted=self._now(),
         )
         entry = Entry(
@@ -247,7 +287,10 @@ class Scheduler:
             InputError: no such job.
         """
         record = self.record(job_id, analyst)
-        return rpc.view(record, self._store.releases_of(job_id), self._progress.get(job_id))
+        if record.job.state is not JobState.SUCCEEDED:
+            return rpc.view(record, progress=self._progress.get(job_id))
+        releases = self._store.releases_of(JobId(record.job.answered_by or job_id))
+        return rpc.view(record, releases, self._store.outcomes_of(job_id))
 
     async def views(self, job_id: JobId, analyst: RosterAnalyst) -> AsyncIterator[jobs_pb2.JobView]:
         """Yield a job's view now and after every change, until it has ended.
@@ -292,27 +335,131 @@ class Scheduler:
             raise Refused("the release is sealed to another analyst", code="not-recipient")
         return found
 
+    async def explain(self, spec: JobSpec, question: bytes) -> AsyncGenerator[tuple[NodeName, bytes, str]]:
+        """Ask every node of a job what it would answer; yield (node, verdict, code) as the answers come.
+
+        Nothing is stored. A node that is away or does not answer in time has no verdict, and a code.
+        """
+        identifier, job = secrets.token_hex(16), spec.job_id
+        asked = _Question(job, set(), asyncio.Queue())
+        self._questions[identifier] = asked
+        try:
+            for node in sorted(spec.roles.values()):
+                if self._send(node, rpc.explain(identifier, question)):
+                    asked.waiting.add(node)
+                else:
+                    yield node, b"", "node-away"
+            clock = asyncio.get_running_loop().time
+            deadline = clock() + EXPLAIN_S
+            with contextlib.suppress(TimeoutError):
+                while asked.waiting or not asked.answers.empty():
+                    node, verdict = await asyncio.wait_for(asked.answers.get(), deadline - clock())
+                    yield node, verdict, "" if verdict else "no-answer"
+            for node in sorted(asked.waiting):
+                yield node, b"", "no-answer"
+        finally:
+            del self._questions[identifier]
+
+    def usage(self, analyst: RosterAnalyst) -> Sequence[Usage]:
+        """Return what the analyst's organisation has asked and spent."""
+        return self._store.usage(analyst.organisation)
+
+    def file(self, outcome: Outcome, analyst: RosterAnalyst, envelope: bytes) -> None:
+        """Keep what an analyst found out about the releases that the analyst's organisation received.
+
+        Raises:
+            InputError: no such job.
+            MinshuError: see `_file`.
+        """
+        self.record(outcome.job, analyst)
+        self._file(outcome, analyst.organisation, envelope, analyst.key, directed=False)
+
+    def _file(
+        self, outcome: Outcome, organisation: Organisation, envelope: bytes, key: bytes, *, directed: bool
+    ) -> None:
+        """Keep an outcome that `key` signed; the same one again changes nothing.
+
+        (1) The job succeeded with releases of its own. (2) The organisation received one of them: a list of
+        class B, if it is `directed`, else another. (3) The outcome is not dated in the future. (4) No figure
+        is of a group smaller than the releases may show. (5) There is room.
+
+        Raises:
+            InputError: no such job, or (3).
+            StateConflict: (1)
+            Refused: (2), (4) or (5).
+        """
+        record = self._live.get(outcome.job) or self._store.job(outcome.job)
+        if record is None:
+            raise InputError("no such job", code="unknown-job")
+        job = record.job
+        # (1)
+        if job.answered_by:
+            raise StateConflict(
+                "the job was answered with an earlier job's releases",
+                code=ANSWERED_BEFORE,
+                hint=f"file the outcome for {job.answered_by}",
+            )
+        if job.state is not JobState.SUCCEEDED:
+            raise StateConflict(
+                f"the job is {job.state}, it has no releases to verify",
+                code="job-not-succeeded",
+                hint="file the outcome once the job has succeeded and its releases are verified",
+            )
+        # (2)
+        if organisation not in _recipients(record, directed=directed):
+            raise Refused(
+                f"no release of this job went to {organisation}'s {'node' if directed else 'analysts'}",
+                code="not-a-recipient",
+                hint="who got a list files at the node: minshu-node outcome; who got a table: minshu outcome",
+            )
+        # (3)
+        if outcome.filed > self._now() + MAX_AGE:
+            raise InputError("the outcome is dated in the future", code="bad-time", hint="check the clock")
+        # (4)
+        _check_counts(outcome, _smallest_group(job))
+        entry = Entry(
+            "outcome.filed",
+            {
+                "sha256": sha256_digest(outcome.encode()),
+                "envelope_sha256": sha256_digest(envelope),
+                "recipient": organisation,
+                "signers": [key_id(key)],
+                "checked": outcome.checked,
+                "confirmed": outcome.confirmed,
+            },
+            job=job.id,
+            attempt=job.attempt,
+            actor=outcome.by,
+        )
+        stored = StoredOutcome(sha256_digest(outcome.encode()), job.id, outcome.by, envelope, self._now())
+        # (5)
+        if self._store.add_outcome(stored, MAX_OUTCOMES, [entry]):
+            _log.info("outcome of job %s filed", job.id)
+
     # -- nodes ---------------------------------------------------------------------------------------
 
     def connected(self, node: NodeName, session: Session, hello: rpc.Hello) -> None:
         """Take a node's new stream in place of an older one, and tell it all it has to know.
 
-        (1) Its catalogue is kept if it is its own. (2) It gets the rosters it lacks. (3) Attempts it still
+        (1) Its catalogue is kept if it is its own. (2) It gets the newest roster with its freshness, then
+        those that it lacks in between, oldest first. (3) Attempts it still
         runs but that are over are stopped. (4) Of every live job it is told what it may have missed.
         """
         older = self._present.get(node)
         if older is not None:
             older.session.close(StateConflict("a newer stream took this one's place", code="stream-replaced"))
         # (1)
-        self._keep_catalogue(node, hello.catalogue)
-        self._present[node] = _Present(session, hello.roster_version, hello.catalogue)
+        self._keep_catalogue(node, hello.catalogue, hello.roster_version)
+        freshness = self._registry.freshness_envelope
+        self._present[node] = _Present(
+            session, self._roster_version(), freshness, hello.catalogue, hello.roster_version
+        )
         self._gone.pop(node, None)
         # (2)
-        rosters = self._registry.rosters_after(hello.roster_version)
-        session.send(rpc.welcome(self._name, rosters[0] if rosters else self._registry.roster_envelope))
-        for envelope in rosters[1:]:
+        newest = self._registry.roster_envelope
+        session.send(rpc.welcome(self._name, newest, freshness, self._now()))
+        for envelope in self._registry.rosters_after(hello.roster_version)[:-1]:
             session.send(rpc.roster_update(envelope))
-        self._present[node].roster = self._roster_version()
         # (3)
         for attempt in sorted(hello.live, key=lambda item: (item.job, item.number)):
             record = self._live.get(attempt.job)
@@ -326,11 +473,19 @@ class Scheduler:
             if run is not None:
                 self._resume(record, run, rpc.Attempt(record.job.id, record.job.attempt) in hello.live)
 
-    def _keep_catalogue(self, node: NodeName, catalogue: bytes) -> None:
+    def _keep_catalogue(self, node: NodeName, catalogue: bytes, held: int) -> None:
+        """Keep a catalogue if it is the node's own; `held` is the roster version that it was signed under."""
         # Before the first roster no key is known to check it with; `roster_changed` comes back to it.
-        if catalogue and self._registry.roster is not None:
+        if not catalogue or self._registry.roster is None:
+            return
+        try:
             self._registry.catalogue(node, catalogue)
-            self._store.put_catalogue(node, catalogue)
+        except SignatureInvalid:
+            if not self._registry.former_catalogue(node, catalogue, held):
+                raise
+            # The roster that lists its next key is only on its way to it: it says hello again under that.
+            return
+        self._store.put_catalogue(node, catalogue)
 
     def disconnected(self, node: NodeName, session: Session) -> None:
         """A node's stream is gone; nothing follows from it before the grace is over."""
@@ -346,6 +501,15 @@ class Scheduler:
         """
         if isinstance(message, rpc.Hello | rpc.Piece):
             raise StateConflict("the message does not fit here", code="unexpected-message")
+        if isinstance(message, rpc.Explained):
+            self._explained(node, message)
+            return
+        if isinstance(message, rpc.OutcomeFiled):
+            self._outcome_filed(node, message.outcome)
+            return
+        if isinstance(message, rpc.KeyRotation):
+            self._rotation_announced(node, message.rotation)
+            return
         attempt = message.attempt
         try:
             match message:
@@ -367,8 +531,53 @@ class Scheduler:
         _log.warning("node %s: %s: %s", node, error.code, error.message)
         self._apply(
             attempt.job,
-            Ended(node, attempt.number, RunState.FAILED, error.code, error.message, error.hint),
+            Ended(node, attempt.number, RunState.FAILED, error.code, error.message, rpc.hint_of(error)),
         )
+
+    def _explained(self, node: NodeName, message: rpc.Explained) -> None:
+        """Pass a dry answer on; one that nobody waits for, or that does not hold, is dropped."""
+        asked = self._questions.get(message.id)
+        if asked is None or node not in asked.waiting:
+            return
+        verdict = message.verdict
+        try:
+            self._registry.verdict(node, asked.job, 0, verdict)
+        except (DecodeError, SignatureInvalid) as error:
+            _log.warning("node %s: dry answer: %s: %s", node, error.code, error.message)
+            verdict = b""
+        asked.waiting.discard(node)
+        asked.answers.put_nowait((node, verdict))
+
+    def _outcome_filed(self, node: NodeName, envelope: bytes) -> None:
+        """Keep what a node found out about a list that it received, and tell it so.
+
+        While the job is under way it is told nothing and says it again later. A refusal goes back as a stop
+        of the job with a code of its own: the job has ended, so that nothing else can be meant.
+        """
+        try:
+            outcome = self._registry.node_outcome(node, envelope)
+        except (DecodeError, SignatureInvalid) as error:
+            _log.warning("node %s: outcome: %s: %s", node, error.code, error.message)
+            return
+        if outcome.job in self._live:
+            return
+        try:
+            key = self._registry.member(node).identity_key
+            self._file(outcome, organisation_of(node), envelope, key, directed=True)
+        except MinshuError as error:
+            _log.warning("node %s: outcome of job %s: %s", node, outcome.job, error.code)
+            self._send(node, rpc.stop(outcome.job, 0, f"{OUTCOME_REFUSED}{error.code}", error.message))
+            return
+        self._send(node, rpc.filed(sha256_digest(outcome.encode())))
+
+    def _rotation_announced(self, node: NodeName, envelope: bytes) -> None:
+        """Keep the announcement of a node's next identity key, for the next draft of a roster."""
+        try:
+            sha256 = self._registry.announce_rotation(node, envelope)
+        except MinshuError as error:
+            _log.warning("node %s: next identity key: %s: %s", node, error.code, error.message)
+            return
+        self._send(node, rpc.filed(sha256))
 
     def expect_release(self, node: NodeName, piece: rpc.Piece) -> ReleaseNote:
         """Return the note of a release that begins to arrive.
@@ -475,14 +684,24 @@ class Scheduler:
         self._store.forget(now)
 
     def roster_changed(self) -> None:
-        """Where a newer roster is in force: close the streams it no longer carries, tell the others."""
-        if self._roster_version() == self._announced:
-            return
-        self._announced = self._roster_version()
+        """Where a newer roster is in force: close the streams it no longer carries, tell the others.
+
+        Where a newer freshness statement is there, tell everybody.
+        """
+        if self._roster_version() != self._announced:
+            self._announced = self._roster_version()
+            self._tell_rosters()
+        freshness = self._registry.freshness_envelope
+        for present in self._present.values():
+            if freshness and present.freshness != freshness:
+                present.session.send(rpc.freshness_update(freshness))
+                present.freshness = freshness
+
+    def _tell_rosters(self) -> None:
         for node, present in list(self._present.items()):
             try:
                 self._registry.check_peer(node, present.session.spki)
-                self._keep_catalogue(node, present.catalogue)
+                self._keep_catalogue(node, present.catalogue, present.held)
             except (SignatureInvalid, DecodeError) as error:
                 self._expel(node, present, error)
                 continue
@@ -531,7 +750,9 @@ class Scheduler:
             effects += more
         if job == record.job and not effects:
             return
-        self._store.save_job(job, _entries(record, job, effects))
+        started = any(isinstance(effect, OpenRelay) for effect in effects)
+        meter = measure(job, record.envelope, self._now()) if started else None
+        self._store.save_job(job, _entries(record, job, effects), meter)
         record = replace(record, job=job)
         if job.ended:
             del self._live[job_id]
@@ -601,10 +822,12 @@ class Scheduler:
             verdict.answer,
             message.verdict,
             rpc.read_code(verdict.code) or ("refused" if verdict.answer == "refuse" else ""),
-            verdict.sentence,
-            verdict.hint,
+            f"{verdict.sentence} {verdict.sentence_zh}".strip(),
+            f"{verdict.hint} {verdict.hint_zh}".strip(),
             verdict.approvals_needed,
             verdict.approvals_given,
+            verdict.answered,
+            usable=self._usable(attempt.job, verdict.answered),
         )
         if attempt.job in self._live:
             self._apply(attempt.job, event)
@@ -612,6 +835,26 @@ class Scheduler:
             job, _ = advance(record.job, event, self._limits, self._now())
             if job != record.job:
                 self._store.save_job(job)
+
+    def _usable(self, job: JobId, earlier: str) -> bool:
+        """Return whether an earlier job's releases may be handed out for this one now.
+
+        It is the same analyst's, who could fetch them anyway, it succeeded with releases of its own, and
+        all of them are still here.
+        """
+        record = self._live.get(job)
+        known = self._store.job(JobId(earlier)) if earlier else None
+        if record is None or known is None or known.requester != record.requester:
+            return False
+        if known.job.state is not JobState.SUCCEEDED or known.job.answered_by:
+            return False
+        now = self._now()
+        held = {
+            Planned(release.node, release.name)
+            for release in self._store.releases_of(known.job.id)
+            if release.expires > now
+        }
+        return known.job.stored <= held
 
     def _progressed(self, node: NodeName, message: rpc.Progress) -> None:
         record = self._live.get(message.attempt.job)
@@ -662,6 +905,39 @@ class Scheduler:
         return 0 if self._registry.roster is None else self._registry.roster.version
 
 
+def _smallest_group(job: Job) -> int:
+    """Return the smallest group that a participant of the job lets be shown."""
+    admissions = (Admission.decode(decode_envelope(run.admission).payload) for run in job.runs)
+    return strictest(admission.constraints for admission in admissions).min_group_size or MIN_GROUP
+
+
+def _check_counts(outcome: Outcome, smallest: int) -> None:
+    """Refuse figures of small groups; what is left of the checked is such a figure, too.
+
+    Raises:
+        Refused: `small-count`.
+    """
+    figures = (outcome.checked, outcome.confirmed, outcome.checked - outcome.confirmed)
+    if any(0 < figure < smallest for figure in figures):
+        raise Refused(
+            f"a figure of the outcome, or the difference of both, is between 1 and {smallest - 1}",
+            code="small-count",
+            hint="file it once more has been checked; what is known of so few stays with the department",
+        )
+
+
+def _recipients(record: JobRecord, *, directed: bool) -> set[Organisation]:
+    """Return the organisations that receive a job's lists of class B, or its other releases."""
+    from protocols.jobs import job_type
+
+    spec = JobSpec.decode(decode_envelope(record.envelope).payload)
+    return {
+        record.organisation if planned.recipient == REQUESTER else planned.recipient
+        for planned in job_type(spec.job_type).releases(spec)
+        if (planned.output_class is OutputClass.DIRECTED) == directed
+    }
+
+
 def _awaited(spec: JobSpec) -> frozenset[Planned]:
     """Return the releases that come here: class A and C; class B goes from node to recipient."""
     from protocols.jobs import job_type
@@ -702,4 +978,21 @@ def _entries(record: JobRecord, job: Job, effects: Iterable[Effect]) -> list[Ent
                     )
                     for run in job.runs
                 ]
+    if job.answered_by:
+        # Why nothing ran: what every node said of the earlier job.
+        entries += [
+            Entry(
+                "peer.receipt",
+                {
+                    "peer": run.node,
+                    "sha256": decode_envelope(run.verdict).payload_digest,
+                    "envelope_sha256": sha256_digest(run.verdict),
+                    "kind": "verdict",
+                    "code": job.code,
+                },
+                job=job.id,
+                attempt=job.attempt,
+            )
+            for run in job.runs
+        ]
     return entries

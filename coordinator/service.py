@@ -10,10 +10,11 @@ import hmac
 import json
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import aclosing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ import grpc
 import grpc.aio
 
 from coordinator import rpc
-from coordinator.authority import RENEW_AFTER, Authority, load_tls_key, peer_of, private_pem
+from coordinator.authority import Authority, Renewals, load_tls_key, peer_of, private_pem
 from coordinator.config import Config
 from coordinator.files import replace_file
 from coordinator.home import Home
@@ -61,6 +62,7 @@ STOP_GRACE_S: Final = 1.0
 _MAX_QUEUED: Final = 4096
 _MAX_QUEUED_BYTES: Final = 64 << 20
 _MAX_WATCHES: Final = 32
+_MAX_QUESTIONS: Final = 4
 _KEY_EXCHANGE: Final = b"X25519MLKEM768"
 _TLS: Final = b"TLSv1.3"
 
@@ -118,7 +120,7 @@ def _answers(handler: Callable[[Any, Any, Context], Awaitable[Any]]) -> Any:
 
 
 class BureauService(jobs_pb2_grpc.BureauServiceServicer):
-    """What analysts call. Each request but Submit is signed; Submit's job is."""
+    """What analysts call. Each request is signed, or what it hands in is: a job, a question, an outcome."""
 
     def __init__(self, scheduler: Scheduler, registry: Registry, store: Store, releases: Releases) -> None:
         """Serve from these."""
@@ -126,7 +128,7 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
         self._registry = registry
         self._store = store
         self._releases = releases
-        self._watches: dict[str, int] = {}
+        self._open: dict[tuple[str, str], int] = {}
 
     @_answers
     async def Submit(self, request: jobs_pb2.SubmitRequest, context: Context) -> jobs_pb2.SubmitResponse:  # noqa: N802  # gRPC's name
@@ -138,7 +140,7 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
     async def Watch(self, request: jobs_pb2.WatchRequest, context: Context) -> None:  # noqa: N802  # gRPC's name
         """Stream a job's view until it has ended."""
         analyst, job = self._asked("Watch", request.request, context)
-        with self._watching(analyst):
+        with self._at_once(analyst, "watches", _MAX_WATCHES):
             async for view in self._scheduler.views(JobId(job), analyst):
                 await context.write(jobs_pb2.WatchResponse(view=view))
 
@@ -177,20 +179,41 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
     ) -> jobs_pb2.CatalogueResponse:
         """Return the members' catalogues."""
         self._asked("Catalogue", request.request, context)
-        roster = self._registry.roster
-        return jobs_pb2.CatalogueResponse(
-            catalogues=[
-                envelope
-                for node, envelope in self._store.catalogues().items()
-                if roster is not None and roster.node(node) is not None
-            ]
-        )
+        return jobs_pb2.CatalogueResponse(catalogues=self._registry.catalogues())
 
     @_answers
     async def Roster(self, request: jobs_pb2.RosterRequest, context: Context) -> jobs_pb2.RosterResponse:  # noqa: N802  # gRPC's name
-        """Return the roster in force."""
-        self._asked("Roster", request.request, context)
-        return jobs_pb2.RosterResponse(roster=self._registry.roster_envelope)
+        """Return the newest roster, what confirms it, and the rosters that lead to it."""
+        _, version = self._asked("Roster", request.request, context)
+        return jobs_pb2.RosterResponse(
+            roster=self._registry.roster_envelope,
+            freshness=self._registry.freshness_envelope,
+            between=self._registry.between(int(version or 0)),
+        )
+
+    @_answers
+    async def Explain(self, request: jobs_pb2.ExplainRequest, context: Context) -> None:  # noqa: N802  # gRPC's name
+        """Stream what the nodes of a job would answer."""
+        check_link(context)
+        spec, analyst = self._registry.question(request.question)
+        with self._at_once(analyst, "questions", _MAX_QUESTIONS):
+            async with aclosing(self._scheduler.explain(spec, request.question)) as answers:
+                async for node, verdict, code in answers:
+                    await context.write(jobs_pb2.ExplainResponse(node=node, verdict=verdict, code=code))
+
+    @_answers
+    async def File(self, request: jobs_pb2.FileRequest, context: Context) -> jobs_pb2.FileResponse:  # noqa: N802  # gRPC's name
+        """Take in an outcome."""
+        check_link(context)
+        outcome, analyst = self._registry.outcome(request.outcome)
+        self._scheduler.file(outcome, analyst, request.outcome)
+        return jobs_pb2.FileResponse(view=self._scheduler.view(outcome.job, analyst))
+
+    @_answers
+    async def Usage(self, request: jobs_pb2.UsageRequest, context: Context) -> jobs_pb2.UsageResponse:  # noqa: N802  # gRPC's name
+        """Return what the requester's organisation has asked and spent."""
+        analyst, _ = self._asked("Usage", request.request, context)
+        return jobs_pb2.UsageResponse(rows=[rpc.usage_row(row) for row in self._scheduler.usage(analyst)])
 
     def _asked(self, method: str, envelope: bytes, context: Context) -> tuple[RosterAnalyst, str]:
         check_link(context)
@@ -198,29 +221,30 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
         return analyst, request.subject
 
     @contextmanager
-    def _watching(self, analyst: RosterAnalyst) -> Iterator[None]:
-        count = self._watches.get(analyst.name, 0)
-        if count >= _MAX_WATCHES:
+    def _at_once(self, analyst: RosterAnalyst, what: str, limit: int) -> Iterator[None]:
+        """Count a call that lasts; each analyst may have so many of a kind open."""
+        key = analyst.name, what
+        count = self._open.get(key, 0)
+        if count >= limit:
             raise Refused(
-                f"{count} watches are open for this analyst, no more are given", code="too-many-watches"
+                f"{count} {what} are open for this analyst, no more are given",
+                code=f"too-many-{what}",
+                hint="wait until one of them has ended",
             )
-        self._watches[analyst.name] = count + 1
+        self._open[key] = count + 1
         try:
             yield
         finally:
-            self._watches[analyst.name] -= 1
+            self._open[key] -= 1
 
 
 class EnrolmentService(enrolment_pb2_grpc.EnrolmentServiceServicer):
     """How a node gets its TLS leaf."""
 
-    def __init__(
-        self, registry: Registry, authority: Authority, roots: bytes, nodes_address: Callable[[], str]
-    ) -> None:
+    def __init__(self, registry: Registry, authority: Authority, nodes_address: Callable[[], str]) -> None:
         """Serve from these; the nodes' address is known once its port is."""
         self._registry = registry
         self._authority = authority
-        self._roots = roots
         self._nodes_address = nodes_address
 
     @_answers
@@ -234,7 +258,7 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServiceServicer):
             certificate=leaf,
             authority=self._authority.pem,
             address=self._nodes_address(),
-            roots=self._roots,
+            roots=self._registry.roots.encode(),
         )
 
 
@@ -334,12 +358,38 @@ class _Intake:
 class NodeService(relay_pb2_grpc.NodeServiceServicer):
     """What nodes call."""
 
-    def __init__(self, scheduler: Scheduler, registry: Registry, relay: Relay, releases: Releases) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        registry: Registry,
+        relay: Relay,
+        releases: Releases,
+        renewals: Renewals,
+    ) -> None:
         """Serve from these."""
         self._scheduler = scheduler
         self._registry = registry
         self._relay = relay
         self._releases = releases
+        self._renewals = renewals
+        self._data_streams: dict[asyncio.Future[None], tuple[NodeName, Digest]] = {}
+        self._roster = registry.roster_envelope
+
+    def roster_changed(self) -> None:
+        """Where a newer roster is in force: end the data streams it no longer carries.
+
+        The scheduler ends the control streams. Call this first: what it ends says why, and not only that the
+        attempt is over.
+        """
+        if self._registry.roster_envelope == self._roster:
+            return
+        self._roster = self._registry.roster_envelope
+        for revoked, peer in self._data_streams.items():
+            try:
+                self._registry.check_peer(*peer)
+            except SignatureInvalid as error:
+                if not revoked.done():
+                    revoked.set_exception(error)
 
     def _peer(self, context: Context) -> tuple[NodeName, Digest]:
         facts = check_link(context)
@@ -347,11 +397,18 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
         name, spki = peer_of(certificate)
         return self._registry.check_peer(name, spki), spki
 
+    async def _opened(self, context: Context) -> tuple[NodeName, Digest, Any]:
+        """Return who opened a stream, and the stream's first message."""
+        node, spki = self._peer(context)
+        first = await _first(context)
+        # A newer roster may have come while the message was waited for.
+        return self._registry.check_peer(node, spki), spki, first
+
     @_answers
     async def Control(self, _requests: object, context: Context) -> None:  # noqa: N802  # gRPC's name
         """Serve a node's control stream."""
-        node, spki = self._peer(context)
-        hello = rpc.read_control(await _first(context))
+        node, spki, first = await self._opened(context)
+        hello = rpc.read_control(first)
         if not isinstance(hello, rpc.Hello):
             raise DecodeError("a control stream begins with hello", code="unexpected-message")
         if not hmac.compare_digest(hello.node.encode(), node.encode()):
@@ -378,8 +435,7 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
     @_answers
     async def Data(self, _requests: object, context: Context) -> None:  # noqa: N802  # gRPC's name
         """Relay an attempt's frames from and to a node."""
-        node, _ = self._peer(context)
-        first: relay_pb2.DataRequest = await _first(context)
+        node, spki, first = await self._opened(context)
         if first.WhichOneof("kind") != "open":
             raise DecodeError("a data stream begins with open", code="unexpected-message")
         attempt = rpc.read_attempt(first.open)
@@ -399,10 +455,23 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
             async for frame in exchange.frames(node):
                 await context.write(relay_pb2.DataResponse(frame=frame))
 
+        revoked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._data_streams[revoked] = node, spki
         try:
-            await _either(up(), down())
+            await _either(revoked, up(), down())
         finally:
+            del self._data_streams[revoked]
             exchange.leave(node)
+
+    @_answers
+    async def Renew(  # noqa: N802  # gRPC's name
+        self, request: relay_pb2.RenewRequest, context: Context
+    ) -> relay_pb2.RenewResponse:
+        """Give the caller a new leaf for the key that this connection proved."""
+        node, spki = self._peer(context)
+        leaf = self._renewals.leaf(node, spki, request.csr)
+        _log.info("node %s: certificate renewed", node)
+        return relay_pb2.RenewResponse(certificate=leaf)
 
 
 async def _first(context: Context) -> Any:
@@ -448,7 +517,6 @@ class Coordinator:
         self.config: Config = home.config
         self._now = now
         self._authority = home.authority()
-        self._roots = home.roots()
         signer = home.signer()
         self._journal: Journal = Journal.open(
             home.journal,
@@ -459,7 +527,7 @@ class Coordinator:
             now=now,
         )
         self.store: Store = SqlStore(home.database)
-        self.registry = Registry(self.store, self._roots, self.config.suite, now)
+        self.registry = Registry(self.store, home.roots(), self.config.suite, now)
         self.relay = Relay(max_frames=self.config.relay_frames, max_bytes=self.config.relay_bytes)
         self.releases = Releases(home.releases, self.config.max_release_bytes)
         self.releases.clear(self.store.all_releases())
@@ -473,6 +541,9 @@ class Coordinator:
             max_live_jobs=self.config.max_live_jobs,
             now=now,
             delete_bytes=self.releases.delete,
+        )
+        self._nodes = NodeService(
+            self.scheduler, self.registry, self.relay, self.releases, Renewals(self._authority, now)
         )
         self._servers: list[grpc.aio.Server] = []
         self._housekeeping: asyncio.Task[None] | None = None
@@ -504,14 +575,10 @@ class Coordinator:
             BureauService(self.scheduler, self.registry, self.store, self.releases), public
         )
         enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(
-            EnrolmentService(
-                self.registry, self._authority, self._roots.encode(), lambda: self.nodes_address
-            ),
+            EnrolmentService(self.registry, self._authority, lambda: self.nodes_address),
             public,
         )
-        relay_pb2_grpc.add_NodeServiceServicer_to_server(
-            NodeService(self.scheduler, self.registry, self.relay, self.releases), nodes
-        )
+        relay_pb2_grpc.add_NodeServiceServicer_to_server(self._nodes, nodes)
         leaves = _Leaves(self.home, self.config, self._authority, self._now)
         self.public_address = _listen(public, self.config.public_address, self.config.host, leaves, None)
         self.nodes_address = _listen(
@@ -548,6 +615,7 @@ class Coordinator:
         while True:
             try:
                 self.registry.refresh()
+                self._nodes.roster_changed()
                 self.scheduler.roster_changed()
                 self.scheduler.tick()
                 if clock() - cleaned >= CLEAN_S:
@@ -593,15 +661,18 @@ class _Leaves:
         self._hosts = _hosts(config)
         self._made: datetime | None = None
         self._leaf = b""
+        self._renewing = threading.Lock()
 
-    def _renew(self) -> bool:
-        now = self._now()
-        if self._made is not None and now - self._made < RENEW_AFTER:
-            return False
-        self._leaf = self._authority.server_leaf(self._hosts, self._key.public_key(), now)
-        replace_file(self._path, self._leaf)
-        self._made = now
-        return True
+    def _renew(self) -> None:
+        # Both ports ask, from gRPC's threads.
+        with self._renewing:
+            now = self._now()
+            # A leaf made while the clock was ahead may not be valid yet.
+            if self._made is not None and timedelta() <= now - self._made < self._authority.renew_after:
+                return
+            self._leaf = self._authority.server_leaf(self._hosts, self._key.public_key(), now)
+            replace_file(self._path, self._leaf)
+            self._made = now
 
     def credentials(self, clients: bytes | None) -> grpc.ServerCredentials:
         """Return credentials that ask for a client certificate of `clients` (PEM), None for no such."""

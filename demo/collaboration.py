@@ -112,6 +112,26 @@ def policy_text(department: Department, *, analyst: str, dpo: str, owner: str, n
     return re.sub(r"(?m)^valid_until = \S+", f"valid_until = {day + timedelta(days=90):%Y-%m-%d}", text)
 
 
+def for_a_city_of(people: int, text: str) -> str:
+    """Return a policy for a larger city; caps and quotas of the examples are for one of 100,000 people."""
+    times = max(1, people // 100_000)
+    counted = r'(?m)^(max_rows = |counts = "rows"\nlimit = )(\d+)'
+    return re.sub(counted, lambda found: f"{found[1]}{times * int(found[2])}", text)
+
+
+def with_datasets(text: str, like: str, names: Sequence[str]) -> str:
+    """Return a policy that opens further datasets, on the terms of its dataset `like`."""
+    begins = text.index(f"[datasets.{like}]")
+    ends = min(at for mark in ("[quotas.", "[[rules]]") if (at := text.find(mark, begins)) >= 0)
+    section = text[begins:ends]
+    more = "".join(
+        section.replace(f"datasets.{like}", f"datasets.{name}").replace(f"local:{like}", f"local:{name}")
+        for name in names
+    )
+    text = text.replace(f'datasets = ["{like}"]', f"datasets = {json.dumps([like, *names])}")
+    return text.replace(section, section + more, 1)
+
+
 class Collaboration:
     """Sets up and runs the collaboration below `folder`, with the registers of the city in `city`."""
 
@@ -154,6 +174,11 @@ class Collaboration:
         """Return the file of one of a department's tables."""
         return self.city / "registers" / department.folder / f"{table}.parquet"
 
+    @property
+    def _freshness_key(self) -> Path:
+        """The key whose owner says every week that the roster still holds."""
+        return self.folder / "roots" / "freshness.pem"
+
     # -- set-up, in the order of a real one ---------------------------------------------------------------
 
     def found(self) -> None:
@@ -162,6 +187,7 @@ class Collaboration:
         for root in roots:
             root.parent.mkdir(parents=True, exist_ok=True)
             command("minshu-policy", "key", "new", "--role", "root", root)
+        command("minshu-policy", "key", "new", "--role", "freshness", self._freshness_key)
         arguments: list[str | Path] = []
         for root in roots:
             arguments += ["--root", f"{root}.pub"]
@@ -205,7 +231,8 @@ class Collaboration:
             titles += ["--title", f"{department.organisation}={department.title}"]
         command(
             "minshu-coordinator", "roster", "draft", "--home", self.coordinator, "--out", draft,
-            "--analyst", self.analyst / "analyst.card.json", *titles,
+            "--analyst", self.analyst / "analyst.card.json",
+            "--freshness", f"{self._freshness_key}.pub", *titles,
         )  # fmt: skip
         for n, unsigned in ((1, draft), (2, signed)):
             key = self.folder / "roots" / f"root-{n}.pem"

@@ -33,6 +33,8 @@ from demo.collaboration import (
     Department,
     command,
     command_json,
+    for_a_city_of,
+    with_datasets,
 )
 from demo.processes import Children
 from protocols.envelope import JOB, Envelope, decode_envelope
@@ -41,6 +43,7 @@ from protocols.errors import InputError, MinshuError, StateConflict
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from coordinator.client.outcomes import FiledOutcome
     from coordinator.client.release import Release
     from coordinator.client.sdk import Job
     from demo.city import Expected
@@ -62,6 +65,8 @@ class Summary:
     confirmed: int = 0
     equals_expected: bool = False
     refused: list[dict[str, str]] = field(default_factory=list)
+    stored_answer: bool = False
+    outcome: dict[str, int] = field(default_factory=dict)
     journals_verified: bool = False
     leak_scan: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -150,7 +155,7 @@ class Demo:
         self.city = work / "city"
         self.result = work / "result"
         self.collaboration = Collaboration(work / "homes", self.city, children, record=True)
-        self.console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), record=True)
         self.summary = Summary()
         self.started = time.perf_counter()
 
@@ -175,8 +180,9 @@ class Demo:
         self._crack()
         self._found()
         bureau = self._connect()
-        records = self._main_job(bureau, expected)
-        self._attacks(bureau)
+        self._dishonest(bureau)
+        job, records = self._main_job(bureau, expected)
+        self._afterwards(bureau, job)
         bureau.close()
         self.summary.peak_rss_mb = self.children.peaks()
         for child in reversed(self.children.all):
@@ -203,6 +209,13 @@ class Demo:
 
     def _say(self, text: str) -> None:
         self.console.print(f"  {text}")
+
+    def _quote(self, text: str) -> None:
+        """Print what somebody in the demo is shown."""
+        self.console.print()
+        for line in text.splitlines():
+            self.console.print(f"  │ {line}", markup=False, style="dim" if line.startswith("…") else None)
+        self.console.print()
 
     # -- steps ------------------------------------------------------------------------------------------
 
@@ -248,7 +261,7 @@ class Demo:
 
     def _found(self) -> None:
         """Set up the collaboration and start its processes."""
-        from demo.city import empty_register, garbage_register, load_expected
+        from demo.city import empty_register, garbage_register, load_expected, load_manifest
 
         self._step("Six nodes, a coordinator and an analyst")
         begun = time.perf_counter()
@@ -269,7 +282,12 @@ class Demo:
         for department in DEPARTMENTS:
             text = c.policy(department)
             if department is POLICE:
-                text = with_attack_datasets(text)
+                # As a dishonest department would write it: with two more registers.
+                text = with_datasets(text, "population", ATTACK_DATASETS)
+            if department is HUMAN_RESOURCES:
+                # The most careful department: two lists of 20,000 in a quarter and no third.
+                text = text.replace("limit = 60000", "limit = 40000")
+            text = for_a_city_of(load_manifest(self.city).population, text)
             c.activate(department, c.sign_policy(department, text, ("dpo", "owner")))
         self._say("Each department's policy is signed by its data protection officer and its data owner.")
         for department in DEPARTMENTS:
@@ -283,12 +301,15 @@ class Demo:
         try:
             c.activate(HEALTH, envelope)
         except CommandFailed as error:
-            self._refused("one-signature policy", error.reason)
+            self.summary.refused.append({"case": "one-signature policy", "reason": error.reason})
         else:
             raise Failed("a policy with one signature was activated")
 
     def _refused(self, case: str, reason: str) -> None:
         self.summary.refused.append({"case": case, "reason": reason})
+        self._say_refused(case, reason)
+
+    def _say_refused(self, case: str, reason: str) -> None:
         self._say(f"[green]refused[/green] {case}: {reason}")
 
     def _connect(self) -> "Bureau":
@@ -311,18 +332,17 @@ class Demo:
             for role in ("dpo", "owner"):
                 prompt = self.collaboration.approve(department, job, role)
                 if department is show and role == "dpo":
-                    head, chinese, *_english = prompt.split("\n\n")
-                    self.console.print()
-                    for line in f"{head}\n\n{chinese}".splitlines():
-                        self._say(f"[dim]│[/dim] {line}")
-                    self._say("[dim]│ … and the same in English[/dim]\n")
+                    self._quote("\n".join(_shortened_prompt(prompt)))
         names = ", ".join(d.title for d in departments)
         self._say(f"Approved twice, by different people, at {names}.")
 
-    def _main_job(self, bureau: "Bureau", expected: "Expected") -> list[str]:
-        """Ask the question of scenario 1; return the identifiers on the police's sealed list."""
+    def _main_job(self, bureau: "Bureau", expected: "Expected") -> tuple["Job", list[str]]:
+        """Ask the question of scenario 1; return the job and the identifiers on the police's sealed list."""
         self._step("The question: who is known to two or more departments and not to the police? (疑似漏登)")
-        job = bureau.submit(self._job_file("scenario-1", job_text()))
+        question = self._job_file("scenario-1", job_text())
+        self._say("Asked first what every node would answer, before anything runs:")
+        self._quote("\n".join(_shortened_explanation(bureau.explain(question).lines("en"))))
+        job = bureau.submit(question)
         self._say(f"Submitted and signed: {job.id}")
         await_questions(job)
         self._say("What the health department's officer is shown before signing:")
@@ -337,7 +357,8 @@ class Demo:
         self._keep_releases(release)
         keys = self._open_records(job.id)
         self._compare(release.to_arrow(), keys, expected)
-        return keys
+        self._file_outcome(job)
+        return job, keys
 
     def _keep_releases(self, table: "Release") -> None:
         """Copy the main job's releases: the bureau's table also opened, the police's list only sealed."""
@@ -396,7 +417,7 @@ class Demo:
         )
         self._say(
             f"When checked by people, {self.summary.confirmed:,} turn out unregistered "
-            f"({self.summary.confirmed / max(1, len(keys)):.1%})."
+            f"({100 * self.summary.confirmed / max(1, len(keys)):.1f} %)."
         )
         if not self.summary.equals_expected:
             raise Failed(
@@ -429,18 +450,102 @@ class Demo:
             "the rest is rounded to 5.[/dim]"
         )
 
+    def _file_outcome(self, job: "Job") -> None:
+        """After three months of visits, the police say how many of the list turned out right (评估)."""
+        s = self.summary
+        command(
+            "minshu-node", "outcome", job.id, "--home", self.collaboration.home(POLICE),
+            "--checked", str(s.flagged), "--confirmed", str(s.confirmed), "--note", "核实完毕",
+        )  # fmt: skip
+        filed = self._await_outcome(job)
+        s.outcome = {"checked": filed.checked, "confirmed": filed.confirmed}
+        if s.outcome != {"checked": s.flagged, "confirmed": s.confirmed}:
+            raise Failed(f"the outcome reached the bureau as {filed}")
+        self._say(f"The police file what became of it; the bureau sees: {filed}.")
+
+    def _await_outcome(self, job: "Job") -> "FiledOutcome":
+        deadline = time.monotonic() + 30
+        while not (outcomes := job.view().outcomes):
+            if time.monotonic() > deadline:
+                raise Failed("the outcome the police filed never reached the bureau")
+            time.sleep(0.1)
+        return outcomes[0]
+
     # -- attacks ----------------------------------------------------------------------------------------
 
-    def _attacks(self, bureau: "Bureau") -> None:
-        self._step("What must be refused")
+    def _dishonest(self, bureau: "Bureau") -> None:
+        """What is tried before the question is asked: nothing of it may end in an answer."""
+        self._step("What a dishonest department or analyst would try first")
         for case in self.summary.refused:
-            self._say(f"[green]refused[/green] {case['case']}: {case['reason']}")
+            self._say_refused(**case)
         unapproved = self._unapproved(bureau)
-        self._forged_job(bureau)
         self._negative_list(bureau)
         self._bad_register(bureau, "empty-input register", "population_empty")
         self._bad_register(bureau, "garbage register of the right size", "population_garbage")
         self._ended("unapproved job", unapproved)
+
+    def _afterwards(self, bureau: "Bureau", job: "Job") -> None:
+        """What is tried once there is an answer: it may be had again, but nothing beside it."""
+        self._step("And once there is an answer")
+        self._forged_job(job)
+        self._same_question(bureau, job)
+        self._end("same lists at another threshold", bureau, job_text().replace("k = 2", "k = 3"))
+        self._over_budget(bureau)
+        self._stopped(bureau)
+
+    def _same_question(self, bureau: "Bureau", job: "Job") -> None:
+        """Ask again while nobody's data has changed: the stored answer, at no cost."""
+        before = self._budgets()
+        again = bureau.submit(self._job_file("same-question", job_text()))
+        view = again.wait(progress=False)
+        if view.state != "SUCCEEDED" or view.answered_by != job.id:
+            raise Failed(f"the same question ended {view.state} {view.code}, expected the stored answer")
+        if again.release().to_arrow() != job.release().to_arrow():
+            raise Failed("the same question got another answer")
+        if self._budgets() != before:
+            raise Failed("the stored answer was charged again")
+        self.summary.stored_answer = True
+        self._say("The same question again: the stored answer, no new run and no new cost.")
+
+    def _budgets(self) -> list[Any]:
+        """Return what every department's budgets and quotas have left, and what spent the rest."""
+        c = self.collaboration
+        return [command_json("minshu-node", "budget", "--home", c.home(d)) for d in DEPARTMENTS]
+
+    def _over_budget(self, bureau: "Bureau") -> None:
+        """Refused case: a new question to data whose quota of the quarter is spent."""
+        register = self.collaboration.register(HOUSING, "leases")
+        os.utime(register)
+        self._say("The housing department delivers its list anew: no stored answer serves any more.")
+        self._end("job over the quota", bureau, job_text())
+        self._say(
+            "What the human resources department has given away, and to which jobs. The one with the garbage "
+            "register counts: data had left for it when it was found out."
+        )
+        home = self.collaboration.home(HUMAN_RESOURCES)
+        self._quote(command("minshu-node", "budget", "--home", home))
+
+    def _stopped(self, bureau: "Bureau") -> None:
+        """Refused case: one officer halts the purpose, with one signature."""
+        c = self.collaboration
+        stop = self.work / "stop.dsse"
+        command(
+            "minshu-policy", "stop", "--node", HEALTH.node, "--scope", "purpose", "--value", "P-2026-001",
+            "--reason", "复核期间暂停", "--key", c.officer(HEALTH, "dpo"), "--out", stop,
+        )  # fmt: skip
+        command("minshu-node", "stop", stop, "--home", c.home(HEALTH))
+        self._say("The health department's officer stops the purpose, with one signature.")
+        job = bureau.submit(self._job_file("job-under-a-stop", job_text()))
+        job.wait(progress=False)
+        # Others refuse as well, their quota being spent; what counts here is this department's reason.
+        deadline = time.monotonic() + 30
+        while not (run := next(run for run in job.view().runs if run.node == HEALTH.node)).code:
+            if time.monotonic() > deadline:
+                raise Failed("the department that stopped the purpose never answered")
+            time.sleep(0.1)
+        if run.code != "stopped":
+            raise Failed(f"a stopped purpose was answered {run.code}")
+        self._refused("job under a stop", f"{run.node}: {run.code}: {run.sentence}")
 
     def _end(self, case: str, bureau: "Bureau", text: str, approvers: Sequence[Department] = ()) -> None:
         """Submit a job that must not succeed, with all approvals, and note why it was refused."""
@@ -456,9 +561,9 @@ class Demo:
             raise Failed(f"the {case} job was carried out")
         self._refused(case, f"{view.state}, {view.code}: {view.sentence}")
 
-    def _forged_job(self, bureau: "Bureau") -> None:
+    def _forged_job(self, job: "Job") -> None:
         """Change one parameter of the signed main job and keep its signature."""
-        genuine = decode_envelope(self.collaboration.kept_job(bureau.jobs()[-1].job))
+        genuine = decode_envelope(self.collaboration.kept_job(job.id))
         forged = Envelope(JOB, genuine.payload.replace(b'"k":2', b'"k":3'), genuine.signatures)
         try:
             self.collaboration.submit_raw(forged.encode())
@@ -511,13 +616,14 @@ class Demo:
         self._step("Leaks")
         canaries = self._canaries(records)
         homes = self.collaboration.folder
+        (homes / "printed.txt").write_text(self.console.export_text(clear=False), encoding="utf-8")
         findings = Scanner(canaries).scan([homes, self.result])
         size = sum(f.stat().st_size for f in homes.rglob("*") if f.is_file())
         self.summary.leak_scan = {"canaries": len(canaries), "found": len(findings)}
         self._say(
             f"{len(canaries)} planted identifiers, as text, hex, base64, SHA-256, SM3 and MD5, in "
-            f"{size / 1e6:,.0f} MB of messages before sealing, logs, journals and databases: "
-            f"{len(findings)} found."
+            f"{size / 1e6:,.0f} MB of messages before sealing, logs, journals, databases and of what is "
+            f"printed here: {len(findings)} found."
         )
         if findings:
             where = sorted({f"{f.form} in {f.file.relative_to(self.work)}" for f in findings})
@@ -549,6 +655,26 @@ class Demo:
         )
 
 
+def _shortened_explanation(lines: Sequence[str]) -> list[str]:
+    """Return an explanation without what its answers have in common."""
+    common = ("  rule: ", "  reason: ", "  hint: ")
+    kept = [line for line in lines if line and not line.startswith(common)]
+    return [*kept, "… and with each answer its rule, its reason and what to do"]
+
+
+def _shortened_prompt(prompt: str) -> list[str]:
+    """Return the Chinese half of an approval's page, of its longest list only the first lines."""
+    head, chinese, *_english = prompt.split("\n\n")
+    lines = chinese.splitlines()
+    shown = next(n for n, line in enumerate(lines) if line.startswith("  只有违规串通")) + 3
+    return [
+        *head.splitlines(),
+        "",
+        *lines[:shown],
+        f"… {len(lines) - shown} more such lines, and all in English",
+    ]
+
+
 def await_questions(job: "Job") -> None:
     """Wait until every node has answered the offer, some of them by asking for approvals.
 
@@ -567,27 +693,9 @@ def job_text() -> str:
 
 
 def two_source_job_text() -> str:
-    """Return the job with human resources and education as its only sources.
-
-    Other lists are another series: the main job's may be asked only once.
-    """
+    """Return the job with human resources and education as its only sources."""
     head, *inputs = job_text().split("[[inputs]]")
     left_out = ("source-2", "source-4")
     head = "".join(line for line in head.splitlines(keepends=True) if not line.startswith(left_out))
     keep = [part for part in inputs if not any(f'role = "{role}"' in part for role in left_out)]
     return "[[inputs]]".join([head, *keep]).replace("source-3", "source-2")
-
-
-def with_attack_datasets(text: str) -> str:
-    """Return the police's policy as a dishonest department would write it: with two more registers."""
-    section = text[text.index("[datasets.population]") : text.index("[[rules]]")]
-    more = "".join(
-        section.replace("datasets.population", f"datasets.{name}").replace(
-            "local:population", f"local:{name}"
-        )
-        for name in ATTACK_DATASETS
-    )
-    named = ", ".join(f'"{name}"' for name in ("population", *ATTACK_DATASETS))
-    return text.replace('datasets = ["population"]', f"datasets = [{named}]").replace(
-        "[[rules]]", f"{more}[[rules]]", 1
-    )

@@ -7,36 +7,41 @@ the same transaction.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from audit.entries import format_time
 from node.home import Enrolled
 from node.journal import named
 from node.state import Reader, Signed, State
-from policies.decide import CLOCK_TOLERANCE
+from node.stops import lift, with_stops
 from policies.model import ActivePolicy, PinnedSigners, StoredPolicy
 from policies.sign import check_activation, reopen
+from protocols import succession
 from protocols.encoding import sha256_digest
-from protocols.envelope import POLICY, ROSTER, Envelope, decode_envelope, key_id, verify
+from protocols.envelope import FRESHNESS, POLICY, Envelope, decode_envelope, key_id, verify
 from protocols.errors import MinshuError, PolicyInvalid, Refused, SignatureInvalid, StateConflict
 from protocols.ids import NodeName
-from protocols.wire import Roster, RosterNode
+from protocols.succession import Trusted
+from protocols.wire import Freshness, Roster, RosterNode
 
 if TYPE_CHECKING:
     from node.state import Change
 
-MAX_ROSTER_LIFE: Final = timedelta(days=90)
-
 
 @dataclass(slots=True)
 class InForce:
-    """What this node goes by right now; both None on a fresh node, which therefore refuses everything."""
+    """What this node goes by right now. A fresh node has nothing, and therefore refuses everything.
+
+    `roster` is the newest; whether it still counts, `fresh` says. `trusted` is the judged chain it ends.
+    """
 
     name: NodeName
     identity_key: bytes
     roster: Roster | None = None
     policy: ActivePolicy | None = None
+    freshness: Freshness | None = None
+    trusted: Trusted | None = None
 
     @classmethod
     def load(cls, reader: Reader, name: NodeName, identity_key: bytes) -> "InForce":
@@ -48,11 +53,22 @@ class InForce:
         force = cls(name, identity_key)
         if (stored := reader.roster()) is not None:
             force.roster = Roster.decode(decode_envelope(stored.envelope).payload)
+            if statement := reader.freshness(stored.version):
+                force.freshness = Freshness.decode(decode_envelope(statement).payload)
         if (policy := reader.policy()) is not None:
             pinned = PinnedSigners(reader.pins())
             remembered = StoredPolicy(policy.version, policy.digest)
-            force.policy = reopen(policy.envelope, pinned, remembered, node=name)
+            force.policy = with_stops(reader, reopen(policy.envelope, pinned, remembered, node=name))
         return force
+
+    def fresh(self, now: datetime) -> Roster:
+        """Return the roster if it may be gone by now: issued, not expired, and confirmed within seven days.
+
+        Raises:
+            Refused: `no-roster`, `roster-not-valid`, `roster-expired`, `roster-stale`;
+                `succession.IN_CHINESE` has their sentences in Chinese.
+        """
+        return succession.fresh(self.roster, self.freshness, now)
 
     def me(self) -> RosterNode:
         """Return this node's line of the roster.
@@ -75,78 +91,106 @@ class InForce:
             )
         return mine
 
+    def chain(self, reader: Reader, enrolled: Enrolled) -> Trusted:
+        """Return what the rosters kept here add up to, from the root keys pinned at enrolment on.
+
+        Raises:
+            StateConflict: `roster-changed`: what is kept is not what was activated.
+        """
+        if self.trusted is None:
+            rosters = reader.rosters()
+            statement = reader.freshness(rosters[-1].version) if rosters else b""
+            try:
+                self.trusted = succession.restore(
+                    Trusted(enrolled.pinned), [one.envelope for one in rosters], statement
+                )
+            except MinshuError as error:
+                raise StateConflict(
+                    f"the rosters in this node's database are not those it activated ({error.code})",
+                    code="roster-changed",
+                    hint="stop and keep the database as evidence; then make a new node and enrol it",
+                ) from error
+        return self.trusted
+
+    def goes_by(self, trusted: Trusted) -> None:
+        """Go by a judged chain from here on."""
+        self.trusted, self.roster, self.freshness = trusted, trusted.roster, trusted.freshness
+
 
 def activate_roster(
     state: State, force: InForce, envelope: bytes, enrolled: Enrolled, now: Callable[[], datetime]
 ) -> bool:
-    """Put a roster into force if it is newer; return whether it is a new one.
+    """Take over the next roster of the chain; return whether it is a new one.
 
-    (1) Signed by enough of the root keys pinned at enrolment; nothing is parsed before. (2) Of this
-    collaboration, and valid now for at most 90 days. (3) Newer than the newest ever activated here; the next
-    version names the digest of the one before. Versions in between may have been missed while this node was
-    off: the root keys' signatures, not the chain, say who belongs.
+    `succession.advance` judges it. One that has expired since is kept and journaled too, so that the chain
+    goes on behind it, but `InForce.fresh` refuses to go by it.
 
     Raises:
-        DecodeError: not an envelope or not a roster.
-        SignatureInvalid: (1)
-        StateConflict: `roster-of-another-collaboration`, `roster-not-valid`, `roster-expired`,
-            `roster-rollback`.
+        MinshuError: see `succession.advance` and `InForce.chain`; the roster before stays.
     """
-    signed = decode_envelope(envelope)
-    stored = state.roster()
-    if stored is not None and signed.payload_digest == stored.digest:
-        return False
-    # (1)
-    signers = verify(signed, ROSTER, {key_id(key): key for key in enrolled.roots}, enrolled.threshold)
-    roster = Roster.decode(signed.payload)
-    # (2)
-    if roster.collaboration != enrolled.collaboration:
-        raise StateConflict(
-            "the roster is of another collaboration than this node enrolled in",
-            code="roster-of-another-collaboration",
-        )
-    if roster.issued > now() + CLOCK_TOLERANCE:
-        raise StateConflict(
-            "the roster is dated in the future",
-            code="roster-not-valid",
-            hint="run minshu-node doctor: this node's clock may be wrong",
-        )
-    if now() >= roster.expires or roster.expires - roster.issued > MAX_ROSTER_LIFE:
-        raise StateConflict(
-            "the roster has expired, or is valid for more than 90 days",
-            code="roster-expired",
-            hint="have the root keys sign a new roster",
-        )
-    # (3)
-    if stored is not None and roster.version <= stored.version:
-        raise StateConflict(
-            f"roster version {roster.version} is not newer than version {stored.version}, activated here",
-            code="roster-rollback",
-            hint="ask the root key holders which roster they signed last",
-        )
-    follows = stored.digest if stored is not None else None
-    if roster.version == (stored.version if stored is not None else 0) + 1 and roster.previous != follows:
-        raise StateConflict(
-            "the roster does not name the digest of the version before it",
-            code="roster-rollback",
-            hint="ask the root key holders which roster they signed",
-        )
+    before, held = force.chain(state, enrolled), force.roster
+    after = succession.advance(before, envelope, now())
+    if after is not before and after.roster is not None:
+        _keep_roster(state, force, before, after.roster, envelope, expired=now() >= after.roster.expires)
+    force.goes_by(after)
+    return force.roster != held
+
+
+def _keep_roster(
+    state: State, force: InForce, before: Trusted, roster: Roster, envelope: bytes, *, expired: bool
+) -> None:
     body = {
         "version": roster.version,
         "sha256": roster.digest,
         "envelope_sha256": sha256_digest(envelope),
-        "signers": sorted(signers),
+        "signers": list(succession.signers(before, envelope)),
         "expires": format_time(roster.expires),
     }
     if roster.previous is not None:
         body["previous"] = roster.previous
+    if expired:
+        body["code"] = "roster-expired"
     # The envelope itself stands beside the log, so that an auditor can check every job against it.
     state.journal.put_object(envelope)
+    # Until the change is through, the database alone knows what is trusted.
+    force.trusted = None
     with state.change() as change:
         change.add_roster(Signed(roster.version, roster.digest, envelope))
         change.log("roster.activate", body)
-    force.roster = roster
-    return True
+
+
+def take_freshness(
+    state: State, force: InForce, envelope: bytes, enrolled: Enrolled, now: Callable[[], datetime]
+) -> bool:
+    """Take over a freshness statement on the roster at hand; return whether it is newer than the one before.
+
+    Raises:
+        MinshuError: see `succession.freshen` and `InForce.chain`; the statement before stays.
+    """
+    before, held = force.chain(state, enrolled), force.freshness
+    after = succession.freshen(before, envelope, now())
+    if after is not before and after.roster is not None and after.freshness is not None:
+        _keep_freshness(state, force, after.roster, after.freshness, envelope)
+    force.goes_by(after)
+    return force.freshness != held
+
+
+def _keep_freshness(
+    state: State, force: InForce, roster: Roster, statement: Freshness, envelope: bytes
+) -> None:
+    keys = {key_id(key): key for key in roster.freshness_keys}
+    body = {
+        "version": statement.version,
+        "sha256": statement.sha256,
+        "signers": sorted(verify(decode_envelope(envelope), FRESHNESS, keys)),
+        "created": format_time(statement.issued),
+        "expires": format_time(succession.fresh_until(roster, statement)),
+    }
+    kept = state.journal.put_object(envelope)
+    force.trusted = None
+    with state.change() as change:
+        change.put_freshness(statement.version, envelope)
+        change.log("roster.fresh", body, refs=[kept])
 
 
 def pin_signers(state: State, dpo: bytes, owner: bytes) -> None:
@@ -171,6 +215,7 @@ def pin_signers(state: State, dpo: bytes, owner: bytes) -> None:
     with state.change() as change:
         change.pin("dpo", dpo)
         change.pin("owner", owner)
+        change.log("signers.pinned", {"signers": [key_id(dpo), key_id(owner)], "roles": ["dpo", "owner"]})
 
 
 def activate_policy(
@@ -190,20 +235,23 @@ def activate_policy(
         )
     newest = state.policy()
     stored = None if newest is None else StoredPolicy(newest.version, newest.digest)
+    stops = state.stops()
+    held = [stop.digest for stop in stops if stop.lifted is None]
     try:
-        active = check_activation(envelope, PinnedSigners(pinned), stored, now(), node=force.name)
+        active = check_activation(envelope, PinnedSigners(pinned), stored, now(), node=force.name, stops=held)
     except MinshuError as error:
         if error.code != "policy-already-active":
             with state.change() as change:
                 _log_refusal(change, error, envelope)
         raise
     policy = active.policy
+    signers = _signers(decode_envelope(envelope), pinned)
     body = {
         "version": policy.version,
         "sha256": active.digest,
         "envelope_sha256": sha256_digest(envelope),
         "policy_id": named(policy.policy_id),
-        "signers": _signers(decode_envelope(envelope), pinned),
+        "signers": signers,
         "not_before": format_time(policy.not_before),
         "expires": format_time(policy.expires),
     }
@@ -215,7 +263,8 @@ def activate_policy(
     with state.change() as change:
         change.add_policy(Signed(policy.version, active.digest, envelope))
         change.log("policy.activate", body)
-    force.policy = active
+        lift(change, stops, active, signers)
+    force.policy = with_stops(state, active)
     return active
 
 

@@ -6,20 +6,24 @@ runner's threads.
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from node import catalogue, rpc
-from node.activation import InForce, activate_roster
+from node import catalogue, rotation, rpc
+from node.activation import InForce, activate_roster, take_freshness
+from node.clock import Clock
 from node.config import Config
 from node.desk import Desk, error_to_json
+from node.explaining import Explaining
 from node.gate import Gate
 from node.home import Enrolled, Home
 from node.link import Uplink
 from node.logs import Log
+from node.outcomes import Outcomes
+from node.retention import delete_due
 from node.rpc import Attempt, ControlRequest, Message
 from node.runner import Office, Runner
-from node.state import RunState, State
+from node.state import WAITING, RunState, State
 from protocols.envelope import Signer, decode_envelope
 from protocols.errors import MinshuError, Unreachable
 from protocols.party import Rand
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
     from node.record import Recorder
 
 TICK_S: Final = 2.0
+DELETE_EVERY_S: Final = 600.0
+RESEND_EVERY_S: Final = 60.0
+WINDOW_CLOSED: Final = "window-closed"
 MAX_POSTED: Final = 4096
 
 
@@ -49,26 +56,39 @@ class Agent:
         monotonic: Callable[[], float],
         rand: Rand,
         recorder: "Recorder | None" = None,
+        clock: Clock | None = None,
     ) -> None:
-        """Put a node together; `run` starts it."""
+        """Put a node together; `run` starts it. `clock` is the one that the uplink tells what it hears."""
         self._config = config
         self._state = state
         self._enrolled = enrolled
         self._uplink = uplink
-        self._signer = signer
+        self._home = home
+        self._signer = rotation.CurrentSigner(signer)
         self._log = log
         self._now = now
         self._posted: asyncio.Queue[ControlRequest] = asyncio.Queue(MAX_POSTED)
         self._unanswered: dict[Attempt, bytes] = {}
+        self._waiting: rpc.Welcome | None = None
+        self._monotonic = monotonic
+        # Not at once: a clock that is wrong shows at the first welcome, and what is deleted is gone.
+        self._deleted_at = monotonic()
+        self._hindered = False
         self.force = InForce.load(state, config.name, signer.public_key)
-        self.gate = Gate(state, self.force, signer, now, log)
+        # Also shows whether the rosters kept here are those that were activated.
+        self.force.chain(state, enrolled)
+        self._clock = clock or Clock(now, monotonic)
+        self.gate = Gate(state, self.force, self._signer, now, log, trusted=self._clock.trusted)
+        self.explaining = Explaining(state, self.force, self.gate, self._signer, monotonic=monotonic, log=log)
+        self.outcomes = Outcomes(state, self.force, self._signer, now=now, log=log, post=self.post)
+        self._resent_at = monotonic()
         office = Office(
             home=home,
             config=config,
             state=state,
             force=self.force,
             gate=self.gate,
-            signer=signer,
+            signer=self._signer,
             uplink=uplink,
             log=log,
             now=now,
@@ -85,11 +105,15 @@ class Agent:
             now,
             lambda attempt, verdict: self.post(rpc.answer(attempt, verdict)),
             uplink.drop,
+            self._announce,
+            self.runner.halt,
+            self.outcomes,
         )
 
     async def run(self) -> None:
         """Run until cancelled; then end every run and leave nothing half-done."""
         self.runner.recover()
+        self._go_over()
         tasks = [
             asyncio.create_task(part)
             for part in (
@@ -120,20 +144,34 @@ class Agent:
         """Act on one message of the coordinator; what is wrong with it is logged, never fatal."""
         try:
             match message:
-                case rpc.Welcome(envelope):
-                    self._take_roster(envelope)
+                case rpc.Welcome():
+                    # If rosters are missing in between they follow, and this one's turn comes after them.
+                    self._waiting = message
+                    self._take_waiting()
                     self._log.info("connected")
                     self.runner.resend()
+                    self._resend_statements()
                 case rpc.NewRoster(envelope):
                     self._take_roster(envelope)
+                    self._take_waiting(again=True)
+                case rpc.NewFreshness(envelope):
+                    self._take_freshness(envelope)
+                case rpc.Filed(sha256):
+                    self._filed(sha256)
                 case rpc.Offer(attempt, job):
                     self._offer(attempt, job)
                 case rpc.Admit(attempt):
                     self.runner.admit(attempt)
                 case rpc.Start(attempt, admissions):
                     self.runner.start(attempt, admissions)
+                case rpc.Stop(attempt, code) if code.startswith(rpc.OUTCOME_REFUSED):
+                    self.outcomes.refused(attempt.job, code.removeprefix(rpc.OUTCOME_REFUSED))
                 case rpc.Stop(attempt, code):
                     self.runner.stop(attempt, code)
+                case rpc.Explain(identifier, request):
+                    verdict = self.explaining.answer(request)
+                    if verdict is not None:
+                        self.post(rpc.explained(identifier, verdict))
                 case rpc.Stored(release):
                     self.runner.stored(release)
                 case rpc.Noted(attempt):
@@ -150,19 +188,72 @@ class Agent:
 
     # -- parts ---------------------------------------------------------------------------------------------
 
-    def _take_roster(self, envelope: bytes) -> None:
-        if not envelope:
-            return
+    def _take_roster(self, envelope: bytes, *, again: bool = False) -> bool:
+        """Return whether the roster is the one at hand now."""
         try:
             fresh = activate_roster(self._state, self.force, envelope, self._enrolled, self._now)
         except MinshuError as error:
             # The old one stays in force.
-            self._log.warning(error.code, sentence=error.message)
-            return
+            if not again:
+                self._log.warning(error.code, sentence=error.message)
+            return False
         if fresh:
             self._log.info("roster-activated", version=self.force.roster.version if self.force.roster else 0)
+            self._go_over()
             for run in self._state.runs_in(RunState.AWAITING_APPROVAL):
                 self.post(rpc.answer(run.attempt, self.gate.answer_again(run.attempt)))
+        return True
+
+    def _take_waiting(self, *, again: bool = False) -> None:
+        newest = self._waiting
+        if newest is None or (newest.roster and not self._take_roster(newest.roster, again=again)):
+            return
+        self._waiting = None
+        if newest.freshness:
+            self._take_freshness(newest.freshness)
+
+    def _take_freshness(self, envelope: bytes) -> None:
+        try:
+            if take_freshness(self._state, self.force, envelope, self._enrolled, self._now):
+                self._log.info("roster-fresh")
+        except MinshuError as error:
+            self._log.warning(error.code, sentence=error.message)
+
+    # -- this node's own key -------------------------------------------------------------------------------
+
+    def _announce(self) -> rotation.Announced:
+        announced = rotation.announce(self._state, self.force, self._home, self._signer, self._now)
+        self._resend_statements()
+        return announced
+
+    def _resend_statements(self) -> None:
+        announced = rotation.under_way(self._state, self._signer.public_key)
+        if announced is not None and not announced.stored:
+            self.post(rpc.rotation(announced.envelope))
+        self.outcomes.resend()
+        self._resent_at = self._monotonic()
+
+    def _filed(self, sha256: str) -> None:
+        announced = rotation.under_way(self._state, self._signer.public_key)
+        if announced is not None and announced.sha256 == sha256:
+            with self._state.change() as change:
+                change.rotation_stored(sha256)
+        self.outcomes.stored(sha256)
+
+    def _go_over(self) -> None:
+        """Go over to this node's next identity key, if the roster lists it."""
+        try:
+            if not rotation.go_over(self._state, self.force, self._home, self._signer):
+                return
+        except MinshuError as error:
+            # Until it succeeds the roster lists another key than this node signs with: it refuses every job.
+            self._log.failure(error.code, sentence=error.message)
+            return
+        self._log.info("key-rotated")
+        # What was said under the old key counts no more, and every job under way names an older roster.
+        for run in self._state.runs_in(*WAITING, RunState.RUNNING, RunState.RELEASING):
+            self.runner.stop(run.attempt, "key-rotated")
+        self._uplink.drop()
 
     def _offer(self, attempt: Attempt, job: bytes) -> None:
         try:
@@ -200,17 +291,53 @@ class Agent:
             await asyncio.sleep(self._config.desk_poll_s)
 
     async def _tick(self) -> None:
-        """Let waiting jobs expire, publish what a full disk held back, answer what could not be answered."""
+        """Do what time asks for: look at the clock, publish, answer, open windows, expire, delete."""
         while True:
             await asyncio.sleep(TICK_S)
             try:
+                self._look_at_clock()
                 self._state.journal.publish()
                 self.runner.retry()
+                self._go_over()
                 for attempt, job in list(self._unanswered.items()):
                     self._offer(attempt, job)
                 self._expire()
+                self._decide_again()
+                self._delete_due()
+                if self._monotonic() >= self._resent_at + RESEND_EVERY_S:
+                    self._resend_statements()
             except MinshuError as error:
                 self._log.failure(error.code, sentence=error.message)
+
+    def _look_at_clock(self) -> None:
+        """Journal each jump of the clock; while it is in doubt, ask the coordinator for its time."""
+        while (jump := self._clock.step()) is not None:
+            body = {"step_ms": round(jump / timedelta(milliseconds=1)), "code": "wall-clock-jumped"}
+            with self._state.change() as change:
+                change.log("clock.step", body)
+            self._log.warning("clock-step", seconds=round(jump.total_seconds()))
+        if self._clock.asks_again():
+            self._uplink.drop()
+
+    def _decide_again(self) -> None:
+        """Decide again what waits for its window to open; all that waits, once nothing hinders this node."""
+        hindered, self._hindered = self._hindered, self.gate.hindered()
+        if self._hindered:
+            return
+        for run in self._state.runs_in(RunState.AWAITING_APPROVAL):
+            if hindered or run.code == WINDOW_CLOSED:
+                verdict = self.gate.answer_again(run.attempt)
+                if verdict != run.verdict:
+                    self.post(rpc.answer(run.attempt, verdict))
+
+    def _delete_due(self) -> None:
+        """Delete what retention no longer lets this node keep; once in a while, for nothing is due often."""
+        now = self._clock.trusted()
+        if now is None or self._monotonic() < self._deleted_at + DELETE_EVERY_S:
+            return
+        self._deleted_at = self._monotonic()
+        for attempt in delete_due(self._state, self._home, self.force.policy, now, self._log):
+            self.runner.expire_releases(attempt)
 
     def _expire(self) -> None:
         for run in self._state.runs_in(RunState.AWAITING_APPROVAL, RunState.CHECKING):

@@ -1,33 +1,89 @@
 """The approvals queue: what a person is shown before saying yes, and how a signed yes is recorded.
 
-An approval is bound to one job, one policy text and one rule; it counts for that job alone, dies with the
-policy, and a person counts once (trust §4 (6)). The signature is made where the person's key is; this node
-only checks and keeps it.
+An approval is bound to one job, one policy text, one rule and one cost; it counts for that job alone, dies
+with the policy, and a person counts once (trust §4 (6)). The signature is made where the person's key is:
+here, or on the officer's own machine over the bytes that `to_sign` gives. This node only checks and keeps it.
 """
 
 import re
+import zoneinfo
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from audit.entries import format_time
 from node.activation import InForce
 from node.gate import authentic
 from node.journal import policy_ref
 from node.state import Reader, RunState, State, StoredApproval
-from policies.decide import NO_COST, Ask, VerifiedApproval, verify_approval
-from policies.explain import explain_decision
+from policies.approving import verify_approval
+from policies.decision import Ask, Decision, VerifiedApproval
+from policies.explain import decision_json, explain_decision
 from policies.model import ActivePolicy
 from protocols.encoding import canonical_json, sha256_digest
-from protocols.envelope import APPROVAL, Signer, decode_envelope, sign
-from protocols.errors import InputError, MinshuError, Refused, StateConflict
-from protocols.ids import Digest, JobId, NodeName
+from protocols.envelope import APPROVAL, Envelope, Signature, Signer, decode_envelope, key_id, pae, sign
+from protocols.errors import DecodeError, InputError, MinshuError, Refused, StateConflict
+from protocols.ids import Digest, JobId, KeyId, NodeName
 from protocols.jobs import job_type
 from protocols.party import Rand
 from protocols.wire import Approval, JobSpec, Roster, utc_text
 
 LIFETIME: Final = timedelta(days=7)
 MAX_REASON: Final = 300
+SIGNATURE_BYTES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One recorded approval as officers see it: by whom, until when, and whether it counts now."""
+
+    approver: str
+    key: KeyId
+    issued: datetime
+    expires: datetime
+    counts: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain JSON form."""
+        return {
+            "approver": self.approver,
+            "key": self.key,
+            "issued": utc_text(self.issued),
+            "expires": utc_text(self.expires),
+            "counts": self.counts,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A job as somebody who decides about it is shown it; `states` say how its attempts stand here."""
+
+    spec: JobSpec
+    decision: Decision
+    active: ActivePolicy
+    roster: Roster
+    given: tuple[Given, ...]
+    states: tuple[str, ...]
+
+    def page(self) -> str:
+        """Return what an approver reads, Chinese first: who asks what, what is read, what would leave."""
+        return prompt(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of the page as plain JSON values."""
+        analyst = self.roster.analyst(self.spec.requester)
+        return {
+            **decision_json(self.decision, self.spec),
+            "purpose_title": purpose_title(self.active, self.spec),
+            "requester": None
+            if analyst is None
+            else {"name": analyst.name, "organisation": analyst.organisation},
+            "policy": {"version": self.active.policy.version, "sha256": self.active.digest},
+            "approvals": [given.to_json() for given in self.given],
+            "attempts": list(self.states),
+        }
 
 
 def find_job(reader: Reader, given: str) -> JobId:
@@ -47,8 +103,9 @@ def find_job(reader: Reader, given: str) -> JobId:
     return found[0]
 
 
-def prompt(spec: JobSpec, decision: Ask, roster: Roster, title: str) -> str:
+def prompt(case: Case) -> str:
     """Return what an approver reads, Chinese first: who asks what, what is read, what would leave."""
+    spec, roster, active = case.spec, case.roster, case.active
     analyst = roster.analyst(spec.requester)
     titles = {o.name: o.title for o in roster.organisations}
     who = f"{analyst.name} ({titles.get(analyst.organisation, analyst.organisation)})" if analyst else "-"
@@ -56,38 +113,105 @@ def prompt(spec: JobSpec, decision: Ask, roster: Roster, title: str) -> str:
         f"任务 job             {spec.job_id}",
         f"类型 type            {spec.job_type}",
         f"申请人 requester      {who}",
-        f"用途 purpose         {spec.purpose} {title}",
+        f"用途 purpose         {spec.purpose} {purpose_title(active, spec)}",
         f"依据 legal basis     {spec.legal_basis}",
-        f"规则 rule            {decision.rule}",
+        f"预期用途 expected use {spec.expected_use}",
+        f"规则 rule            {case.decision.rule or '-'}",
         f"到期 expires         {utc_text(spec.expires)}",
         f"参数 params          {', '.join(f'{name} = {spec.params[name]}' for name in sorted(spec.params))}",
         "读取的列 columns read:",
     ]
-    for given in spec.inputs:
-        columns = ", ".join(f"{column} ({slot})" for slot, column in sorted(given.columns.items()))
-        lines.append(f"  {given.role} ({given.organisation}) {given.dataset}: {columns}")
-    approved = ", ".join(sorted(a.approver for a in decision.approvals)) or "-"
+    for brings in spec.inputs:
+        columns = ", ".join(f"{column} ({slot})" for slot, column in sorted(brings.columns.items()))
+        lines.append(f"  {brings.role} ({brings.organisation}) {brings.dataset}: {columns}")
+    approved = ", ".join(sorted(given.approver for given in case.given if given.counts)) or "-"
     lines.append(f"已有审批 approvals     {approved}")
-    return "\n".join(
-        [*lines, "", explain_decision(decision, spec, "zh"), explain_decision(decision, spec, "en")]
-    )
+    lines.append(f"执行 attempts        {', '.join(case.states) or '-'}")
+    zone = zoneinfo.ZoneInfo(active.policy.timezone)
+    pages = (explain_decision(case.decision, spec, language, zone=zone) for language in _LANGUAGES)
+    return "\n".join([*lines, "", *pages])
+
+
+def given_approvals(reader: Reader, force: InForce, spec: JobSpec, now: datetime) -> tuple[Given, ...]:
+    """Return every recorded approval of a job, oldest first, those that count no more among them."""
+    active = force.policy
+    approvers = {} if active is None else active.policy.approvers
+    names = {key: name for name, approver in approvers.items() for key in approver.keys}
+    found = []
+    for stored in reader.approvals(spec.job_id):
+        said = Approval.decode(decode_envelope(stored.envelope).payload)
+        identifier = key_id(stored.key)
+        counts = active is not None and _holds(stored, active, spec, force, now)
+        found.append(Given(names.get(identifier, "-"), identifier, said.issued, said.expires, counts))
+    return tuple(found)
+
+
+def approvals_of(reader: Reader, force: InForce, job: JobId, now: datetime) -> tuple[Given, ...]:
+    """Return every recorded approval of an offered job; none once its text is deleted."""
+    data = reader.job(job)
+    if data is None:
+        return ()
+    return given_approvals(reader, force, JobSpec.decode(decode_envelope(data).payload), now)
+
+
+def draft_approval(spec: JobSpec, decision: Ask, active: ActivePolicy, *, now: datetime, rand: Rand) -> bytes:
+    """Return the payload of a yes to a job on the terms of `decision`; nobody has signed it yet."""
+    return Approval(
+        job=spec.job_id,
+        node=NodeName(active.policy.policy_id),
+        policy_digest=active.digest,
+        rule=decision.rule,
+        cost=decision.terms.cost.encode(),
+        issued=now,
+        expires=min(now + LIFETIME, spec.expires),
+        nonce=rand(16).hex(),
+    ).encode()
 
 
 def make_approval(
     spec: JobSpec, decision: Ask, active: ActivePolicy, *, signer: Signer, now: datetime, rand: Rand
 ) -> bytes:
     """Return a person's signed yes to a job on the terms of `decision`, an envelope."""
-    approval = Approval(
-        job=spec.job_id,
-        node=NodeName(active.policy.policy_id),
-        policy_digest=active.digest,
-        rule=decision.rule,
-        cost=NO_COST,
-        issued=now,
-        expires=min(now + LIFETIME, spec.expires),
-        nonce=rand(16).hex(),
-    )
-    return sign(APPROVAL, approval.encode(), [signer]).encode()
+    draft = draft_approval(spec, decision, active, now=now, rand=rand)
+    return sign(APPROVAL, draft, [signer]).encode()
+
+
+def to_sign_path(draft: Path) -> Path:
+    """Return where the bytes to be signed lie: beside the draft."""
+    return draft.with_name(f"{draft.name}.pae")
+
+
+def signature_path(draft: Path) -> Path:
+    """Return where the signature of a draft is looked for: beside it."""
+    return draft.with_name(f"{draft.name}.sig")
+
+
+def to_sign(draft: bytes) -> bytes:
+    """Return the exact bytes that a signature over a draft is made of: DSSE's pre-authentication encoding."""
+    return pae(APPROVAL, draft)
+
+
+def assemble(draft: bytes, signature: bytes, key: bytes) -> bytes:
+    """Return the envelope of a draft that was signed elsewhere; whether it holds, `record_approval` tells.
+
+    Raises:
+        InputError: the draft is none, or the signature is not 64 bytes long.
+    """
+    try:
+        Approval.decode(draft)
+    except DecodeError as error:
+        raise InputError(
+            f"the file is no draft of an approval ({error.code})",
+            code="bad-draft",
+            hint="give the file that minshu-node approve JOB --draft wrote, unchanged",
+        ) from None
+    if len(signature) != SIGNATURE_BYTES:
+        raise InputError(
+            f"the signature has {len(signature)} bytes, an Ed25519 signature has {SIGNATURE_BYTES}",
+            code="bad-signature-file",
+            hint="make it with openssl pkeyutl -sign -rawin -inkey KEY.pem -in DRAFT.pae -out DRAFT.sig",
+        )
+    return Envelope(APPROVAL, draft, (Signature(key_id(key), signature),)).encode()
 
 
 def record_approval(
@@ -151,7 +275,6 @@ def record_approval(
                 "role": verified.approver,
                 "created": format_time(said.issued),
                 "expires": format_time(said.expires),
-                "cost": said.cost,
             },
             attempt=attempt,
             policy=policy_ref(force.policy, said.rule),
@@ -175,6 +298,9 @@ def _holds(
     except MinshuError:
         return False
     return True
+
+
+_LANGUAGES: Final = ("zh", "en")
 
 
 def purpose_title(active: ActivePolicy, spec: JobSpec) -> str:

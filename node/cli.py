@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from protocols.errors import InputError, MinshuError
 
 if TYPE_CHECKING:
+    from node.activation import InForce
+    from node.approvals import Case, Given
     from node.home import Home
     from node.state import Dataset, StoredOutput, StoredRun
 
@@ -90,19 +92,36 @@ def _parser() -> argparse.ArgumentParser:
     pin = command(policy, "pin", _policy_pin, "pin who signs policies for this node; once")
     pin.add_argument("--dpo", required=True, type=Path, metavar="DPO.pub")
     pin.add_argument("--owner", required=True, type=Path, metavar="OWNER.pub")
+    key = group("key", "this node's identity key")
+    command(key, "show", _key_show, "print the fingerprint of the identity key, and of the next one")
+    command(key, "rotate", _key_rotate, "make the next identity key and announce it")
     run = command(commands, "run", _run, "run the node until it is stopped")
     run.add_argument(
         "--record-bodies", type=Path, metavar="DIR", help="demonstrations only: keep messages unsealed"
     )
     command(commands, "status", _status, "show what this node knows and waits for")
     command(commands, "doctor", _doctor, "find what keeps this node from working")
+    stop = command(commands, "stop", _stop, "apply a signed stop: what it names ends now")
+    stop.add_argument("file", type=Path, metavar="stop.dsse")
+    show = command(commands, "show", _show_job, "show what a job asks, without signing anything")
+    show.add_argument("job", metavar="JOB")
+    command(commands, "budget", _budget, "show what each budget and quota has left, and what spent the rest")
     approve = command(commands, "approve", _approve, "read what a job asks, and sign a yes")
     approve.add_argument("job", metavar="JOB")
-    approve.add_argument("--key", required=True, type=Path, metavar="KEY.pem", help="the approver's key")
+    way = approve.add_mutually_exclusive_group()
+    way.add_argument("--key", metavar="KEY.pem|URI", help="the approver's key: a file, or pkcs11:…")
+    way.add_argument("--draft", type=Path, metavar="FILE", help="write what is to be signed elsewhere; new")
+    way.add_argument("--signed", type=Path, metavar="FILE", help="record the draft, signed in FILE.sig")
+    approve.add_argument("--by", type=Path, metavar="KEY.pub", help="whose signature FILE.sig is")
     approve.add_argument("--yes", action="store_true", help="do not ask again")
     reject = command(commands, "reject", _reject, "refuse a job that waits for approval")
     reject.add_argument("job", metavar="JOB")
     reject.add_argument("--reason", required=True, help="one sentence that the requester will read")
+    outcome = command(commands, "outcome", _outcome, "file what verification of a received list found")
+    outcome.add_argument("job", metavar="JOB")
+    outcome.add_argument("--checked", type=_count, metavar="N", help="how many persons were checked")
+    outcome.add_argument("--confirmed", type=_count, metavar="M", help="how many of them were confirmed")
+    outcome.add_argument("--note", default="", metavar="TEXT", help="one sentence that names nobody")
     release = group("release", "lists that were sealed to this node")
     opened = command(release, "open", _release_open, "open a list for the duty officer")
     opened.add_argument("release", metavar="RELEASE|JOB")
@@ -305,6 +324,44 @@ def _read(path: Path, limit: int) -> bytes:
     return data
 
 
+# -- the identity key --------------------------------------------------------------------------------------
+
+
+def _key_show(arguments: argparse.Namespace) -> int:
+    from node.rotation import under_way
+    from node.state import read_state
+    from policies.keyfile import fingerprint
+
+    home = _home(arguments)
+    present = home.signer.public_key
+    with read_state(home.database) as reader:
+        announced = under_way(reader, present)
+    plain: dict[str, Any] = {"node": home.name, "fingerprint": fingerprint(present), "next": None}
+    lines = [f"{home.name}", f"  identity  {fingerprint(present)}"]
+    if announced is not None:
+        following = fingerprint(announced.rotation.next_key)
+        plain |= {"next": following, "stored": announced.stored}
+        waits = "the coordinator has it" if announced.stored else "not yet at the coordinator"
+        lines.append(f"  next      {following}  ({waits})")
+    return _show(arguments, plain, *lines)
+
+
+def _key_rotate(arguments: argparse.Namespace) -> int:
+    from policies.keyfile import fingerprint
+
+    home = _home(arguments)
+    done = _ask(home, "rotate", {})
+    following = fingerprint(bytes.fromhex(done["next_key"]))
+    return _show(
+        arguments,
+        {"node": home.name, **done, "fingerprint": following},
+        f"the next identity key of {home.name} is made and announced; the present one still signs",
+        "Its fingerprint, to compare with the roster's signers by another way:",
+        f"  {following}",
+        "Next: they sign a roster that lists it; this node then goes over to it by itself",
+    )
+
+
 # -- running -----------------------------------------------------------------------------------------------
 
 
@@ -323,13 +380,17 @@ def _run(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from audit.note import ED25519, VerifierKey
     from node.activation import InForce
+    from node.approvals import approvals_of
     from node.state import read_state
 
     home = _home(arguments)
     with read_state(home.database) as reader:
         force = InForce.load(reader, home.name, home.signer.public_key)
         runs, outputs, datasets = reader.runs(), reader.outputs(), reader.datasets()
+        given = {run.attempt.job: approvals_of(reader, force, run.attempt.job, _now()) for run in runs}
+        held = [stop.digest for stop in reader.stops() if stop.lifted is None]
     roster = force.roster.version if force.roster else None
+    holds = "none yet" if force.roster is None else f"version {roster}, {_counts(force)}"
     policy = force.policy.policy.version if force.policy else None
     plain = {
         "node": home.name,
@@ -337,24 +398,40 @@ def _status(arguments: argparse.Namespace) -> int:
         "roster": roster,
         "policy": policy,
         "datasets": [dataset.name for dataset in datasets],
-        "runs": [_run_json(run) for run in runs],
+        "stops": held,
+        "runs": [_run_json(run, given[run.attempt.job]) for run in runs],
         "releases": [_output_json(output) for output in outputs],
     }
     lines = [
         f"{home.name}",
-        f"  roster   {f'version {roster}' if roster else 'none yet'}",
+        f"  roster   {holds}",
         f"  policy   {f'version {policy}' if policy else 'none: every job is refused'}",
         f"  datasets {', '.join(dataset.name for dataset in datasets) or 'none'}",
     ]
+    lines += [f"  stopped  by {digest}" for digest in held]
     for run in runs:
-        approvals = f"  approvals {run.given} of {run.needed}" if run.needed else ""
+        by = ", ".join(sorted(one.approver for one in given[run.attempt.job] if one.counts))
+        approvals = f"  approvals {run.given} of {run.needed}{f' ({by})' if by else ''}" if run.needed else ""
         why = f"  {run.code}" if run.code and run.code != "permitted" else ""
         lines.append(f"  {run.attempt.job} attempt {run.attempt.number}  {run.state}{approvals}{why}")
     lines += [f"  release {o.release}  {o.name} (class {o.output_class})" for o in outputs]
     return _show(arguments, plain, *lines)
 
 
-def _run_json(run: "StoredRun") -> dict[str, Any]:
+def _counts(force: "InForce") -> str:
+    """Say until when the roster counts, or why it does not."""
+    from protocols.errors import Refused
+    from protocols.succession import fresh_until
+    from protocols.wire import utc_text
+
+    try:
+        roster = force.fresh(_now())
+    except Refused as error:
+        return f"refused: {error.message}"
+    return f"fresh until {utc_text(min(roster.expires, fresh_until(roster, force.freshness)))}"
+
+
+def _run_json(run: "StoredRun", given: "Sequence[Given]") -> dict[str, Any]:
     return {
         "job": run.attempt.job,
         "attempt": run.attempt.number,
@@ -364,6 +441,7 @@ def _run_json(run: "StoredRun") -> dict[str, Any]:
         "hint": run.hint,
         "approvals_needed": run.needed,
         "approvals_given": run.given,
+        "approvals": [one.to_json() for one in given],
     }
 
 
@@ -399,42 +477,155 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _approve(arguments: argparse.Namespace) -> int:
     import secrets
 
-    from node.activation import InForce
-    from node.approvals import find_job, make_approval, prompt, purpose_title
-    from node.desk import encoded
-    from node.gate import authentic, judge
-    from node.state import read_state
-    from policies.decide import Ask, Refuse
-    from policies.keyfile import load_signer
+    from node.approvals import draft_approval, make_approval
+    from policies.decision import Ask, Refuse
+    from policies.signers import open_signer
     from protocols.errors import Refused
 
     home = _home(arguments)
-    signer = load_signer(arguments.key)
-    with read_state(home.database) as reader:
-        force = InForce.load(reader, home.name, home.signer.public_key)
-        job = find_job(reader, arguments.job)
-        data = reader.job(job)
-        assert data is not None
-        spec = authentic(force, job, data)
-        decision = judge(reader, force, spec, reader.runs(job)[0].attempt, _now())
+    if arguments.signed is not None:
+        return _record_signed(arguments, home)
+    signer = None if arguments.key is None else open_signer(arguments.key)
+    case = _case(home, arguments.job)
+    decision = case.decision
+    if signer is None and arguments.draft is None:
+        if arguments.json:
+            return _show(arguments, case.to_json())
+        raise InputError(
+            "nobody is named who approves",
+            code="no-key",
+            hint="give --key, or --draft to sign elsewhere; to read only: minshu-node show",
+        )
     if isinstance(decision, Refuse):
         raise Refused(decision.sentence, code=decision.code, hint=decision.hint)
-    if not isinstance(decision, Ask) or force.policy is None or force.roster is None:
+    if not isinstance(decision, Ask) or decision.missing == 0:
         raise Refused("the job needs no more approvals here", code="not-waiting")
-    page = prompt(spec, decision, force.roster, purpose_title(force.policy, spec))
     if not arguments.json:
-        print(page)
+        print(case.page())
+    if signer is None:
+        draft = draft_approval(case.spec, decision, case.active, now=_now(), rand=secrets.token_bytes)
+        return _write_draft(arguments, draft)
     if not arguments.yes:
         _confirm()
     envelope = make_approval(
-        spec, decision, force.policy, signer=signer, now=_now(), rand=secrets.token_bytes
+        case.spec, decision, case.active, signer=signer, now=_now(), rand=secrets.token_bytes
     )
-    body = {"job": job, "envelope": encoded(envelope), "key": encoded(signer.public_key)}
-    done = _ask(home, "approve", body)
+    return _record(arguments, home, case, envelope, signer.public_key)
+
+
+def _case(home: "Home", given: str) -> "Case":
+    """Return a job as an officer is shown it, decided now."""
+    from node.activation import InForce
+    from node.approvals import Case, find_job, given_approvals
+    from node.gate import authentic, judge
+    from node.state import read_state
+    from protocols.errors import Refused
+
+    with read_state(home.database) as reader:
+        force = InForce.load(reader, home.name, home.signer.public_key)
+        job = find_job(reader, given)
+        data = reader.job(job)
+        if data is None:
+            raise InputError(
+                "the job's text was deleted when its time was over",
+                code="job-deleted",
+                hint="the journal has what was asked, decided and done",
+            )
+        if force.policy is None or force.roster is None:
+            raise Refused("no policy or roster is in force, so every job is refused", code="no-policy")
+        spec, now = authentic(force, job, data), _now()
+        decision = judge(reader, force, spec, reader.runs(job)[0].attempt, now)
+        approvals = given_approvals(reader, force, spec, now)
+        states = tuple(
+            f"{run.attempt.number}: {run.state.value} {run.code}".rstrip() for run in reader.runs(job)
+        )
+    return Case(spec, decision, force.policy, force.roster, approvals, states)
+
+
+def _write_draft(arguments: argparse.Namespace, draft: bytes) -> int:
+    from node.approvals import signature_path, to_sign, to_sign_path
+    from node.home import write_private
+
+    path: Path = arguments.draft
+    write_private(path, draft)
+    write_private(to_sign_path(path), to_sign(draft))
+    pae, sig = to_sign_path(path), signature_path(path)
     return _show(
         arguments,
-        {**done, "prompt": page},
+        {"draft": str(path), "to_sign": str(pae), "signature": str(sig)},
+        "",
+        f"草稿已写入 draft written: {path}",
+        "请在本人机器上签署 · sign on your own machine:",
+        f"  openssl pkeyutl -sign -rawin -inkey KEY.pem -in {pae.name} -out {sig.name}",
+        "然后 · then, here:",
+        f"  minshu-node approve {arguments.job} --signed {path.name} --by KEY.pub",
+    )
+
+
+def _record_signed(arguments: argparse.Namespace, home: "Home") -> int:
+    from node.approvals import SIGNATURE_BYTES, assemble, signature_path
+    from policies.keyfile import load_public
+
+    if arguments.by is None:
+        raise InputError("nobody is named who signed", code="no-key", hint="give --by KEY.pub")
+    key = load_public(arguments.by)
+    draft = _read(arguments.signed, 16 << 10)
+    signature = _read(signature_path(arguments.signed), SIGNATURE_BYTES)
+    envelope = assemble(draft, signature, key)
+    return _record(arguments, home, _case(home, arguments.job), envelope, key)
+
+
+def _record(arguments: argparse.Namespace, home: "Home", case: "Case", envelope: bytes, key: bytes) -> int:
+    from node.desk import encoded
+
+    job = case.spec.job_id
+    done = _ask(home, "approve", {"job": job, "envelope": encoded(envelope), "key": encoded(key)})
+    return _show(
+        arguments,
+        {**done, "case": case.to_json()},
         f"approved as {done['approver']}: {done['given']} of {done['needed']} approvals",
+    )
+
+
+def _show_job(arguments: argparse.Namespace) -> int:
+    case = _case(_home(arguments), arguments.job)
+    return _show(arguments, case.to_json(), case.page())
+
+
+def _budget(arguments: argparse.Namespace) -> int:
+    from node.activation import InForce
+    from node.budgets import accounts, page
+    from node.state import read_state
+
+    home = _home(arguments)
+    with read_state(home.database) as reader:
+        active = InForce.load(reader, home.name, home.signer.public_key).policy
+        if active is None:
+            return _show(arguments, {"accounts": []}, "no policy is in force: every job is refused")
+        found = accounts(active, reader.ledger(), _now())
+    plain = {"policy": active.policy.version, "accounts": [account.to_json() for account in found]}
+    return _show(arguments, plain, *page(found, active.policy))
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from node.desk import encoded
+    from policies.explain import explain_stop
+    from policies.parse import parse_stop
+    from protocols.envelope import MAX_ENVELOPE_BYTES, decode_envelope
+
+    home = _home(arguments)
+    envelope = _read(arguments.file, MAX_ENVELOPE_BYTES)
+    done = _ask(home, "stop", {"envelope": encoded(envelope)})
+    # Only now: what the node accepted is a stop that a pinned key signed.
+    stops = parse_stop(decode_envelope(envelope).payload).stops
+    by = done["signed_by"]
+    return _show(
+        arguments,
+        done,
+        f"{home.name}: 停止指令生效, 签署 {by} · a stop is in force, signed by {by}",
+        explain_stop(stops, "zh"),
+        explain_stop(stops, "en"),
+        f"  {done['sha256']}",
     )
 
 
@@ -445,7 +636,8 @@ def _confirm() -> None:
         raise InputError(
             "nobody is there to answer", code="no-terminal", hint="read the page above, then add --yes"
         )
-    if input("同意并签名请输入 yes · type yes to sign: ").strip() != "yes":
+    print("同意并签名请输入 yes · type yes to sign: ", end="", file=sys.stderr, flush=True)
+    if input().strip() != "yes":
         raise Refused("not approved, nothing was signed", code="not-approved")
 
 
@@ -461,8 +653,33 @@ def _reject(arguments: argparse.Namespace) -> int:
     return _show(arguments, done, f"refused {job}")
 
 
+def _outcome(arguments: argparse.Namespace) -> int:
+    """File an outcome; without figures, show what was filed."""
+    from node.approvals import find_job
+    from node.outcomes import outcome_json, outcome_line
+    from node.state import read_state
+
+    home = _home(arguments)
+    with read_state(home.database) as reader:
+        job = find_job(reader, arguments.job)
+        known = [outcome_json(stored) for stored in reader.outcomes(job)]
+    if arguments.checked is None and arguments.confirmed is None:
+        lines = [outcome_line(one) for one in known] or ["no outcome was filed here for this job"]
+        return _show(arguments, {"job": job, "outcomes": known}, *lines)
+    if arguments.checked is None or arguments.confirmed is None:
+        raise InputError(
+            "only one of the two figures is given",
+            code="bad-outcome",
+            hint="give --checked N and --confirmed M; without both, what was filed is shown",
+        )
+    figures = {"checked": arguments.checked, "confirmed": arguments.confirmed}
+    done = _ask(home, "outcome", {"job": job, **figures, "note": arguments.note})
+    return _show(arguments, done, f"filed for {job}", outcome_line(done))
+
+
 def _release_open(arguments: argparse.Namespace) -> int:
     from node.releases import kept, mark_records, open_release, write_table
+    from node.retention import check_kept
     from node.state import read_state
     from protocols.envelope import decode_envelope
     from protocols.wire import ReleaseNote
@@ -474,6 +691,7 @@ def _release_open(arguments: argparse.Namespace) -> int:
         )
     with read_state(home.database) as reader:
         output = _find_release(reader.outputs(), arguments.release)
+    check_kept(output, _now())
     note = ReleaseNote.decode(decode_envelope(output.note).payload)
     table, about = open_release(kept(home.releases, output), note, home.recipient_private())
     # Journaled before a row is readable outside: P1.

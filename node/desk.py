@@ -14,13 +14,17 @@ from node.activation import InForce, activate_policy, pin_signers
 from node.approvals import record_approval
 from node.gate import Gate
 from node.home import Home
-from node.journal import open_journal
+from node.journal import names, open_journal
 from node.logs import Log
+from node.outcomes import Outcomes
+from node.retention import check_kept
+from node.rotation import Announced, announce
 from node.rpc import Attempt
 from node.sources import SourceColumn
-from node.state import Dataset, State, ask_desk, open_state, read_state
+from node.state import Dataset, RunState, State, ask_desk, open_state, read_state
+from node.stops import apply_stop
 from protocols.encoding import b64decode, b64encode
-from protocols.envelope import Signer
+from protocols.envelope import Signer, key_id
 from protocols.errors import InputError, MinshuError, StateConflict, Unreachable
 from protocols.ids import DatasetName, JobId
 
@@ -32,7 +36,9 @@ POLL_S: Final = 0.02
 class Desk:
     """Carries out commands on an opened state.
 
-    `answered` is told of every verdict that changed, `registered` that the catalogue did.
+    `answered` is told of every verdict that changed, `registered` that the catalogue did, `halted` that a
+    stop may cover what is under way; `announce` makes and announces the next identity key, `outcomes` files
+    what came of a list.
     """
 
     state: State
@@ -41,6 +47,9 @@ class Desk:
     now: Callable[[], datetime]
     answered: Callable[[Attempt, bytes], None]
     registered: Callable[[], None]
+    announce: Callable[[], Announced]
+    halted: Callable[[], None]
+    outcomes: Outcomes
 
     def handle(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Do what a command asks; return its result.
@@ -54,6 +63,8 @@ class Desk:
                 return {}
             case "policy":
                 return self._policy(b64decode(body["envelope"]))
+            case "stop":
+                return self._stop(b64decode(body["envelope"]))
             case "approve":
                 return self._approve(JobId(body["job"]), b64decode(body["envelope"]), b64decode(body["key"]))
             case "reject":
@@ -61,20 +72,34 @@ class Desk:
                 self.answered(attempt, verdict)
                 return {"job": attempt.job}
             case "dataset":
-                with self.state.change() as change:
-                    change.put_dataset(dataset_from_json(body))
+                register(self.state, dataset_from_json(body))
                 self.registered()
                 return {}
             case "open":
                 return self._open(body["release"])
+            case "outcome":
+                job, checked, confirmed = JobId(body["job"]), body["checked"], body["confirmed"]
+                return self.outcomes.file(job, checked, confirmed, body["note"])
+            case "rotate":
+                return rotation_to_json(self.announce())
         raise InputError("the desk does not know this command", code="unknown-command")
 
     def _policy(self, envelope: bytes) -> dict[str, Any]:
         active = activate_policy(self.state, self.force, envelope, self.now)
         # Under the new text every waiting job is decided again: old approvals are void.
-        for job in {run.attempt.job for run in self.state.runs() if run.state == "AWAITING_APPROVAL"}:
-            self._reconsider(job)
+        self._reconsider_all()
         return {"version": active.policy.version, "sha256": active.digest}
+
+    def _stop(self, envelope: bytes) -> dict[str, Any]:
+        signed = apply_stop(self.state, self.force, envelope, self.now)
+        self._reconsider_all()
+        halts = [{"scope": stop.scope, "value": stop.value} for stop in signed.document.stops]
+        return {"sha256": signed.digest, "signed_by": signed.role, "stops": halts}
+
+    def _reconsider_all(self) -> None:
+        for job in {run.attempt.job for run in self.state.runs_in(RunState.AWAITING_APPROVAL)}:
+            self._reconsider(job)
+        self.halted()
 
     def _approve(self, job: JobId, envelope: bytes, key: bytes) -> dict[str, Any]:
         verified = record_approval(self.state, self.force, job, envelope=envelope, key=key, now=self.now)
@@ -98,6 +123,7 @@ class Desk:
         if not found:
             raise InputError("no such release at this node", code="unknown-release")
         output = found[0]
+        check_kept(output, self.now())
         with self.state.change() as change:
             change.log(
                 "output.released",
@@ -112,6 +138,22 @@ class Desk:
             )
             change.mark_stored(release)
         return {"release": release}
+
+
+def register(state: State, dataset: Dataset) -> None:
+    """Put a dataset into the catalogue; policies and jobs may name it from here on."""
+    columns = [column.name for column in dataset.columns]
+    body = {
+        "dataset": dataset.name,
+        "rows": dataset.rows,
+        "distinct_keys": dataset.distinct_keys,
+        "columns": names(columns),
+        "count": len(columns),
+        "snapshot": dataset.snapshot,
+    }
+    with state.change() as change:
+        change.put_dataset(dataset)
+        change.log("dataset.registered", body)
 
 
 def dataset_to_json(dataset: Dataset) -> dict[str, Any]:
@@ -146,6 +188,16 @@ def dataset_from_json(plain: Mapping[str, Any]) -> Dataset:
     )
 
 
+def rotation_to_json(announced: Announced) -> dict[str, Any]:
+    """Return an announced change of the identity key as the desk hands it back."""
+    return {
+        "identity": key_id(announced.rotation.previous_key),
+        "next": key_id(announced.rotation.next_key),
+        "next_key": announced.rotation.next_key.hex(),
+        "stored": announced.stored,
+    }
+
+
 def error_to_json(error: MinshuError) -> dict[str, Any]:
     """Return an error as the desk hands it back."""
     return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
@@ -172,14 +224,31 @@ def ask(
             raise
         return _wait(home, ask_desk(home.database, kind, body))
     state = open_state(journal, home.database)
+    if signer.public_key != journal.public_key:
+        signer = home.signer  # opening the journal finished a change of the identity key
     try:
         force = InForce.load(state, home.name, signer.public_key)
-        gate = Gate(state, force, signer, now, log)
-        desk = Desk(state, force, gate, now, lambda _attempt, _verdict: None, lambda: None)
-        return desk.handle(kind, body)
+        return desk_of(state, force, home, signer=signer, now=now, log=log).handle(kind, body)
     finally:
         state.close()
         log.close()
+
+
+def desk_of(
+    state: State, force: InForce, home: Home, *, signer: Signer, now: Callable[[], datetime], log: Log
+) -> Desk:
+    """Return the desk of a node that is off: nobody is to be told of anything, nothing is under way."""
+    return Desk(
+        state,
+        force,
+        Gate(state, force, signer, now, log),
+        now,
+        lambda _attempt, _verdict: None,
+        lambda: None,
+        lambda: announce(state, force, home, signer, now),
+        lambda: None,  # the next start looks at stops
+        Outcomes(state, force, signer, now=now, log=log, post=lambda _message: None),
+    )
 
 
 def _wait(home: Home, number: int) -> dict[str, Any]:

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from node.clock import Heard
 from node.home import Enrolled, Home
 from node.state import Reader, read_state
-from protocols.errors import MinshuError
+from protocols.errors import InputError, MinshuError, Refused
+from protocols.succession import CLOCK_TOLERANCE, fresh_until
 from protocols.wire import utc_text
 
 if TYPE_CHECKING:
     from node.activation import InForce
 
 MIN_DISK_BYTES: Final = 1 << 30
-CLOCK_TOLERANCE: Final = timedelta(minutes=5)
-RENEW_BEFORE: Final = timedelta(days=10)
-"""A third of a leaf's 30 days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +88,34 @@ def _disk(home: Home) -> Finding:
 
 
 def _certificate(home: Home, now: datetime) -> Finding:
-    from cryptography import x509
+    from node.renew import validity_of
 
     try:
-        leaf = x509.load_pem_x509_certificate(home.leaf_pem.read_bytes())
-    except (OSError, ValueError):
+        validity = validity_of(home.leaf_pem.read_bytes())
+    except (OSError, InputError):
         return Finding("certificate", "error", "tls/leaf.pem is missing or damaged", "enrol again")
-    left = leaf.not_valid_after_utc - now
-    if now < leaf.not_valid_before_utc - CLOCK_TOLERANCE:
+    try:
+        validity.check_not_expired(now)
+    except InputError as error:
+        return Finding("certificate", "error", f"expired {utc_text(validity.ends)}", error.hint)
+    if now < validity.begins - CLOCK_TOLERANCE:
         return Finding(
             "certificate",
             "error",
             "it is not valid yet by this node's clock",
             "set the clock: the coordinator's is ahead",
         )
-    if left <= timedelta():
-        return Finding("certificate", "error", f"expired {utc_text(leaf.not_valid_after_utc)}", "enrol again")
-    state = "warning" if left < RENEW_BEFORE else "ok"
+    if now > validity.begins + (validity.ends - validity.begins) / 2:
+        return Finding(
+            "certificate",
+            "warning",
+            f"valid until {utc_text(validity.ends)}, not renewed though due since {utc_text(validity.due)}",
+            "keep minshu-node run connected, it renews by itself; node.log says why it could not",
+        )
     return Finding(
         "certificate",
-        state,
-        f"valid until {utc_text(leaf.not_valid_after_utc)}",
-        "enrol again with a new token before it expires" if state == "warning" else "",
+        "ok",
+        f"valid until {utc_text(validity.ends)}, renewed by itself from {utc_text(validity.due)}",
     )
 
 
@@ -137,6 +142,7 @@ def _stored(home: Home, enrolled: Enrolled | None, now: datetime) -> Iterator[Fi
         with read_state(home.database) as reader:
             force = InForce.load(reader, home.name, home.signer.public_key)
             yield from _roster(force, enrolled, now)
+            yield from _clock(force, Heard.read(home.path), now)
             yield from _policy(force, reader, now)
             yield from _datasets(reader)
     except MinshuError as error:
@@ -152,12 +158,36 @@ def _roster(force: "InForce", enrolled: Enrolled | None, now: datetime) -> Itera
             )
         return
     yield _try("roster", lambda: f"version {roster.version}, {force.me().name} is listed")
-    if now >= roster.expires:
-        yield Finding("roster", "error", f"expired {utc_text(roster.expires)}", "have a new one signed")
+    try:
+        force.fresh(now)
+    except Refused as error:
+        # A clock behind the roster's signers shows in the line on the clock.
+        if error.code != "roster-not-valid":
+            yield Finding("freshness", "error", error.message, error.hint)
+        return
+    until = fresh_until(roster, force.freshness)
+    state = "warning" if until - now < timedelta(days=2) else "ok"
+    hint = "" if state == "ok" else "remind the owner of a freshness key: minshu-coordinator roster freshen"
+    yield Finding("freshness", state, f"the roster counts as the newest until {utc_text(until)}", hint)
+
+
+def _clock(force: "InForce", heard: Heard | None, now: datetime) -> Iterator[Finding]:
+    """Compare this machine's clock with what is known of others': the roster's signers, the coordinator."""
+    if force.roster is None and heard is None:
+        return
     # The root key holders' clock, at least, was not behind this when they signed.
-    behind = roster.issued - now
+    behind = timedelta() if force.roster is None else force.roster.issued - now
     if behind > CLOCK_TOLERANCE:
         yield Finding("clock", "error", f"{behind} behind the roster's signers", "set the clock")
+    elif heard is not None and abs(heard.behind) > CLOCK_TOLERANCE:
+        side = "behind" if heard.behind > timedelta() else "ahead of"
+        yield Finding(
+            "clock",
+            "error",
+            f"this node's clock is {abs(heard.behind)} {side} the coordinator's, heard {utc_text(heard.at)}",
+            "set this machine's clock; the node refuses jobs until it has connected again and they agree; "
+            "if the coordinator's clock is the wrong one, tell its operator",
+        )
     else:
         yield Finding("clock", "ok", utc_text(now))
 

@@ -2,49 +2,58 @@
 
 (1) The envelope is small enough and well-formed. (2) Its payload hashes to the job id it is offered under.
 (3) An analyst whom the roster lists signed it, and is the requester it names. (4) The attempt is newer than
-all before. (5) The policy decides. (6) The dataset and its columns are registered here. (7) The question was
-not asked by another job, the job has attempts left, and made no release before.
+all before. (5) The roster is fresh, and the policy decides, over what the ledger says was answered before.
+(6) The dataset and its columns are registered here. (7) Nobody said no to the job, and it made no release
+before.
 
-An answer is kept: the same offer gets the same answer again. Nothing here touches data.
+An answer is kept: the same offer gets the same answer again. Nothing here touches data: of a dataset's file
+only the time of its last change is looked at, to tell whether an earlier job answered the same question.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from node.activation import InForce
+from node.answers import (
+    ANSWERS,
+    ATTEMPT_OVER,
+    OLD_ATTEMPT,
+    OUTPUT_EXISTS,
+    REJECTED_BEFORE,
+    SAID_NO,
+    make_verdict,
+    refusal,
+    said_no,
+)
 from node.journal import job_facts, policy_ref
+from node.ledger import Ledger, Row
 from node.logs import Log
 from node.rpc import Attempt
-from node.sources import check_columns
-from node.state import ATTEMPTS_HINT, SERIES_HINT, Dataset, Reader, RunState, State, StoredRun
-from policies.decide import (
-    CLOCK_TOLERANCE,
-    Ask,
-    Decision,
-    Permit,
-    Refuse,
-    VerifiedApproval,
-    decide,
-    verify_approval,
-)
+from node.sources import ReadLimits, check_columns, open_source
+from node.state import Dataset, Reader, RunState, State, StoredRun
+from policies.approving import verify_approval
+from policies.decide import decide
+from policies.decision import Ask, Decision, Permit, Refuse, VerifiedApproval
+from policies.history import Past
 from policies.model import ActivePolicy
 from protocols.encoding import sha256_digest
-from protocols.envelope import JOB, VERDICT, Signer, decode_envelope, key_id, sign, verify
-from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid
+from protocols.envelope import JOB, Signer, decode_envelope, key_id, verify
+from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
 from protocols.ids import JobId
-from protocols.wire import JobSpec, Roster, Verdict, utc_text
+from protocols.succession import CLOCK_TOLERANCE
+from protocols.wire import JobSpec, Roster
 
 MAX_OFFER_BYTES: Final = 512 << 10
-RUNS_PER_SERIES: Final = 1
-"""How many jobs may ask one question of this node's data."""
-ATTEMPTS_PER_JOB: Final = 3
-"""How many attempts of one job may pass commit point 1 here; failed ones count."""
-
-SAID_NO: Final = "approver-said-no"
 MAX_REMEMBERED: Final = 1024
+
+BY_HISTORY: Final = frozenset({"rate-exceeded", "budget-exceeded", "differencing"})
+"""Refusals that only say how much was answered before; an answer that exists already costs nothing more."""
+
+HINDRANCES: Final = frozenset({"clock-untrusted", "roster-stale"})
+"""What keeps this node from deciding for a while. A new offer is refused with it; what waits, waits on."""
 
 _AGAIN: Final = (
     RunState.CHECKING,
@@ -53,31 +62,71 @@ _AGAIN: Final = (
     RunState.RELEASING,
     RunState.REFUSED,
 )
-_ANSWERS: Final = {Permit: "permit", Ask: "ask", Refuse: "refuse"}
 _STATES: Final = {Permit: RunState.CHECKING, Ask: RunState.AWAITING_APPROVAL, Refuse: RunState.REFUSED}
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """A job this node may take part in now: what `admit` and `start` go by."""
+    """A job this node may take part in now: what `admit` and `start` go by.
+
+    `version` is the ledger's, of the job's source, that the decision was made on.
+    """
 
     spec: JobSpec
     permit: Permit
     active: ActivePolicy
     roster: Roster
+    version: int
+
+    def row(self, attempt: Attempt, now: datetime) -> Row:
+        """Return the ledger row that sets the job's cost aside for one attempt."""
+        spec, terms = self.spec, self.permit.terms
+        past = Past(
+            job=attempt.job,
+            attempt=attempt.number,
+            time=now,
+            requester=spec.requester,
+            purpose=spec.purpose,
+            job_type=spec.job_type,
+            source=terms.source,
+            unit=terms.unit,
+            cost=terms.cost,
+            query=terms.query,
+            charged=False,
+            exact=True,
+            rule=terms.rule,
+        )
+        return Row(past, terms.lines)
 
 
 class Gate:
     """Answers offers. One per node, used from one thread."""
 
     def __init__(
-        self, state: State, force: InForce, signer: Signer, now: Callable[[], datetime], log: Log
+        self,
+        state: State,
+        force: InForce,
+        signer: Signer,
+        now: Callable[[], datetime],
+        log: Log,
+        *,
+        trusted: Callable[[], datetime | None] | None = None,
     ) -> None:
-        """Answer with `signer`'s signature, by what is in force."""
+        """Answer with `signer`'s signature, by what is in force.
+
+        Args:
+            state: what the node remembers.
+            force: what it goes by.
+            signer: its identity key.
+            now: its clock, right or wrong.
+            log: for lines.
+            trusted: the clock where it can be believed, else None; `now` where nobody watches the clock.
+        """
         self._state = state
         self._force = force
         self._signer = signer
         self._now = now
+        self._trusted = trusted or now
         self._log = log
         # Answers to offers that make no run: a forger or a replay must not fill the database.
         self._passing: OrderedDict[tuple[Attempt, str], bytes] = OrderedDict()
@@ -88,7 +137,7 @@ class Gate:
         try:
             spec = authentic(self._force, attempt.job, data)
         except MinshuError as error:
-            return self._refuse_passing(attempt, data, _refusal(error))
+            return self._refuse_passing(attempt, data, refusal(error))
         known = self._state.run(attempt)
         if known is not None and known.state is not RunState.AWAITING_APPROVAL:
             return self._again(known)
@@ -122,9 +171,26 @@ class Gate:
         spec = JobSpec.decode(decode_envelope(data).payload)
         return self._answer(attempt, spec, data, self.judge(spec, attempt))
 
-    def judge(self, spec: JobSpec, attempt: Attempt) -> Decision:
-        """Return what this node answers to an authentic job now."""
-        return judge(self._state, self._force, spec, attempt, trusted_now(self._state, self._now()))
+    def judge(self, spec: JobSpec, attempt: Attempt, ledger: Ledger | None = None) -> Decision:
+        """Return what this node answers to an authentic job now; attempt 0 asks for a dry answer."""
+        now = trusted_now(self._state, self._trusted())
+        return judge(self._state, self._force, spec, attempt, now, ledger=ledger)
+
+    def hindered(self) -> bool:
+        """Tell whether this node cannot decide anything right now, for a reason that will pass."""
+        now = trusted_now(self._state, self._trusted())
+        if now is None:
+            return True
+        try:
+            self._force.fresh(now)
+        except Refused as error:
+            return error.code in HINDRANCES
+        return False
+
+    def dry(self, spec: JobSpec) -> tuple[Decision, bytes]:
+        """Return what this node would answer to a job, and that as a signed verdict; nothing is kept."""
+        decision = self.judge(spec, Attempt(spec.job_id, 0))
+        return decision, self._verdict(Attempt(spec.job_id, 0), decision, self._answered(spec, decision))
 
     def allowed(self, attempt: Attempt) -> Allowed:
         """Return a job that is still permitted.
@@ -136,13 +202,14 @@ class Gate:
         if data is None:
             raise Refused("this attempt was never offered here", code="unknown-attempt")
         spec = authentic(self._force, attempt.job, data)
-        decision = self.judge(spec, attempt)
+        ledger = self._state.ledger()
+        decision = self.judge(spec, attempt, ledger)
         if not isinstance(decision, Permit):
             raise Refused(decision.sentence, code=decision.code, hint=decision.hint, rule=decision.rule)
         active, roster = self._force.policy, self._force.roster
         if active is None or roster is None:
             raise Refused("no policy or roster is in force", code="no-policy")
-        return Allowed(spec, decision, active, roster)
+        return Allowed(spec, decision, active, roster, ledger.version(decision.terms.source))
 
     def reject(self, job: JobId, reason: str, actor: str) -> tuple[Attempt, bytes]:
         """Refuse a waiting job for a person; return the new answer.
@@ -159,13 +226,7 @@ class Gate:
                 hint="see minshu-node status",
             )
         attempt = waiting[0].attempt
-        said = Refuse(
-            SAID_NO,
-            f"Somebody who may approve said no: {reason}.",
-            f"审批人拒绝: {reason}。",
-            "talk to the department before submitting again",
-            "请先与该部门沟通",
-        )
+        said = said_no(reason)
         spec = JobSpec.decode(decode_envelope(data).payload)
         verdict = self._verdict(attempt, said)
         with self._state.change() as change:
@@ -181,17 +242,25 @@ class Gate:
 
     def _answer(self, attempt: Attempt, spec: JobSpec, data: bytes, decision: Decision) -> bytes:
         before = self._state.run(attempt)
+        if before is not None and decision.code in HINDRANCES:
+            return before.verdict  # it waits on: what hinders this node will pass
         given = 0 if isinstance(decision, Refuse) else len(decision.approvals)
         needed = given + decision.missing if isinstance(decision, Ask) else given
         state = _STATES[type(decision)]
-        same = before is not None and (before.state, before.given, before.needed) == (state, given, needed)
-        if before is not None and same:
+        now = (state, given, needed, decision.code)
+        if before is not None and (before.state, before.given, before.needed, before.code) == now:
             return before.verdict
-        verdict = self._verdict(attempt, decision)
+        answered = self._answered(spec, decision)
+        verdict = self._verdict(attempt, decision, answered)
         facts = job_facts(spec, spec.role_of(self._force.name))
         facts |= {"bytes": len(data), "envelope_sha256": sha256_digest(data)}
+        facts["expected_use_sha256"] = sha256_digest(spec.expected_use.encode("utf-8"))
+        if answered:
+            facts["answered_by"] = answered
         with self._state.change() as change:
-            change.add_job(attempt.job, data, spec.series, utc_text(self._now()))
+            change.add_job(
+                attempt.job, data, requester=spec.requester, purpose=spec.purpose, received=self._now()
+            )
             change.put_run(
                 attempt,
                 state,
@@ -208,7 +277,7 @@ class Gate:
             elif before is None:
                 change.log("job.received", facts, attempt=attempt, policy=policy)
         self._log.info(
-            f"job-{_ANSWERS[type(decision)]}", job=attempt.job, attempt=attempt.number, reason=decision.code
+            f"job-{ANSWERS[type(decision)]}", job=attempt.job, attempt=attempt.number, reason=decision.code
         )
         return verdict
 
@@ -236,25 +305,38 @@ class Gate:
             self._passing.popitem(last=False)
         return verdict
 
-    def _verdict(self, attempt: Attempt, decision: Decision) -> bytes:
-        given = 0 if isinstance(decision, Refuse) else len(decision.approvals)
-        verdict = Verdict(
-            job=attempt.job,
-            attempt=attempt.number,
-            node=self._force.name,
-            answer=_ANSWERS[type(decision)],
-            rule=decision.rule,
-            code=decision.code,
-            sentence=_both(decision.sentence, decision.zh),
-            hint=_both(decision.hint, decision.hint_zh),
-            approvals_needed=given + decision.missing if isinstance(decision, Ask) else given,
-            approvals_given=given,
+    def _verdict(self, attempt: Attempt, decision: Decision, answered: str = "") -> bytes:
+        return make_verdict(
+            decision,
+            attempt.job,
+            attempt.number,
+            self._force.name,
+            signer=self._signer,
+            answered=answered,
         )
-        return sign(VERDICT, verdict.encode(), [self._signer]).encode()
+
+    def _answered(self, spec: JobSpec, decision: Decision) -> str:
+        """Return the earlier job of this requester and purpose that answered the very same question here.
+
+        What may not be asked now is not answered from store either: no stop, policy or roster is got round.
+        """
+        if isinstance(decision, Refuse) and decision.code not in BY_HISTORY:
+            return ""
+        try:
+            dataset = dataset_of(self._state, self._force, spec)
+            snapshot = "" if dataset is None else open_source(dataset.path, ReadLimits()).snapshot()
+        except InputError:
+            return ""
+        found = self._state.answered(spec.question(snapshot), spec.requester, spec.purpose, spec.job_id)
+        if found is None or any(o.deleted or o.expires <= self._now() for o in self._state.outputs(found)):
+            return ""
+        return found
 
 
-def authentic(force: InForce, job: JobId, data: bytes) -> JobSpec:
+def authentic(force: InForce, job: JobId, data: bytes, payload_type: str = JOB) -> JobSpec:
     """Return the job in an envelope that an analyst on the roster signed; nothing is parsed before that.
+
+    `payload_type` says what it was signed as: a job, or one to be explained only.
 
     Raises:
         MinshuError: (1), (2) or (3) does not hold.
@@ -283,7 +365,7 @@ def authentic(force: InForce, job: JobId, data: bytes) -> JobSpec:
         )
     analysts = {key_id(a.key): a.key for a in force.roster.analysts}
     try:
-        signers = verify(envelope, JOB, analysts)
+        signers = verify(envelope, payload_type, analysts)
     except SignatureInvalid as error:
         if error.code == "wrong-payload-type":
             raise
@@ -317,38 +399,55 @@ def _forged(roster: Roster, payload: bytes) -> SignatureInvalid:
     )
 
 
-def judge(reader: Reader, force: InForce, spec: JobSpec, attempt: Attempt, now: datetime | None) -> Decision:
-    """Return what a node answers to an authentic job. Changes nothing, so other terminals may ask too."""
+def judge(
+    reader: Reader,
+    force: InForce,
+    spec: JobSpec,
+    attempt: Attempt,
+    now: datetime | None,
+    *,
+    ledger: Ledger | None = None,
+) -> Decision:
+    """Return what a node answers to an authentic job. Changes nothing, so other terminals may ask too.
+
+    Args:
+        reader: what the node remembers.
+        force: what it goes by.
+        spec: the job.
+        attempt: which try; rows of it in the ledger do not count against it.
+        now: the node's time, None where its clock cannot be trusted.
+        ledger: what to decide over, where the caller wants to know its version afterwards.
+    """
+    # (5)
     try:
         force.me()
-    except Refused as error:
-        return _refusal(error)
-    assert force.roster is not None
-    # (5)
-    decision = decide(
-        force.policy,
-        spec,
-        node=force.name,
-        roster=force.roster,
-        now=now,
-        approvals=_approvals(reader, force, spec, now),
-    )
+        if now is not None:
+            force.fresh(now)
+        assert force.roster is not None
+        decision = decide(
+            force.policy,
+            spec,
+            node=force.name,
+            roster=force.roster,
+            now=now,
+            approvals=_approvals(reader, force, spec, now),
+            history=ledger or reader.ledger(),
+            attempt=attempt.number,
+        )
+    except (Refused, StateConflict) as error:
+        return refusal(error)
     if isinstance(decision, Refuse):
         return decision
     # (6)
     try:
         dataset_of(reader, force, spec)
     except InputError as error:
-        return _refusal(error, decision.rule)
+        return refusal(error, decision.rule)
     # (7)
     if any(run.code == SAID_NO for run in reader.runs(spec.job_id)):
         return REJECTED_BEFORE
-    if reader.series_taken(spec.series, spec.job_id):
-        return _with_rule(SERIES_RATE, decision.rule)
-    if reader.charged_attempts(spec.job_id) >= ATTEMPTS_PER_JOB:
-        return _with_rule(ATTEMPTS_EXHAUSTED, decision.rule)
     if any(output.attempt.number != attempt.number for output in reader.outputs(spec.job_id)):
-        return _with_rule(OUTPUT_EXISTS, decision.rule)
+        return replace(OUTPUT_EXISTS, rule=decision.rule)
     return decision
 
 
@@ -374,9 +473,11 @@ def dataset_of(reader: Reader, force: InForce, spec: JobSpec) -> Dataset | None:
     return dataset
 
 
-def trusted_now(reader: State, now: datetime) -> datetime | None:
+def trusted_now(reader: State, now: datetime | None) -> datetime | None:
     """Return `now`, or None where this node's own journal is ahead of it: no expiry can be judged then."""
     newest = reader.newest_time()
+    if now is None:
+        return None
     return None if newest is not None and now < newest - CLOCK_TOLERANCE else now
 
 
@@ -396,61 +497,3 @@ def _approvals(reader: Reader, force: InForce, spec: JobSpec, now: datetime | No
         except (SignatureInvalid, DecodeError):
             continue  # void since: expired, or given under another policy
     return holding
-
-
-def _refusal(error: MinshuError, rule: str = "") -> Refuse:
-    sentence = error.message[:1].upper() + error.message[1:] + "."
-    return Refuse(error.code, sentence, "", error.hint, "", rule)
-
-
-def _with_rule(no: Refuse, rule: str) -> Refuse:
-    return Refuse(no.code, no.sentence, no.zh, no.hint, no.hint_zh, rule)
-
-
-def _both(en: str, zh: str) -> str:
-    # One readable line: a verdict with a control character would be refused by its reader.
-    return "".join(c if c.isprintable() else " " for c in f"{en} {zh}").strip()[:2048]
-
-
-SERIES_RATE: Final = Refuse(
-    "series-rate",
-    "Another job has asked the same question of this node already.",
-    "另一任务已就同一问题使用过本节点的数据。",
-    SERIES_HINT,
-    "请使用先前任务的结果",
-)
-ATTEMPTS_EXHAUSTED: Final = Refuse(
-    "attempts-exhausted",
-    f"{ATTEMPTS_PER_JOB} attempts of this job have run here already.",
-    f"本任务已在本节点执行 {ATTEMPTS_PER_JOB} 次。",
-    ATTEMPTS_HINT,
-    "请先查明失败原因, 再提交新任务",
-)
-OUTPUT_EXISTS: Final = Refuse(
-    "output-exists",
-    "An earlier attempt of this job made its release here; it is not computed a second time.",
-    "本任务先前一次执行已产生结果, 不再重复计算。",
-    "use the release of the earlier attempt",
-    "请使用先前执行的结果",
-)
-OLD_ATTEMPT: Final = Refuse(
-    "old-attempt",
-    "A newer attempt of this job was offered before; numbers only increase.",
-    "已收到本任务更新的执行序号, 序号只能增加。",
-    "offer the next attempt",
-    "请使用下一个执行序号",
-)
-ATTEMPT_OVER: Final = Refuse(
-    "attempt-over",
-    "This attempt has ended here; it is not run a second time.",
-    "本次执行已结束, 不再重复。",
-    "offer the next attempt",
-    "请使用下一个执行序号",
-)
-REJECTED_BEFORE: Final = Refuse(
-    SAID_NO,
-    "Somebody who may approve has said no to this job.",
-    "审批人已拒绝本任务。",
-    "talk to the department before submitting again",
-    "请先与该部门沟通",
-)

@@ -2,6 +2,8 @@
 
 node.toml                     settings
 keys/identity.pem             Ed25519: admissions, frames, verdicts, journal
+keys/identity.next.pem        the next one, while it is announced and no roster lists it yet
+keys/identity.prev.pem        the one before, after a change
 keys/tls.pem                  P-256: the link
 keys/recipient.key            HPKE private key of the suite, for class-B lists sealed to this node
 tls/leaf.pem authority.pem    from enrolment
@@ -26,6 +28,7 @@ from protocols.ids import NodeName
 
 if TYPE_CHECKING:
     from protocols.envelope import KeySigner
+    from protocols.roots import Roots
 
 ENROLMENT_SCHEMA: Final = "minshu-node-enrolment/1"
 
@@ -42,6 +45,13 @@ class Enrolled:
     threshold: int
     roots: tuple[bytes, ...]
 
+    @property
+    def pinned(self) -> "Roots":
+        """The root keys as rosters are judged by them."""
+        from protocols.roots import Roots
+
+        return Roots(self.collaboration, self.threshold, self.roots)
+
 
 @dataclass(frozen=True)
 class Home:
@@ -53,6 +63,16 @@ class Home:
     def identity_pem(self) -> Path:
         """The Ed25519 identity key."""
         return self.path / "keys" / "identity.pem"
+
+    @property
+    def next_identity_pem(self) -> Path:
+        """The identity key that the next roster may list; there is none unless one was announced."""
+        return self.path / "keys" / "identity.next.pem"
+
+    @property
+    def previous_identity_pem(self) -> Path:
+        """The identity key before the present one; there is none before the first change."""
+        return self.path / "keys" / "identity.prev.pem"
 
     @property
     def tls_pem(self) -> Path:
@@ -133,6 +153,65 @@ class Home:
         from policies.keyfile import load_signer
 
         return load_signer(self.identity_pem)
+
+    def next_signer(self) -> "KeySigner | None":
+        """Return the next identity key, None where none was made.
+
+        Raises:
+            InputError: it is unreadable or no Ed25519 key.
+        """
+        from policies.keyfile import load_signer
+
+        return load_signer(self.next_identity_pem) if self.next_identity_pem.exists() else None
+
+    def make_next_identity(self) -> "KeySigner":
+        """Return the next identity key; make it where there is none.
+
+        Raises:
+            InputError: it cannot be written, or the present key is encrypted: then the next one must be too,
+                and only its owner can make that.
+        """
+        from policies.keyfile import new_key, public_path
+
+        found = self.next_signer()
+        if found is not None:
+            return found
+        if b"ENCRYPTED" in read_private(self.identity_pem):
+            raise InputError(
+                "this node's identity key is encrypted, so its next one may not lie there in the clear",
+                code="no-next-key",
+                hint=f"make keys/{self.next_identity_pem.name} yourself: minshu-policy key new",
+            )
+        public_path(self.next_identity_pem).unlink(missing_ok=True)  # of a key that a crash kept from being
+        new_key(self.next_identity_pem)
+        made = self.next_signer()
+        assert made is not None
+        return made
+
+    def adopt_next_identity(self) -> None:
+        """Put the next identity key in the present one's place; the present one is kept beside it.
+
+        The last step makes the change; a crash before it leaves a home where this begins again.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        from policies.keyfile import public_path
+
+        try:
+            write_durably(self.previous_identity_pem, self.identity_pem.read_bytes())
+            public = public_path(self.next_identity_pem)
+            if public.exists():
+                public.replace(public_path(self.identity_pem))
+            self.next_identity_pem.replace(self.identity_pem)
+            self.__dict__.pop("signer", None)
+            flush_folder(self.identity_pem.parent)
+        except OSError as error:
+            raise InputError(
+                f"the identity key cannot be replaced ({error.strerror})",
+                code="home-unwritable",
+                hint="check the folder keys/ of this node's home; it is tried again",
+            ) from None
 
     def recipient_private(self) -> bytes:
         """Return the HPKE private key.
@@ -273,7 +352,16 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a folder's names durable.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:

@@ -22,18 +22,29 @@ if TYPE_CHECKING:
 def open_journal(home: "Home", now: Callable[[], datetime]) -> Journal:
     """Open the node's journal, which is also the lock on its home.
 
+    A change of the identity key that a crash cut short is finished: the journal says which key signs.
+
     Raises:
         StateConflict: another process has it open, or what is stored contradicts itself.
+        InputError: a key cannot be read, or not put in its place.
     """
-    signer = home.signer
-    return Journal.open(
+    signer, following = home.signer, home.next_signer()
+    journal = Journal.open(
         home.journal,
         database=home.database,
         origin=home.origin,
         signer=signer.sign,
         public_key=signer.public_key,
         now=now,
+        next_signer=following,
     )
+    if following is not None and journal.public_key == following.public_key:
+        try:
+            home.adopt_next_identity()
+        except BaseException:
+            journal.close()
+            raise
+    return journal
 
 
 def named(text: str) -> str:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 METADATA_KEY: Final = b"minshu"
+ENDINGS: Final = ("sealed", "note")
+"""Of the two files of a release."""
 STATEMENTS: Final = {
     OutputClass.AGGREGATE: "统计结果, 已作最小分组、抑制与取整处理 (aggregate, after disclosure control)",
     OutputClass.DIRECTED: SUSPECTED,
@@ -61,6 +63,7 @@ class SealedRelease:
             sha256=self.note.sha256,
             note=self.note_envelope,
             stored=False,
+            expires=self.note.expires,
         )
 
 
@@ -208,7 +211,7 @@ def keep(folder: Path, release: str, sealed: bytes, note: bytes) -> None:
 
 def discard(folder: Path, release: str) -> None:
     """Remove a release's files. What cannot be removed now, the next start removes."""
-    for ending in ("sealed", "note"):
+    for ending in ENDINGS:
         with suppress(OSError):
             (folder / f"{release}.{ending}").unlink()
 

@@ -17,9 +17,11 @@ from protocols.party import Progress
 PROTOCOL_VERSION: Final = 1
 PIECE_BYTES: Final = 1 << 20
 MAX_ATTEMPT: Final = 1 << 20
+OUTCOME_REFUSED: Final = "outcome."
+"""Begins the code of a stop that says why an outcome is not kept; nothing is stopped by it."""
 
 _JOB = re.compile(r"sha256:[0-9a-f]{64}")
-_RELEASE = re.compile(r"[0-9a-f]{32}")
+_ID = re.compile(r"[0-9a-f]{32}")
 # What a journal takes as a code; eleven digits in a row could be part of an identifier.
 _CODE = re.compile(r"(?!.*\d{11})(?=.{1,80}\Z)[a-z][a-z0-9]*(?:[-.][a-z0-9]+)*")
 
@@ -34,9 +36,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The stream is up; the newest published roster, an envelope, empty before the first."""
+    """The stream is up: the newest published roster and freshness statement, envelopes, or empty for none."""
 
     roster: bytes
+    freshness: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,20 @@ class NewRoster:
     """A newer roster, an envelope."""
 
     envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewFreshness:
+    """A newer statement that the newest roster still holds, an envelope."""
+
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """A statement is durable at the coordinator; `sha256` is its payload's digest."""
+
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +108,15 @@ class Noted:
     attempt: Attempt
 
 
-Message = Welcome | NewRoster | Offer | Admit | Start | Stop | Stored | Noted
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """A question what would be answered to a job, an envelope; `id` names it on this stream."""
+
+    id: str
+    request: bytes
+
+
+Message = Welcome | NewRoster | NewFreshness | Offer | Admit | Start | Stop | Stored | Noted | Filed | Explain
 ControlRequest = pb.ControlRequest
 """What goes up the control stream, ready to send."""
 
@@ -104,9 +129,11 @@ def read_control(message: pb.ControlResponse) -> Message:
     """
     match message.WhichOneof("kind"):
         case "welcome":
-            return Welcome(message.welcome.roster)
+            return Welcome(message.welcome.roster, message.welcome.freshness)
         case "roster":
             return NewRoster(message.roster.roster)
+        case "freshness":
+            return NewFreshness(message.freshness.freshness)
         case "offer":
             return Offer(_attempt(message.offer.attempt), message.offer.job)
         case "admit":
@@ -119,11 +146,19 @@ def read_control(message: pb.ControlResponse) -> Message:
                 raise DecodeError("a stop carries no reason code", code="bad-message")
             return Stop(_attempt(message.stop.attempt, lowest=0), code)
         case "stored":
-            if not _RELEASE.fullmatch(message.stored.release):
+            if not _ID.fullmatch(message.stored.release):
                 raise DecodeError("a release id is not 32 hex digits", code="bad-message")
             return Stored(message.stored.release)
         case "noted":
             return Noted(_attempt(message.noted.attempt))
+        case "filed":
+            if not _JOB.fullmatch(message.filed.sha256):
+                raise DecodeError("a confirmation names no statement", code="bad-message")
+            return Filed(message.filed.sha256)
+        case "explain":
+            if not _ID.fullmatch(message.explain.id):
+                raise DecodeError("a question has no id of 32 hex digits", code="bad-message")
+            return Explain(message.explain.id, message.explain.request)
     raise DecodeError(
         "the coordinator sent a message of an unknown kind",
         code="unknown-message",
@@ -180,6 +215,21 @@ def ended(
             attempt=_plain(attempt), state=state, code=code, sentence=sentence, hint=hint, opened=opened
         )
     )
+
+
+def explained(identifier: str, verdict: bytes) -> ControlRequest:
+    """Answer a question with a signed verdict."""
+    return ControlRequest(explained=pb.Explained(id=identifier, verdict=verdict))
+
+
+def outcome(envelope: bytes) -> ControlRequest:
+    """Hand in what this node's people found out about a list."""
+    return ControlRequest(outcome=pb.OutcomeFiled(outcome=envelope))
+
+
+def rotation(envelope: bytes) -> ControlRequest:
+    """Hand in the announcement of this node's next identity key."""
+    return ControlRequest(rotation=pb.KeyRotation(rotation=envelope))
 
 
 def upload(attempt: Attempt, release: str, note: bytes, sealed: bytes) -> Iterable[ControlRequest]:

@@ -1,21 +1,23 @@
 """The runner: one attempt from `Admit` to its end, on this node.
 
-Order is what makes it safe. Reading and preparing derive things from data but send nothing. `Start` is
-checked against everybody's admissions; then commit point 1 makes the charge and the journal entry durable;
-only then is the data stream opened. Commit point 2 makes the releases durable; only then are they sent. An
-attempt that a crash or an error cut short is never resumed.
+Order is what makes it safe. Reading and preparing derive things from data but send nothing. The cost is set
+aside with the admission. `Start` is checked against everybody's admissions; then commit point 1 makes the
+charge and the journal entry durable; only then is the data stream opened. That an answer is under way is
+durable before the first frame of it. Commit point 2 makes the releases durable; only then are they sent. An
+attempt that a crash or an error cut short is never resumed; its cost is freed only where it is certain that
+nothing left.
 """
 
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from audit.entries import format_time
+from audit.entries import PolicyRef, format_time
 from node import rpc
 from node.admission import (
     Agreed,
@@ -28,7 +30,7 @@ from node.admission import (
 from node.approvals import leakage_digest
 from node.config import Config
 from node.exchange import Exchange
-from node.gate import ATTEMPTS_PER_JOB, RUNS_PER_SERIES, Allowed, Gate, dataset_of
+from node.gate import Allowed, Gate, dataset_of
 from node.home import Home
 from node.journal import job_facts, policy_ref
 from node.link import Uplink
@@ -36,11 +38,23 @@ from node.logs import Log
 from node.releases import SealedRelease, Sealing, discard, keep, kept, seal_all
 from node.rpc import Attempt, ControlRequest
 from node.sources import ReadLimits
-from node.state import WAITING, RunState, State, StoredOutput, StoredRun
+from node.state import (
+    NOT_OVER,
+    WAITING,
+    Change,
+    RunState,
+    State,
+    StoredOutput,
+    StoredRun,
+    cost_facts,
+    published,
+)
+from node.stops import covering
 from protocols.channel import suites
 from protocols.channel.frame import FrameOpener, FrameSealer
+from protocols.dp.cost import Cost
 from protocols.encoding import canonical_json, sha256_digest
-from protocols.envelope import Signer
+from protocols.envelope import Signer, decode_envelope
 from protocols.errors import (
     DecodeError,
     MinshuError,
@@ -53,7 +67,7 @@ from protocols.ids import JobId, Role
 from protocols.jobs import job_type
 from protocols.jobs.job_type import Content, OutputClass, Setup
 from protocols.party import UNDER_WAY, Finished, Party, Progress, Rand
-from protocols.wire import Admission
+from protocols.wire import Admission, CostLine, JobSpec
 
 if TYPE_CHECKING:
     from node.activation import InForce
@@ -65,6 +79,8 @@ ADMISSION_LIFETIME: Final = timedelta(hours=1)
 MAX_THREADS: Final = 64
 PROGRESS_EVERY_S: Final = 0.5
 LINGER_S: Final = 30.0
+DECISIONS: Final = 3
+"""How often a job is decided again because another one was set aside in between."""
 MAX_SENTENCE: Final = 1024
 
 
@@ -156,14 +172,17 @@ class Runner:
         try:
             allowed = self._office.gate.allowed(attempt)
         except MinshuError:
-            # Permitted before, not any more: a new answer replaces the old one.
-            self._office.post(rpc.answer(attempt, self._office.gate.answer_again(attempt)))
+            self._answer_anew(attempt)
             return
         role = allowed.spec.role_of(self._office.config.name)
         assert role is not None
         live = _Live(attempt, allowed, role)
         self._live[attempt] = live
         self._spawn(live, self._admit(live))
+
+    def _answer_anew(self, attempt: Attempt) -> None:
+        """Permitted before, not any more: a new answer replaces the old one."""
+        self._office.post(rpc.answer(attempt, self._office.gate.answer_again(attempt)))
 
     def start(self, attempt: Attempt, admissions: tuple[bytes, ...]) -> None:
         """Check everybody's admissions and run; asked again, nothing happens."""
@@ -185,21 +204,17 @@ class Runner:
                     "the coordinator ended the attempt",
                     code=code,
                 )
-                live = self._live.get(run.attempt)
-                if live is not None and live.task is not None and not live.task.done():
-                    live.stop(why)
-                else:  # waiting for people, or admitted and waiting for the start
-                    self._live.pop(run.attempt, None)
-                    self._finish(run.attempt, live, why)
+                self._end(run.attempt, why)
             elif (
                 attempt.number in (0, run.attempt.number)
                 and run.state is RunState.RELEASING
                 # Over may mean succeeded, with our release: sending it again tells.
                 and code != "job-over"
             ):
-                self._withdraw(run.attempt, code)
+                why = Ended(RunState.CANCELLED, "the coordinator ended the attempt", code=code)
+                self._withdraw(run.attempt, why)
 
-    def _withdraw(self, attempt: Attempt, code: str) -> None:
+    def _withdraw(self, attempt: Attempt, why: MinshuError) -> None:
         """Give up sending releases nobody waits for any more; what is committed is never computed again."""
         under_way = self._uploads.pop(attempt, None)
         if under_way is not None:
@@ -207,8 +222,18 @@ class Runner:
         for output in self._office.state.outputs(attempt.job):
             if output.attempt == attempt:
                 discard(self._office.home.outbox, output.release)
-        why = Ended(RunState.CANCELLED, "the coordinator ended the attempt", code=code)
         self._finish(attempt, None, why)
+
+    def expire_releases(self, attempt: Attempt) -> None:
+        """End a run whose releases waited for the coordinator until their time was over."""
+        run = self._office.state.run(attempt)
+        if run is not None and run.state is RunState.RELEASING:
+            why = StateConflict(
+                "the coordinator did not take the releases before they expired",
+                code="release-expired",
+                hint="submit the job again",
+            )
+            self._withdraw(attempt, why)
 
     def supersede(self, job: JobId, number: int) -> None:
         """End all earlier attempts of a job: attempt `number` was offered."""
@@ -249,11 +274,62 @@ class Runner:
                 hint="the attempt is not resumed; a new one may be tried",
             )
             self._finish(run.attempt, None, error)
-        committed = {output.release for output in self._office.state.outputs()}
+        for part in (self._settle, self.halt):
+            try:
+                part()
+            except MinshuError as problem:
+                # A full disk: what is not freed stays set aside, and no stopped job is admitted anyway.
+                self._office.log.failure(problem.code, sentence=problem.message)
+        committed = {o.release for o in self._office.state.outputs() if not o.deleted}
         for folder in (self._office.home.releases, self._office.home.outbox):
             for file in folder.glob("*.sealed"):
                 if file.stem not in committed:
                     discard(folder, file.stem)
+
+    def _settle(self) -> None:
+        """Free what is set aside for attempts that no process runs any more, and nothing else."""
+        state = self._office.state
+        left = state.ledger().under_way()
+        if left:
+            with state.change() as change:
+                for row in left:
+                    attempt = Attempt(row.past.job, row.past.attempt)
+                    self._free(change, attempt, "node-restarted", unopened=False)
+
+    def _free(self, change: Change, attempt: Attempt, code: str, *, unopened: bool) -> None:
+        """Free what an attempt that is over may give back; where the ledger is damaged, nothing is given."""
+        try:
+            change.release(attempt, code, policy_ref(self._office.force.policy), unopened=unopened)
+        except StateConflict as problem:
+            self._office.log.failure(problem.code, job=attempt.job, attempt=attempt.number)
+
+    def halt(self) -> None:
+        """End at once what a stop in force covers: attempts, and releases that have not left yet."""
+        state = self._office.state
+        for run in state.runs_in(*NOT_OVER):
+            data = state.job(run.attempt.job)
+            if data is None or run.state is RunState.AWAITING_APPROVAL:
+                continue
+            spec = JobSpec.decode(decode_envelope(data).payload)
+            no = covering(self._office.force, spec, self._office.now())
+            if no is None:
+                continue
+            why = Ended(RunState.CANCELLED, no.sentence, code=no.code, hint=no.hint)
+            if run.state is RunState.CHECKING and run.attempt not in self._live:
+                self._answer_anew(run.attempt)
+            elif run.state is RunState.RELEASING:
+                self._withdraw(run.attempt, why)
+            else:
+                self._end(run.attempt, why)
+
+    def _end(self, attempt: Attempt, why: "Ended") -> None:
+        """End an attempt that is not releasing yet."""
+        live = self._live.get(attempt)
+        if live is not None and live.task is not None and not live.task.done():
+            live.stop(why)
+        else:  # waiting for people, or admitted and waiting for the start
+            self._live.pop(attempt, None)
+            self._finish(attempt, live, why)
 
     def stored(self, release: str) -> None:
         """The coordinator has a release: journal it, and let go of the bytes."""
@@ -276,9 +352,15 @@ class Runner:
                 attempt=output.attempt,
             )
             if done:
-                change.move(output.attempt, RunState.DONE)
+                _done(change, output.attempt, self._role(output.attempt))
         discard(self._office.home.outbox, release)
         self._office.log.info("release-stored", job=output.attempt.job, release=release)
+
+    def _role(self, attempt: Attempt) -> Role | None:
+        data = self._office.state.job(attempt.job)
+        if data is None:
+            return None
+        return JobSpec.decode(decode_envelope(data).payload).role_of(self._office.config.name)
 
     def noted(self, attempt: Attempt) -> None:
         """The coordinator has a run's end."""
@@ -330,7 +412,7 @@ class Runner:
 
     async def _admit(self, live: _Live) -> None:
         office = self._office
-        spec, roster = live.allowed.spec, live.allowed.roster
+        spec = live.allowed.spec
         dataset = dataset_of(office.state, office.force, spec)
         if dataset is not None:
             limits = ReadLimits(
@@ -340,32 +422,69 @@ class Runner:
                 lambda: prepare(spec, live.role, dataset, limits, rand=office.rand, go_on=live.go_on)
             )
         live.go_on()
-        live.private = suites.new_private_key(roster.suite, office.rand)
+        try:
+            self._accept(live)
+        except _Changed:
+            self._live.pop(live.attempt, None)
+            self._answer_anew(live.attempt)
+            return
+        office.log.info("admitted", job=live.attempt.job, attempt=live.attempt.number)
+        office.post(rpc.admitted(live.attempt, live.envelope))
+
+    def _accept(self, live: _Live) -> None:
+        """Decide once more, and set the cost aside in the transaction that accepts the attempt.
+
+        Raises:
+            _Changed: the answer is another one now.
+        """
+        for _ in range(DECISIONS):
+            try:
+                live.allowed = self._office.gate.allowed(live.attempt)
+            except MinshuError:
+                raise _Changed from None
+            admission, envelope, private = self._admission(live)
+            try:
+                with self._office.state.change() as change:
+                    change.move(live.attempt, RunState.ACCEPTED)
+                    row = live.allowed.row(live.attempt, self._office.now())
+                    change.reserve(row, live.allowed.version, _policy(live))
+                    if live.prepared is not None:
+                        change.add_input(
+                            live.attempt,
+                            live.prepared.dataset,
+                            salt=live.prepared.salt,
+                            commitment=live.prepared.summary.commitment,
+                            quality=live.prepared.quality,
+                        )
+            except StateConflict as error:
+                if error.code != "ledger-conflict":
+                    raise
+            else:
+                live.admission, live.envelope, live.private = admission, envelope, private
+                return
+        raise StateConflict(
+            f"other jobs of the same dataset were set aside {DECISIONS} times in between",
+            code="ledger-busy",
+            hint="try again",
+        )
+
+    def _admission(self, live: _Live) -> tuple[Admission, bytes, bytes]:
+        """Return an admission, its envelope, and the private key for this attempt alone."""
+        office = self._office
+        spec, roster = live.allowed.spec, live.allowed.roster
+        private = suites.new_private_key(roster.suite, office.rand)
         now = office.now()
-        live.admission = make_admission(
+        admission = make_admission(
             live.allowed,
             live.attempt,
             office.config.name,
             prepared=live.prepared,
-            key=suites.public_key(roster.suite, live.private),
+            key=suites.public_key(roster.suite, private),
             until=min(
                 now + ADMISSION_LIFETIME, spec.expires, roster.expires, live.allowed.active.policy.expires
             ),
         )
-        envelope = seal_admission(live.admission, office.signer)
-        with office.state.change() as change:
-            change.move(live.attempt, RunState.ACCEPTED)
-            if live.prepared is not None:
-                change.add_input(
-                    live.attempt,
-                    live.prepared.dataset,
-                    salt=live.prepared.salt,
-                    commitment=live.prepared.summary.commitment,
-                    quality=live.prepared.quality,
-                )
-        live.envelope = envelope
-        office.log.info("admitted", job=live.attempt.job, attempt=live.attempt.number)
-        office.post(rpc.admitted(live.attempt, envelope))
+        return admission, seal_admission(admission, office.signer), private
 
     async def _run(self, live: _Live, envelopes: tuple[bytes, ...]) -> None:
         office = self._office
@@ -401,7 +520,7 @@ class Runner:
         )
 
     def _commit_start(self, live: _Live, agreed: Agreed, envelopes: tuple[bytes, ...]) -> None:
-        """Commit point 1: counters, approvals used, run state and `job.admitted`, in one transaction."""
+        """Commit point 1: charge, approvals used, run state and `job.admitted`, in one transaction."""
         office = self._office
         admission = live.admission
         assert admission is not None
@@ -425,6 +544,10 @@ class Runner:
             "not_after": format_time(admission.not_after),
             "class": job_type(allowed.spec.job_type).output_class.value,
         }
+        cost = job_type(allowed.spec.job_type).cost(allowed.spec, live.role, agreed.constraints)
+        question = allowed.spec.question("" if live.prepared is None else live.prepared.summary.snapshot)
+        facts = cost_facts(cost).items()
+        body |= {"question": question, **{k: v for k, v in facts if published("job.admitted", k, v)}}
         for name in ("min_group_size", "max_rows"):
             value = getattr(agreed.constraints, name)
             if value is not None:
@@ -440,17 +563,13 @@ class Runner:
                 "rule_version": summary.rule_version,
             }
         with office.state.change() as change:
-            change.charge(
-                live.attempt,
-                allowed.spec.series,
-                runs_per_series=RUNS_PER_SERIES,
-                attempts_per_job=ATTEMPTS_PER_JOB,
-            )
+            change.charge(live.attempt, cost, _lines(live, cost), _policy(live))
+            change.start(live.attempt, question)
             change.log(
                 "job.admitted",
                 body,
                 attempt=live.attempt,
-                policy=policy_ref(allowed.active, allowed.permit.rule),
+                policy=_policy(live),
                 actor=allowed.spec.requester,
                 refs=sorted(sha256_digest(envelope) for envelope in envelopes),
             )
@@ -497,6 +616,7 @@ class Runner:
                 office.recorder,
                 office.monotonic,
                 lambda step: loop.call_soon_threadsafe(office.post, rpc.progress(live.attempt, step)),
+                lambda: asyncio.run_coroutine_threadsafe(self._answering(live), loop).result(),
             )
             live.opened = True
             output = await self._in_thread(
@@ -509,6 +629,12 @@ class Runner:
         # The relay may still be passing on what was sent; it ends the stream when everybody is done.
         self._linger(exchange)
         return output
+
+    async def _answering(self, live: _Live) -> None:
+        """Make it durable that an answer is under way; the party's thread waits for this before it sends."""
+        live.go_on()
+        with self._office.state.change() as change:
+            change.answering(live.attempt)
 
     async def _release(self, live: _Live, contents: tuple[Content, ...]) -> None:
         """Commit point 2: sealed bytes durable, then state and `output.commit` in one transaction."""
@@ -531,10 +657,13 @@ class Runner:
             await self._in_thread(lambda: self._keep_all(sealed))
             live.go_on()
             with office.state.change() as change:
-                change.move(live.attempt, RunState.RELEASING if to_send else RunState.DONE)
                 for release in sealed:
                     change.add_output(release.stored(live.attempt))
                     change.log("output.commit", _commitment(release), attempt=live.attempt)
+                if to_send:
+                    change.move(live.attempt, RunState.RELEASING)
+                else:
+                    _done(change, live.attempt, live.role)
         except MinshuError as error:
             if error.code != "journal-unpublished":
                 for release in sealed:
@@ -563,6 +692,9 @@ class Runner:
             try:
                 with office.state.change() as change:
                     change.move(attempt, state, code=error.code, sentence=error.message, hint=error.hint)
+                    # Only the process that ran it can know that its stream was never opened.
+                    unopened = live is not None and not live.opened
+                    self._free(change, attempt, error.code, unopened=unopened)
                     change.log(_end_kind(state, error), body, attempt=attempt, policy=policy)
             except MinshuError as problem:
                 # The end goes out all the same: silence would only leave the others waiting.
@@ -645,6 +777,8 @@ class Playing:
     recorder: "Recorder | None"
     monotonic: Callable[[], float]
     progress: Callable[[Progress], object]
+    answering: Callable[[], object]
+    """Returns once it is durable that an answer is under way."""
 
     def run(self, party: Party) -> tuple[Content, ...]:
         """Play the party to its end and return its output.
@@ -655,9 +789,12 @@ class Playing:
             Ended: the attempt was stopped from outside.
         """
         last_told = -PROGRESS_EVERY_S
-        phase = ""
+        phase, said = "", False
         step = party.start()
         while True:
+            if not said and (isinstance(step, Finished) or step.answering):
+                self.answering()
+                said = True
             for message in step.outgoing:
                 if self.recorder is not None:
                     self.recorder.body(self.attempt, self.role, message)
@@ -676,6 +813,29 @@ class Playing:
                 # A frame opened before is a replay; it is dropped without a word.
                 incoming = self.opener.open(self.exchange.receive())
             step = party.receive(incoming)
+
+
+class _Changed(Exception):
+    """A job that was permitted is answered otherwise now."""
+
+
+def _policy(live: _Live) -> PolicyRef | None:
+    return policy_ref(live.allowed.active, live.allowed.permit.rule)
+
+
+def _lines(live: _Live, cost: Cost) -> tuple[CostLine, ...]:
+    """Return what a cost under the merged constraints is to each limit: counts exactly, a loss at most."""
+    counts = {"rows": str(cost.rows), "queries": str(cost.queries)}
+    return tuple(
+        replace(line, cost=counts.get(line.notion, line.cost)) for line in live.allowed.permit.terms.lines
+    )
+
+
+def _done(change: Change, attempt: Attempt, role: Role | None) -> None:
+    """A run's good end."""
+    change.move(attempt, RunState.DONE)
+    body = {"opened": True, "attempts": attempt.number}
+    change.log("job.done", body if role is None else {**body, "role": role}, attempt=attempt)
 
 
 def _end_kind(state: RunState, error: MinshuError) -> str:

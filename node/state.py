@@ -11,34 +11,52 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-from audit.entries import PolicyRef, parse_time
+from audit.entries import ENTRY_KINDS, FIELDS, PolicyRef, format_time, parse_time
 from audit.log import Journal
+from node import ledger
+from node.ledger import Ledger, Row
 from node.rpc import Attempt
 from node.sources import SourceColumn
+from protocols.dp.cost import UNIT, Cost, decimal_up
+from protocols.encoding import sha256_digest
 from protocols.errors import StateConflict
 from protocols.ids import DatasetName, Digest, JobId
+from protocols.wire import CostLine, parse_utc, utc_text
+
+FORMAT: Final = 2
+"""Of the tables below. A database of an earlier release is refused, not misread."""
 
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS pin (role TEXT NOT NULL, key BLOB NOT NULL UNIQUE)",
     """CREATE TABLE IF NOT EXISTS roster (
         version INTEGER PRIMARY KEY, digest TEXT NOT NULL, envelope BLOB NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS freshness (
+        version INTEGER PRIMARY KEY REFERENCES roster (version), envelope BLOB NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS rotation (
+        sha256 TEXT PRIMARY KEY, envelope BLOB NOT NULL, stored INTEGER NOT NULL DEFAULT 0)""",
     """CREATE TABLE IF NOT EXISTS policy (
         version INTEGER PRIMARY KEY, digest TEXT NOT NULL, envelope BLOB NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS dataset (
         name TEXT PRIMARY KEY, title TEXT NOT NULL, path TEXT NOT NULL, key TEXT NOT NULL,
         columns TEXT NOT NULL, rows INTEGER NOT NULL, distinct_keys INTEGER NOT NULL,
         published_keys INTEGER NOT NULL, snapshot TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS stop (
+        digest TEXT PRIMARY KEY, envelope BLOB NOT NULL, lifted INTEGER)""",
     """CREATE TABLE IF NOT EXISTS job (
-        job TEXT PRIMARY KEY, envelope BLOB NOT NULL, series TEXT NOT NULL, received TEXT NOT NULL)""",
+        job TEXT PRIMARY KEY, envelope BLOB, requester TEXT NOT NULL, purpose TEXT NOT NULL,
+        received TEXT NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS run (
         job TEXT NOT NULL REFERENCES job (job), attempt INTEGER NOT NULL, state TEXT NOT NULL,
         code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', hint TEXT NOT NULL DEFAULT '',
         verdict BLOB NOT NULL DEFAULT x'', needed INTEGER NOT NULL DEFAULT 0,
         given INTEGER NOT NULL DEFAULT 0, charged INTEGER NOT NULL DEFAULT 0,
-        opened INTEGER NOT NULL DEFAULT 0, noted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (job, attempt))""",
+        opened INTEGER NOT NULL DEFAULT 0, noted INTEGER NOT NULL DEFAULT 0, question TEXT,
+        PRIMARY KEY (job, attempt))""",
+    "CREATE INDEX IF NOT EXISTS run_by_question ON run (question)",
     """CREATE TABLE IF NOT EXISTS approval (
         digest TEXT PRIMARY KEY, job TEXT NOT NULL, key BLOB NOT NULL, envelope BLOB NOT NULL,
         used INTEGER NOT NULL DEFAULT 0)""",
@@ -48,9 +66,14 @@ _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS output (
         release TEXT PRIMARY KEY, job TEXT NOT NULL, attempt INTEGER NOT NULL, name TEXT NOT NULL,
         class TEXT NOT NULL, recipient TEXT NOT NULL, sha256 TEXT NOT NULL, note BLOB NOT NULL,
-        stored INTEGER NOT NULL DEFAULT 0)""",
+        stored INTEGER NOT NULL DEFAULT 0, expires TEXT NOT NULL, deleted INTEGER NOT NULL DEFAULT 0)""",
     """CREATE TABLE IF NOT EXISTS desk (
         id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, body TEXT NOT NULL, answer TEXT)""",
+    """CREATE TABLE IF NOT EXISTS outcome (
+        sha256 TEXT PRIMARY KEY, job TEXT NOT NULL, payload BLOB NOT NULL,
+        stored INTEGER NOT NULL DEFAULT 0, code TEXT NOT NULL DEFAULT '')""",
+    *ledger.SCHEMA,
+    f"PRAGMA user_version = {FORMAT}",
 )
 
 
@@ -73,6 +96,9 @@ class RunState(StrEnum):
 WAITING: Final = (RunState.CHECKING, RunState.AWAITING_APPROVAL, RunState.ACCEPTED)
 """Nothing has left this node and nothing was charged."""
 
+NOT_OVER: Final = (*WAITING, RunState.RUNNING, RunState.RELEASING)
+"""Not at its end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Signed:
@@ -81,6 +107,35 @@ class Signed:
     version: int
     digest: Digest
     envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRotation:
+    """A signed announcement of the next identity key. `stored`: the coordinator has it."""
+
+    sha256: Digest
+    envelope: bytes
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutcome:
+    """A filed outcome. `stored`: the coordinator has it. `code`: why it does not keep it, empty else."""
+
+    sha256: Digest
+    job: JobId
+    payload: bytes
+    stored: bool
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStop:
+    """A stop document that was applied; `lifted` by that policy version, None while it holds."""
+
+    digest: Digest
+    envelope: bytes
+    lifted: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +181,10 @@ class StoredApproval:
 
 @dataclass(frozen=True, slots=True)
 class StoredOutput:
-    """One committed release. Its sealed bytes lie in a file; `sha256` is theirs."""
+    """One committed release. Its sealed bytes lie in a file until `expires`; `sha256` is theirs.
+
+    `stored`: its recipient has it. `deleted`: the bytes are gone, and the journal says so.
+    """
 
     release: str
     attempt: Attempt
@@ -136,6 +194,22 @@ class StoredOutput:
     sha256: Digest
     note: bytes
     stored: bool
+    expires: datetime
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OldRecord:
+    """What is kept of a job beyond the journal: to be deleted after `retention.journal_days`.
+
+    `inputs` are the salts and quality records of its attempts: dataset and digest of the record; `approvals`
+    is how many were recorded.
+    """
+
+    job: JobId
+    envelope: bytes | None
+    approvals: int
+    inputs: tuple[tuple[Attempt, DatasetName, Digest], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +228,7 @@ class Reader:
         """Read through `connection`."""
         self._reader = connection
         self._reader.row_factory = sqlite3.Row
+        self._ledger_read: dict[str, ledger.Read] = {}
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         try:
@@ -180,6 +255,25 @@ class Reader:
         """Return the newest activated roster."""
         return self._signed("SELECT * FROM roster ORDER BY version DESC LIMIT 1")
 
+    def rosters(self) -> list[Signed]:
+        """Return every roster of the chain that was walked here, oldest first."""
+        rows = self._all("SELECT * FROM roster ORDER BY version")
+        return [Signed(row["version"], Digest(row["digest"]), row["envelope"]) for row in rows]
+
+    def freshness(self, version: int) -> bytes:
+        """Return the newest freshness statement on that roster version, an envelope; empty for none."""
+        row = self._one("SELECT envelope FROM freshness WHERE version = ?", (version,))
+        return b"" if row is None else row["envelope"]
+
+    def rotation(self) -> "StoredRotation | None":
+        """Return the newest announcement of this node's next identity key."""
+        row = self._one("SELECT * FROM rotation ORDER BY rowid DESC LIMIT 1")
+        return (
+            None
+            if row is None
+            else StoredRotation(Digest(row["sha256"]), row["envelope"], bool(row["stored"]))
+        )
+
     def policy(self) -> Signed | None:
         """Return the newest activated policy."""
         return self._signed("SELECT * FROM policy ORDER BY version DESC LIMIT 1")
@@ -187,6 +281,15 @@ class Reader:
     def _signed(self, query: str) -> Signed | None:
         row = self._one(query)
         return None if row is None else Signed(row["version"], Digest(row["digest"]), row["envelope"])
+
+    def stops(self) -> list[StoredStop]:
+        """Return every stop document that was applied here, lifted ones too, oldest first."""
+        rows = self._all("SELECT * FROM stop ORDER BY rowid")
+        return [StoredStop(Digest(r["digest"]), r["envelope"], r["lifted"]) for r in rows]
+
+    def ledger(self) -> Ledger:
+        """Return the ledger, for one decision."""
+        return Ledger(self._reader, self._ledger_read)
 
     def datasets(self) -> list[Dataset]:
         """Return the catalogue, by name."""
@@ -198,7 +301,7 @@ class Reader:
         return None if row is None else _dataset(row)
 
     def job(self, job: JobId) -> bytes | None:
-        """Return the envelope of an authentic job that was offered here."""
+        """Return the envelope of an authentic job that was offered here; None once it is deleted, too."""
         row = self._one("SELECT envelope FROM job WHERE job = ?", (job,))
         return None if row is None else row["envelope"]
 
@@ -233,17 +336,14 @@ class Reader:
         ends = (RunState.DONE, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT)
         return [run for run in self.runs_in(*ends) if not run.noted]
 
-    def series_taken(self, series: Digest, job: JobId) -> bool:
-        """Return whether another job of the series was charged here."""
-        query = (
-            "SELECT 1 FROM run JOIN job USING (job) WHERE series = ? AND job.job <> ? AND charged = 1 LIMIT 1"
+    def answered(self, question: Digest, requester: str, purpose: str, other_than: JobId) -> JobId | None:
+        """Return the newest job of a requester and purpose that ended well here over the same question."""
+        row = self._one(
+            "SELECT job FROM run JOIN job USING (job) WHERE question = ? AND state = 'DONE'"
+            " AND requester = ? AND purpose = ? AND job <> ? ORDER BY run.rowid DESC LIMIT 1",
+            (question, requester, purpose, other_than),
         )
-        return self._one(query, (series, job)) is not None
-
-    def charged_attempts(self, job: JobId) -> int:
-        """Return how many attempts of a job passed commit point 1."""
-        row = self._one("SELECT COUNT(*) AS n FROM run WHERE job = ? AND charged = 1", (job,))
-        return int(row["n"]) if row else 0
+        return None if row is None else JobId(row["job"])
 
     def approvals(self, job: JobId) -> list[StoredApproval]:
         """Return the approvals recorded for a job."""
@@ -273,8 +373,18 @@ class Reader:
                 Digest(r["sha256"]),
                 r["note"],
                 bool(r["stored"]),
+                parse_utc(r["expires"]),
+                bool(r["deleted"]),
             )
             for r in self._all(query + " ORDER BY rowid", values)
+        ]
+
+    def outcomes(self, job: JobId | None = None) -> list[StoredOutcome]:
+        """Return the filed outcomes, all or of one job, oldest first."""
+        rows = self._all("SELECT * FROM outcome WHERE ?1 IS NULL OR job = ?1 ORDER BY rowid", (job,))
+        return [
+            StoredOutcome(Digest(r["sha256"]), JobId(r["job"]), r["payload"], bool(r["stored"]), r["code"])
+            for r in rows
         ]
 
     def input_record(self, attempt: Attempt) -> tuple[bytes, bytes] | None:
@@ -283,6 +393,27 @@ class Reader:
             "SELECT salt, quality FROM input WHERE job = ? AND attempt = ?", (attempt.job, attempt.number)
         )
         return None if row is None else (row["salt"], row["quality"])
+
+    def old_records(self, before: datetime) -> list[OldRecord]:
+        """Return what is kept of ended jobs that were received before a moment, oldest first, at most 256."""
+        rows = self._all(
+            "SELECT job, job.envelope, (SELECT COUNT(*) FROM approval WHERE approval.job = job.job)"
+            " AS approvals FROM job WHERE received < ? AND (job.envelope IS NOT NULL"
+            " OR EXISTS (SELECT 1 FROM input WHERE input.job = job.job))"
+            " AND NOT EXISTS (SELECT 1 FROM run JOIN json_each(?) AS now ON state = now.value"
+            " WHERE run.job = job.job) ORDER BY job.rowid LIMIT 256",
+            (utc_text(before), json.dumps(NOT_OVER)),
+        )
+        return [
+            OldRecord(JobId(r["job"]), r["envelope"], r["approvals"], self._inputs(JobId(r["job"])))
+            for r in rows
+        ]
+
+    def _inputs(self, job: JobId) -> tuple[tuple[Attempt, DatasetName, Digest], ...]:
+        rows = self._all("SELECT attempt, dataset, quality FROM input WHERE job = ? ORDER BY attempt", (job,))
+        return tuple(
+            (Attempt(job, r["attempt"]), DatasetName(r["dataset"]), sha256_digest(r["quality"])) for r in rows
+        )
 
     def desk_waiting(self) -> list[DeskItem]:
         """Return the commands nobody has answered yet, oldest first."""
@@ -373,6 +504,18 @@ class Change:
             "INSERT INTO roster VALUES (?, ?, ?)", (signed.version, signed.digest, signed.envelope)
         )
 
+    def put_freshness(self, version: int, envelope: bytes) -> None:
+        """Keep a freshness statement on a roster version in place of an earlier one."""
+        self._connection.execute("INSERT OR REPLACE INTO freshness VALUES (?, ?)", (version, envelope))
+
+    def add_rotation(self, sha256: Digest, envelope: bytes) -> None:
+        """Keep the announcement of the next identity key; `sha256` is its payload's digest."""
+        self._connection.execute("INSERT INTO rotation (sha256, envelope) VALUES (?, ?)", (sha256, envelope))
+
+    def rotation_stored(self, sha256: str) -> None:
+        """The coordinator has an announcement."""
+        self._connection.execute("UPDATE rotation SET stored = 1 WHERE sha256 = ?", (sha256,))
+
     def add_policy(self, signed: Signed) -> None:
         """Make a policy the newest."""
         self._connection.execute(
@@ -396,12 +539,22 @@ class Change:
             ),
         )
 
-    def add_job(self, job: JobId, envelope: bytes, series: Digest, received: str) -> bool:
-        """Remember an authentic job; return whether it was new."""
-        cursor = self._connection.execute(
-            "INSERT OR IGNORE INTO job VALUES (?, ?, ?, ?)", (job, envelope, series, received)
+    def add_stop(self, digest: Digest, envelope: bytes) -> None:
+        """Keep a stop document that is in force from now on."""
+        self._connection.execute("INSERT INTO stop VALUES (?, ?, NULL)", (digest, envelope))
+
+    def lift_stop(self, digest: Digest, version: int) -> None:
+        """End a stop: the policy of that version names it."""
+        self._connection.execute("UPDATE stop SET lifted = ? WHERE digest = ?", (version, digest))
+
+    def add_job(
+        self, job: JobId, envelope: bytes, *, requester: str, purpose: str, received: datetime
+    ) -> None:
+        """Remember an authentic job."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO job VALUES (?, ?, ?, ?, ?)",
+            (job, envelope, requester, purpose, utc_text(received)),
         )
-        return cursor.rowcount == 1
 
     def put_run(
         self,
@@ -434,38 +587,80 @@ class Change:
             (state, code, sentence, hint, attempt.job, attempt.number),
         )
 
-    def charge(
-        self, attempt: Attempt, series: Digest, *, runs_per_series: int, attempts_per_job: int
-    ) -> None:
-        """Commit point 1: count the attempt and its series, and mark the run as running.
-
-        Raises:
-            StateConflict: `series-rate` or `attempts-exhausted`; the counters are compared here, inside the
-                transaction, so two racing jobs cannot both take the last place.
-        """
-        others = self._connection.execute(
-            "SELECT COUNT(DISTINCT run.job) FROM run JOIN job USING (job)"
-            " WHERE series = ? AND run.job <> ? AND charged = 1",
-            (series, attempt.job),
-        ).fetchone()[0]
-        if others >= runs_per_series:
-            raise StateConflict(
-                "another job has asked the same question already", code="series-rate", hint=SERIES_HINT
-            )
-        tries = self._connection.execute(
-            "SELECT COUNT(*) FROM run WHERE job = ? AND charged = 1", (attempt.job,)
-        ).fetchone()[0]
-        if tries >= attempts_per_job:
-            raise StateConflict(
-                f"{tries} attempts of this job have run already",
-                code="attempts-exhausted",
-                hint=ATTEMPTS_HINT,
-            )
+    def start(self, attempt: Attempt, question: Digest) -> None:
+        """Commit point 1: mark the run as running on a question, and the job's approvals as used."""
         self._connection.execute(
-            "UPDATE run SET state = 'RUNNING', charged = 1, opened = 1 WHERE job = ? AND attempt = ?",
-            (attempt.job, attempt.number),
+            "UPDATE run SET state = 'RUNNING', charged = 1, opened = 1, question = ?"
+            " WHERE job = ? AND attempt = ?",
+            (question, attempt.job, attempt.number),
         )
         self._connection.execute("UPDATE approval SET used = 1 WHERE job = ?", (attempt.job,))
+
+    # -- the ledger: every change that a budget or quota feels has its journal entry -------------------------
+
+    def reserve(self, wanted: Row, version: int, policy: PolicyRef | None) -> None:
+        """Set an attempt's cost aside, decided on that version of its source.
+
+        Raises:
+            StateConflict: see `ledger.reserve`.
+        """
+        row = ledger.reserve(self._connection, wanted, version)
+        self._log_lines("budget.reserved", row, policy)
+
+    def charge(
+        self, attempt: Attempt, cost: Cost, lines: Sequence[CostLine], policy: PolicyRef | None
+    ) -> None:
+        """Charge what was set aside.
+
+        Raises:
+            StateConflict: see `ledger.charge`.
+        """
+        row = ledger.charge(self._connection, attempt.job, attempt.number, cost, lines)
+        self._log_lines("budget.charged", row, policy)
+
+    def answering(self, attempt: Attempt) -> None:
+        """Remember that frames an answer could be made of are about to go out.
+
+        Raises:
+            StateConflict: see `ledger.answering`.
+        """
+        ledger.answering(self._connection, attempt.job, attempt.number)
+
+    def release(self, attempt: Attempt, code: str, policy: PolicyRef | None, *, unopened: bool) -> None:
+        """Free an attempt's cost where nothing left, else keep it; either way the attempt is over.
+
+        Raises:
+            StateConflict: the ledger is damaged.
+        """
+        freed = ledger.release(self._connection, attempt.job, attempt.number, unopened=unopened)
+        if freed is not None:
+            self._log_lines("budget.released", freed, policy, code=code)
+        else:
+            ledger.settle(self._connection, attempt.job, attempt.number)
+
+    def _log_lines(self, kind: str, row: Row, policy: PolicyRef | None, **more: str) -> None:
+        past = row.past
+        for line in row.lines:
+            body: dict[str, Any] = {
+                "notion": line.notion,
+                "limit": line.limit,
+                "spent": decimal_up(Fraction(line.limit) - Fraction(line.remaining)),
+                "not_after": format_time(line.until),
+                "dataset": past.source,
+                "unit": past.unit,
+                "requester": past.requester,
+                "purpose": past.purpose,
+                **cost_facts(past.cost),
+                **more,
+            }
+            known = {key: value for key, value in body.items() if published(kind, key, value)}
+            self.log(
+                kind,
+                {"budget": line.budget, "cost": line.cost, **known},
+                attempt=Attempt(past.job, past.attempt),
+                policy=policy,
+                actor=past.requester,
+            )
 
     def note(self, attempt: Attempt) -> None:
         """The coordinator has a run's end."""
@@ -499,7 +694,7 @@ class Change:
     def add_output(self, output: StoredOutput) -> None:
         """Commit a release."""
         self._connection.execute(
-            "INSERT INTO output VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            "INSERT INTO output VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, 0)",
             (
                 output.release,
                 output.attempt.job,
@@ -509,6 +704,7 @@ class Change:
                 output.recipient,
                 output.sha256,
                 output.note,
+                utc_text(output.expires),
             ),
         )
 
@@ -516,15 +712,46 @@ class Change:
         """The coordinator has a release."""
         self._connection.execute("UPDATE output SET stored = 1 WHERE release = ?", (release,))
 
+    def add_outcome(self, sha256: Digest, job: JobId, payload: bytes) -> None:
+        """Keep an outcome; the same one again changes nothing."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO outcome (sha256, job, payload) VALUES (?, ?, ?)", (sha256, job, payload)
+        )
+
+    def settle_outcome(self, sha256: str, code: str = "") -> None:
+        """The coordinator has an outcome, or with a code, has refused it."""
+        self._connection.execute(
+            "UPDATE outcome SET stored = ?, code = ? WHERE sha256 = ?", (not code, code, sha256)
+        )
+
+    def mark_deleted(self, release: str) -> None:
+        """A release's bytes are gone."""
+        self._connection.execute("UPDATE output SET deleted = 1 WHERE release = ?", (release,))
+
+    def forget(self, job: JobId) -> None:
+        """Delete a job's text, its approvals, and the salts and quality records of its inputs."""
+        self._connection.execute("UPDATE job SET envelope = NULL WHERE job = ?", (job,))
+        self._connection.execute("DELETE FROM approval WHERE job = ?", (job,))
+        self._connection.execute("DELETE FROM input WHERE job = ?", (job,))
+
     def answer_desk(self, number: int, answer: Mapping[str, Any]) -> None:
         """Answer a command of another terminal."""
         self._connection.execute("UPDATE desk SET answer = ? WHERE id = ?", (json.dumps(answer), number))
 
 
-SERIES_HINT: Final = (
-    "use the release that the earlier job made; a new question needs another purpose or other columns"
-)
-ATTEMPTS_HINT: Final = "find out why the attempts failed, then submit a new job"
+def cost_facts(cost: Cost) -> dict[str, Any]:
+    """Return what an entry says of a whole cost; parts that are nothing are left out."""
+    facts: dict[str, Any] = {"records": cost.rows, "queries": cost.queries}
+    if cost.private_loss:
+        facts["rho"] = decimal_up(cost.rho, 15)
+        facts["delta"] = decimal_up(Fraction(cost.delta, UNIT), 15)
+    return {key: value for key, value in facts.items() if value}
+
+
+def published(kind: str, key: str, value: Any) -> bool:
+    """Return whether an entry of this kind may say so; what a requester or policy wrote may not fit."""
+    about = ENTRY_KINDS[kind]
+    return key in about.required | about.optional and FIELDS[key].accepts(value)
 
 
 class State(Reader):
@@ -565,8 +792,22 @@ class State(Reader):
 
 
 def open_state(journal: Journal, database: Path) -> State:
-    """Return the state beside `journal`; makes the tables on first use."""
+    """Return the state beside `journal`; makes the tables on first use.
+
+    Raises:
+        StateConflict: `state-format`: the tables are of another release.
+    """
     with journal.transaction() as connection:
+        [used] = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'pin'").fetchone()
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        if version != (FORMAT if used else 0):
+            raise StateConflict(
+                f"this node's database has format {version}, this release reads format {FORMAT}",
+                code="state-format",
+                hint="go on with the release that wrote it, or make a new node with minshu-node init",
+            )
+        # What retention deletes is overwritten: salts would open the commitments that the journal names.
+        connection.execute("PRAGMA secure_delete = ON")
         for statement in _SCHEMA:
             connection.execute(statement)
     return State(journal, _connect(database, query_only=True))

@@ -7,16 +7,18 @@ conditions, who must agree. Nothing is computed here that `decide` does not comp
 import zoneinfo
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from fractions import Fraction
 from hashlib import sha256
 from typing import Final, Literal
 
 import msgspec
 
-from policies.decide import Ask, Decision, Leak, Permit, Refuse, Terms, constraints_of
-from policies.model import ActivePolicy, Policy, Rule
-from policies.parse import ParsedPolicy, unsupported_clauses
+from policies.decision import Ask, Decision, Leak, Permit, Refuse, Terms
+from policies.index import constraints_of
+from policies.model import ActivePolicy, Budget, Policy, Quota, Rate, Rule, Stop, Window
+from policies.parse import ParsedPolicy, cautions, unsupported_clauses
+from protocols.dp.cost import decimal_up
 from protocols.encoding import sha256_digest
 from protocols.envelope import key_id
 from protocols.errors import InputError
@@ -25,12 +27,14 @@ from protocols.jobs import JOB_TYPES
 from protocols.jobs.job_type import OutputClass, Statement
 from protocols.wire import (
     Constraints,
+    CostLine,
     JobSpec,
     Roster,
     RosterAnalyst,
     RosterNode,
     RosterOrganisation,
     organisation_of,
+    utc_text,
 )
 
 Language = Literal["zh", "en"]
@@ -72,6 +76,112 @@ _USES: Final = {
     "open-to-matcher": "对匹配方公开",
 }
 
+_PERIODS: Final = {
+    "hour": ("hour", "小时"),
+    "day": ("day", "日"),
+    "week": ("week", "周"),
+    "month": ("month", "月"),
+    "quarter": ("quarter", "季度"),
+    "year": ("year", "年"),
+}
+
+_SCOPES: Final = {
+    "all-requesters": ("for everybody together", "全部申请方合计"),
+    "per-requester": ("for each requester", "每个申请方分别计算"),
+    "per-purpose": ("for each purpose", "每项用途分别计算"),
+}
+
+_MEASURES: Final = {
+    "rows": ("{} records about persons", "{} 条个人记录"),
+    "queries": ("{} answered questions", "{} 次查询"),
+    "zcdp": ("ρ = {}", "ρ = {}"),
+    "pure-dp": ("ε = {}", "ε = {}"),
+    "approximate-dp": ("ε = {}", "ε = {}"),
+}
+_ONE: Final = {"rows": "one record about a person", "queries": "one answered question"}
+
+_STOPS: Final = {
+    "all": ("every job", "全部任务"),
+    "requester": ("every job that {} asks", "申请方 {} 的全部任务"),
+    "purpose": ("every job for purpose {}", "用途 {} 的全部任务"),
+    "dataset": ("every job over dataset {}", "涉及数据集 {} 的全部任务"),
+    "job": ("job {}", "任务 {}"),
+}
+
+_DAYS: Final = {
+    "mon": ("Mon", "周一"),
+    "tue": ("Tue", "周二"),
+    "wed": ("Wed", "周三"),
+    "thu": ("Thu", "周四"),
+    "fri": ("Fri", "周五"),
+    "sat": ("Sat", "周六"),
+    "sun": ("Sun", "周日"),
+}
+
+Words = tuple[str, str]
+"""One thing said in English and in Chinese."""
+
+
+def figure(value: int | Fraction) -> str:
+    """Return a number as people read it: `20,000`, or an exact decimal such as `0.5`."""
+    return f"{value:,}" if isinstance(value, int) else decimal_up(value, places=18)
+
+
+def share(value: Fraction) -> str:
+    """Return a share as a percentage with no more digits than it needs."""
+    percent = value * 100
+    return f"{percent.numerator} %" if percent.denominator == 1 else f"{float(percent):.4g} %"
+
+
+def limit_words(limit: Budget | Quota) -> Words:
+    """Return what a budget or a quota allows: how much, in which period, counted for whom."""
+    notion = limit.counts if isinstance(limit, Quota) else limit.notion
+    most = figure(limit.limit)
+    delta = "" if isinstance(limit, Quota) or limit.delta is None else f", δ = {figure(limit.delta)}"
+    period, scope = _PERIODS[limit.period.removeprefix("calendar-")], _SCOPES[limit.scope]
+    en, zh = measure(notion, most)
+    return (
+        f"at most {en}{delta} in a calendar {period[0]}, {scope[0]}",
+        f"每自然{period[1]}最多 {zh}{delta}, {scope[1]}",
+    )
+
+
+def measure(notion: str, amount: str) -> Words:
+    """Return an amount with what it is an amount of."""
+    en, zh = _MEASURES[notion]
+    return _ONE.get(notion, en.format(amount)) if amount == "1" else en.format(amount), zh.format(amount)
+
+
+def rate_words(rate: Rate) -> Words:
+    """Return how many jobs may run in which period."""
+    period = _PERIODS[rate.per]
+    jobs = "one job" if rate.jobs == 1 else f"{figure(rate.jobs)} jobs"
+    return (
+        f"at most {jobs} in a calendar {period[0]}",
+        f"每自然{period[1]}最多 {figure(rate.jobs)} 个任务",
+    )
+
+
+def window_words(window: Window) -> Words:
+    """Return when jobs may run."""
+    days = [_DAYS[day] for day in window.days]
+    hours = f"{_clock(window.from_)}-{_clock(window.to)}"
+    night = window.to <= window.from_
+    return (
+        f"{', '.join(en for en, _ in days)} {hours}" + (" (into the next day)" if night else ""),
+        f"{'、'.join(zh for _, zh in days)} {hours}" + (" (至次日)" if night else ""),
+    )
+
+
+def _clock(moment: time) -> str:
+    return moment.isoformat(timespec="auto" if moment.second or moment.microsecond else "minutes")
+
+
+def stop_words(stop: Stop) -> Words:
+    """Return what a stop halts."""
+    en, zh = _STOPS[stop.scope]
+    return en.format(stop.value), zh.format(stop.value)
+
 
 def explain_policy(parsed: ParsedPolicy, language: Language) -> str:
     """Return what the policy allows, rule by rule, as lines of text."""
@@ -90,6 +200,7 @@ def explain_policy(parsed: ParsedPolicy, language: Language) -> str:
     )
     say.line(f"Digest {parsed.digest}", f"摘要 {parsed.digest}")
     say.line("What no rule allows is refused.", "规则未允许的, 一律拒绝。")
+    _explain_stops(say, policy)
     for rule in policy.rules:
         _explain_rule(say, policy, rule)
     if policy.negative_list:
@@ -102,12 +213,9 @@ def explain_policy(parsed: ParsedPolicy, language: Language) -> str:
             )
     _explain_keys(say, policy)
     say.blank()
-    keep = policy.retention
-    say.line(
-        f"Kept: journal {keep.journal_days} days, releases {keep.release_days} days, "
-        "intermediate values until the job ends",
-        f"保存期限: 日志 {keep.journal_days} 天, 输出 {keep.release_days} 天, 中间结果至任务结束",
-    )
+    _explain_everywhere(say, policy)
+    for caution in cautions(parsed):
+        say.line(f"Note (line {caution.line}): {caution.en}", f"注意 (第 {caution.line} 行): {caution.zh}")
     for line, clause in unsupported_clauses(parsed):
         say.line(
             f"Line {line}: {clause} is not honoured by this version; the policy cannot be activated",
@@ -116,8 +224,28 @@ def explain_policy(parsed: ParsedPolicy, language: Language) -> str:
     return say.text()
 
 
-def explain_decision(decision: Decision, spec: JobSpec, language: Language) -> str:
-    """Return what this job is answered and why, what would leave, to whom, and what it costs."""
+def explain_stop(stops: Sequence[Stop], language: Language) -> str:
+    """Return what a stop document halts, as lines of text."""
+    say = _Page(language)
+    for stop in stops:
+        en, zh = stop_words(stop)
+        say.line(f"halts {en}: {stop.reason}", f"停止{zh}: {stop.reason}")
+    say.line(
+        "until a policy signed by both officers names this document under lifted_stops",
+        "直至由两人共同签署的新策略在 lifted_stops 中列出本文件为止",
+    )
+    return say.text()
+
+
+def explain_decision(decision: Decision, spec: JobSpec, language: Language, *, zone: tzinfo = UTC) -> str:
+    """Return what this job is answered and why, who takes part, what would leave, to whom, what it costs.
+
+    Args:
+        decision: the answer.
+        spec: the job.
+        language: of the text.
+        zone: times are shown in it; a policy's own is its `timezone`.
+    """
     say = _Page(language)
     match decision:
         case Refuse():
@@ -125,23 +253,29 @@ def explain_decision(decision: Decision, spec: JobSpec, language: Language) -> s
             say.line(f"Refused{rule}: {decision.code}", f"拒绝{rule}: {decision.code}")
             say.line(f"  {decision.sentence}", f"  {decision.zh}")
             say.line(f"  To pass: {decision.hint}", f"  若要通过: {decision.hint_zh}")
+        case Ask() if decision.missing == 0:
+            say.line(
+                f"Waits (rule {decision.rule}): {decision.sentence}",
+                f"等待 (规则 {decision.rule}): {decision.zh}",
+            )
+            _explain_terms(say, decision.terms, spec, zone)
         case Ask():
             say.line(
                 f"Asks for approval (rule {decision.rule}): {decision.sentence}",
                 f"待审批 (规则 {decision.rule}): {decision.zh}",
             )
-            _explain_terms(say, decision.terms, spec)
+            _explain_terms(say, decision.terms, spec, zone)
         case Permit():
             say.line(
                 f"Permitted (rule {decision.rule}): {decision.sentence}",
                 f"允许 (规则 {decision.rule}): {decision.zh}",
             )
-            _explain_terms(say, decision.terms, spec)
+            _explain_terms(say, decision.terms, spec, zone)
     return say.text()
 
 
-def decision_json(decision: Decision) -> dict[str, object]:
-    """Return the decision as plain JSON values, for scripts."""
+def decision_json(decision: Decision, spec: JobSpec | None = None) -> dict[str, object]:
+    """Return the decision as plain JSON values, for scripts; with `spec`, also what is asked and by whom."""
     plain: dict[str, object] = {
         "answer": type(decision).__name__.lower(),
         "rule": decision.rule,
@@ -151,27 +285,57 @@ def decision_json(decision: Decision) -> dict[str, object]:
         "hint": decision.hint,
         "hint_zh": decision.hint_zh,
     }
-    if isinstance(decision, Ask):
-        plain |= {"missing": decision.missing, "approvers": list(decision.approvers)}
-    if not isinstance(decision, Refuse):
-        plain |= {
-            "cost": decision.terms.cost,
-            "constraints": decision.terms.constraints.to_json(),
-            "releases": [
+    if spec is not None:
+        plain["job"] = {
+            "id": spec.job_id,
+            "job_type": spec.job_type,
+            "params": dict(spec.params),
+            "purpose": spec.purpose,
+            "legal_basis": spec.legal_basis,
+            "expected_use": spec.expected_use,
+            "requester": spec.requester,
+            "recipients": list(spec.recipients),
+            "expires": utc_text(spec.expires),
+            "takes_part": [
                 {
-                    "name": r.name,
-                    "class": r.output_class.value,
-                    "made_by": r.made_by,
-                    "recipient": r.recipient,
+                    "role": role,
+                    "node": node,
+                    "dataset": None if (given := spec.input_of(role)) is None else given.dataset,
+                    "columns": {} if given is None else dict(given.columns),
                 }
-                for r in decision.terms.releases
-            ],
-            "leaks": [
-                {"coalition": list(leak.coalition), "key": leak.statement.key, "ours": leak.ours}
-                for leak in decision.terms.leaks
+                for role, node in sorted(spec.roles.items())
             ],
         }
-    return plain
+    if isinstance(decision, Ask):
+        plain |= {"missing": decision.missing, "approvers": list(decision.approvers)}
+    if isinstance(decision, Refuse):
+        return plain
+    terms = decision.terms
+    return plain | {
+        "approved": [{"approver": given.approver, "key": given.key} for given in decision.approvals],
+        "cost": {"text": terms.cost.encode(), "rows": terms.cost.rows, "queries": terms.cost.queries},
+        "lines": [line.to_json() for line in terms.lines],
+        "constraints": terms.constraints.to_json(),
+        "releases": [
+            {
+                "name": r.name,
+                "class": r.output_class.value,
+                "made_by": r.made_by,
+                "recipient": r.recipient,
+            }
+            for r in terms.releases
+        ],
+        "leaks": [
+            {
+                "coalition": list(leak.coalition),
+                "key": leak.statement.key,
+                "en": leak.statement.en,
+                "zh": leak.statement.zh,
+                "ours": leak.ours,
+            }
+            for leak in terms.leaks
+        ],
+    }
 
 
 def suppose(
@@ -294,6 +458,7 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         f"  输出给: {to}; 群体统计数字同时提供给申请方",
     )
     _explain_conditions(say, _demanded(constraints_of(policy, rule)))
+    _explain_limits(say, policy, rule)
     if rule.approvals:
         who = ", ".join(rule.approvers)
         say.line(
@@ -302,6 +467,63 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         )
     else:
         say.line("  Approvals: none", "  审批: 不需要")
+
+
+def _explain_limits(say: _Page, policy: Policy, rule: Rule) -> None:
+    """Say what the rule's jobs may spend, how often they may run and when."""
+    limits: list[tuple[str, Budget | Quota]] = [(name, policy.quotas[name]) for name in rule.quotas]
+    if rule.budget is not None:
+        limits.insert(0, (rule.budget, policy.budgets[rule.budget]))
+    for name, limit in limits:
+        en, zh = limit_words(limit)
+        kind = ("quota", "配额") if isinstance(limit, Quota) else ("privacy budget", "隐私预算")
+        say.line(f"  Limit: {en} ({kind[0]} {name})", f"  额度: {zh} ({kind[1]} {name})")
+    if not limits:
+        say.line("  Limit: no budget, no quota", "  额度: 未设预算和配额")
+    if rule.max_cost is not None:
+        cost = figure(rule.max_cost)
+        say.line(f"  One job costs at most {cost} of the budget", f"  每个任务最多占用预算 {cost}")
+    if rule.rate is not None:
+        en, zh = rate_words(rule.rate)
+        say.line(f"  Pace: {en}; aborted ones count", f"  频次: {zh}, 中止的也计入")
+    if rule.window is not None:
+        en, zh = window_words(rule.window)
+        say.line(f"  Hours: {en} ({policy.timezone})", f"  时段: {zh} ({policy.timezone})")
+
+
+def _explain_stops(say: _Page, policy: Policy) -> None:
+    if policy.stops:
+        say.blank()
+        say.line("Stopped as long as this version is in force:", "本版本生效期间停止:")
+    for stop in policy.stops:
+        en, zh = stop_words(stop)
+        say.line(f"  {en}: {stop.reason}", f"  {zh}: {stop.reason}")
+    if policy.lifted_stops:
+        say.blank()
+        say.line("Ends these stop documents:", "解除以下停止令:")
+    for digest in policy.lifted_stops:
+        say.line(f"  {digest}", f"  {digest}")
+
+
+def _explain_everywhere(say: _Page, policy: Policy) -> None:
+    """Say what holds for every rule."""
+    days = policy.defaults.differencing_days
+    say.line(
+        f"No second exact answer about an overlapping group of people within {days} days: the difference of "
+        "the two would tell on single persons",
+        f"{days} 天内, 对相互重叠的人群不再给出第二个精确答案, 以免由差值推知个人情况",
+    )
+    say.line(
+        f"Periods are those of the calendar in {policy.timezone}; a new version gives nothing back",
+        f"各周期按 {policy.timezone} 的自然日历计算; 新版本不返还已用额度",
+    )
+    keep = policy.retention
+    papers, releases = figure(keep.journal_days), figure(keep.release_days)
+    say.line(
+        f"Kept: job texts and approvals {papers} days, releases {releases} days, intermediate values until "
+        "the job ends; the journal stays",
+        f"保存期限: 任务文本和审批 {papers} 天, 输出 {releases} 天, 中间结果至任务结束; 日志长期保存",
+    )
 
 
 def _explain_keys(say: _Page, policy: Policy) -> None:
@@ -333,22 +555,21 @@ def _recipient(say: _Page, policy: Policy, name: str) -> str:
 
 
 def _explain_conditions(say: _Page, values: dict[str, int | Fraction]) -> None:
-    en = "; ".join(_CONSTRAINTS[key][0].format(_share(values[key])) for key in _CONSTRAINTS if key in values)
-    zh = "; ".join(_CONSTRAINTS[key][1].format(_share(values[key])) for key in _CONSTRAINTS if key in values)
+    texts = {key: figure(value) if isinstance(value, int) else share(value) for key, value in values.items()}
+    en = "; ".join(_CONSTRAINTS[key][0].format(texts[key]) for key in _CONSTRAINTS if key in texts)
+    zh = "; ".join(_CONSTRAINTS[key][1].format(texts[key]) for key in _CONSTRAINTS if key in texts)
     say.line(f"  Conditions: {en}", f"  条件: {zh}")
 
 
-def _share(value: int | Fraction) -> str:
-    """Return a share as a percentage with no more digits than it needs, a count as it is."""
-    if isinstance(value, int):
-        return str(value)
-    percent = value * 100
-    if percent.denominator == 1:
-        return f"{percent.numerator} %"
-    return f"{float(percent):.4g} %"
-
-
-def _explain_terms(say: _Page, terms: Terms, spec: JobSpec) -> None:
+def _explain_terms(say: _Page, terms: Terms, spec: JobSpec, zone: tzinfo) -> None:
+    say.line(f"  Expected use: {spec.expected_use}", f"  预期用途: {spec.expected_use}")
+    say.line("  Who takes part:", "  参与方:")
+    for role, node in sorted(spec.roles.items()):
+        given = spec.input_of(role)
+        say.line(
+            f"    {role}: {node}, " + (f"with {given.dataset}" if given else "without data of its own"),
+            f"    {role}: {node}, " + (f"提供 {given.dataset}" if given else "不提供数据"),
+        )
     say.line("  What would leave:", "  将输出:")
     for release in terms.releases:
         en, zh = _CLASSES[release.output_class]
@@ -358,6 +579,7 @@ def _explain_terms(say: _Page, terms: Terms, spec: JobSpec) -> None:
             f"    {release.name}, 由 {node} 发给 {release.recipient} ({zh})",
         )
     _explain_conditions(say, _demanded(terms.constraints))
+    _explain_cost(say, terms, zone)
     say.line("  Who would learn what:", "  谁会得知什么:")
     _explain_leaks(say, spec, [leak for leak in terms.leaks if len(leak.coalition) == 1])
     if together := [leak for leak in terms.leaks if len(leak.coalition) > 1]:
@@ -366,10 +588,33 @@ def _explain_terms(say: _Page, terms: Terms, spec: JobSpec) -> None:
             "  只有违规串通、合并各自所持数据才可能得知:",
         )
         _explain_leaks(say, spec, together)
-    say.line(
-        "  Privacy budget: none charged; this version has no budgets",
-        "  隐私预算: 不扣减, 本版本不支持预算",
-    )
+
+
+def _explain_cost(say: _Page, terms: Terms, zone: tzinfo) -> None:
+    """Say what each budget and quota would be charged, and what it has left."""
+    if not terms.lines:
+        say.line("  Counts against: no budget and no quota", "  占用额度: 无预算或配额")
+        return
+    say.line("  Counts against, at most:", "  最多占用额度:")
+    for line in terms.lines:
+        en, zh = measure(line.notion, _grouped(line.cost))
+        left = f"{_grouped(line.remaining)} / {_grouped(line.limit)}"
+        until = _local(line, zone)
+        say.line(
+            f"    {line.budget}: {en}; left before this job: {left}, until {until}",
+            f"    {line.budget}: {zh}; 本任务之前剩余 {left}, 至 {until}",
+        )
+
+
+def _grouped(decimal: str) -> str:
+    whole, point, rest = decimal.partition(".")
+    return f"{int(whole):,}{point}{rest}"
+
+
+def _local(line: CostLine, zone: tzinfo) -> str:
+    local: datetime = line.until.astimezone(zone)
+    name = "UTC" if zone is UTC else str(zone)
+    return f"{local:%Y-%m-%d %H:%M} ({name})"
 
 
 def _explain_leaks(say: _Page, spec: JobSpec, leaks: Sequence[Leak]) -> None:

@@ -4,6 +4,7 @@
 job_type = "crosscheck/1"
 purpose = "P-2026-014"
 legal_basis = "DPIA-2026-031"
+expected_use = "派出所逐户上门核实后补登居住证"
 collaboration = "gz.example"
 recipients = ["police.gz.example"]
 valid_hours = 72                     # or: expires = 2026-12-04T08:00:00+08:00
@@ -30,7 +31,7 @@ import msgspec
 from msgspec import Meta
 
 from policies.decide import MAX_JOB_LIFETIME
-from policies.model import Alias, ColumnName, JobTypeName, NodeId, OrganisationName, Text
+from policies.model import Alias, ColumnName, JobTypeName, Moment, NodeId, OrganisationName, Text
 from policies.strict import Document, build, read_toml
 from protocols.errors import DecodeError, InputError, PolicyInvalid
 from protocols.ids import DatasetName, Digest, KeyId, NodeName, Organisation, Role
@@ -61,10 +62,11 @@ class _Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class _JobFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of job.toml."""
 
-    schema: Literal["minshu-job/1"] = "minshu-job/1"
+    schema: Literal["minshu-job/2"] = "minshu-job/2"
     job_type: JobTypeName
     purpose: Text
     legal_basis: Text
+    expected_use: Text
     collaboration: OrganisationName
     recipients: tuple[OrganisationName, ...]
     roles: dict[RoleName, NodeId]
@@ -73,7 +75,7 @@ class _JobFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     valid_hours: (
         Annotated[int, Meta(ge=1, le=_MAX_HOURS, description=f"hours, from 1 to {_MAX_HOURS}")] | None
     ) = None
-    expires: Annotated[datetime, Meta(tz=True, description="a time with its offset from UTC")] | None = None
+    expires: Moment | None = None
 
 
 def load_job(text: str, *, requester: KeyId, roster_digest: Digest, now: datetime, nonce: str) -> JobSpec:
@@ -91,6 +93,14 @@ def load_job(text: str, *, requester: KeyId, roster_digest: Digest, now: datetim
     """
     try:
         document = read_toml(text.encode("utf-8", "surrogatepass"), limit=MAX_JOB_BYTES, what="job.toml")
+        if "expected_use" not in document.root:
+            document.fail(
+                (),
+                "the key expected_use is missing: the officers who approve read what the answer is for",
+                code="missing-key",
+                hint='say it in one sentence, for example expected_use = "officers visit each address, and '
+                'register who lives there"',
+            )
         job: _JobFile = build(document, _JobFile, document.root, ())
         _check(document, job)
     except PolicyInvalid as error:
@@ -114,6 +124,7 @@ def load_job(text: str, *, requester: KeyId, roster_digest: Digest, now: datetim
         roles=roles,
         purpose=job.purpose,
         legal_basis=job.legal_basis,
+        expected_use=job.expected_use,
         recipients=tuple(Organisation(name) for name in job.recipients),
         requester=requester,
         collaboration=job.collaboration,
@@ -163,7 +174,12 @@ def _check(document: Document, job: _JobFile) -> None:
                 hint=f"roles: {', '.join(sorted(job.roles))}",
             )
         if given.role in brought:
-            document.fail((*path, "role"), "the role brings two datasets", code="bad-inputs")
+            document.fail(
+                (*path, "role"),
+                "the role brings two datasets",
+                code="bad-inputs",
+                hint="give the second dataset a role of its own",
+            )
         brought.add(given.role)
         if given.organisation is not None and given.organisation != organisation_of(
             NodeName(job.roles[given.role])

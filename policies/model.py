@@ -23,6 +23,9 @@ STOP_SCHEMA: Final = "minshu-stop/1"
 NEUTRAL_KINDS: Final = frozenset({"matcher", "helper", "dealer", "aggregator"})
 """Role kinds that compute for others and bring no dataset."""
 
+TWO_PEOPLE: Final = 2
+"""Fewest approvals of a job over important data, and of one that lets records about persons leave."""
+
 RoleKind = Literal[
     "register", "source", "key-holder", "recipient", "matcher", "helper", "dealer", "aggregator"
 ]
@@ -64,16 +67,23 @@ Alias = Annotated[
     Meta(
         pattern=r"^[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?\Z",
         description="a name of lower-case letters, digits, - and _",
+        examples=["elder_subsidy"],
     ),
 ]
 ColumnName = Annotated[
-    str, Meta(pattern=r"^[^\W\d]\w{0,62}\Z", description="a column name of letters, digits and _")
+    str,
+    Meta(
+        pattern=r"^[^\W\d]\w{0,62}\Z",
+        description="a column name of letters, digits and _",
+        examples=["district"],
+    ),
 ]
 OrganisationName = Annotated[
     str,
     Meta(
         pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?\Z",
         description="an organisation's name such as police.gz.example",
+        examples=["police.gz.example"],
     ),
 ]
 NodeId = Annotated[
@@ -81,19 +91,31 @@ NodeId = Annotated[
     Meta(
         pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?/[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z",
         description="the full name of this node, such as police.gz.example/node-a",
+        examples=["police.gz.example/node-a"],
     ),
 ]
 DigestText = Annotated[
-    str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z", description="sha256: and 64 lower-case hex digits")
+    str,
+    Meta(
+        pattern=r"^sha256:[0-9a-f]{64}\Z",
+        description="sha256: and 64 lower-case hex digits",
+        extra={"hint": "copy it whole, as minshu-policy key id or check prints it"},
+    ),
 ]
 PurposeId = Annotated[
-    str, Meta(pattern=r"^\S{1,128}\Z", description="a purpose number of 1 to 128 characters without blanks")
+    str,
+    Meta(
+        pattern=r"^\S{1,128}\Z",
+        description="a purpose number of 1 to 128 characters without blanks",
+        examples=["P-2026-014"],
+    ),
 ]
 JobTypeName = Annotated[
     str,
     Meta(
         pattern=r"^[a-z][a-z-]{0,30}/[1-9][0-9]{0,3}\Z",
         description="a job type with its version, such as crosscheck/1",
+        examples=["crosscheck/1"],
     ),
 ]
 RuleId = Annotated[
@@ -101,6 +123,7 @@ RuleId = Annotated[
     Meta(
         pattern=r"^(?!negative-list)[A-Za-z0-9](?:[A-Za-z0-9._-]{0,30}[A-Za-z0-9])?\Z",
         description="a rule id of 1 to 32 letters, digits, dots and dashes, not starting with negative-list",
+        examples=["R1"],
     ),
 ]
 Text = Annotated[
@@ -108,22 +131,41 @@ Text = Annotated[
     Meta(
         pattern=r"^[^\x00-\x1f\x7f]{1,512}\Z",
         description="a text of 1 to 512 characters on one line",
+        examples=["DPIA-2026-031"],
     ),
 ]
-GroupSize = Annotated[int, Meta(ge=3, le=100_000, description="a group size from 3 to 100000")]
-RuntimeS = Annotated[int, Meta(ge=1, le=604_800, description="seconds, from 1 to 604800 (a week)")]
-Days = Annotated[int, Meta(ge=1, le=36_500, description="days, from 1 to 36500")]
-Rows = Annotated[int, Meta(ge=1, le=10_000_000_000, description="a number of rows from 1 to 10^10")]
-Organisations = Annotated[int, Meta(ge=2, le=64, description="a number of organisations from 2 to 64")]
-Sources = Annotated[int, Meta(ge=1, le=63, description="a number of sources from 1 to 63")]
-Approvals = Annotated[int, Meta(ge=0, le=16, description="a number of approvals from 0 to 16")]
-Jobs = Annotated[int, Meta(ge=1, le=1_000_000, description="a number of jobs from 1 to 1000000")]
-Version = Annotated[int, Meta(ge=1, le=2**53 - 1, description="a version number from 1 upwards")]
+GroupSize = Annotated[int, Meta(ge=3, le=100_000, description="a group size from 3 to 100000", examples=[10])]
+RuntimeS = Annotated[
+    int, Meta(ge=1, le=604_800, description="seconds, from 1 to 604800 (a week)", examples=[3600])
+]
+Days = Annotated[int, Meta(ge=1, le=36_500, description="days, from 1 to 36500", examples=[30])]
+Rows = Annotated[
+    int, Meta(ge=1, le=9_999_999_999, description="a number of rows from 1 to 9999999999", examples=[20000])
+]
+Amount = Annotated[
+    int, Meta(ge=1, le=9_999_999_999, description="a number from 1 to 9999999999", examples=[60000])
+]
+Organisations = Annotated[
+    int, Meta(ge=2, le=64, description="a number of organisations from 2 to 64", examples=[3])
+]
+Sources = Annotated[int, Meta(ge=1, le=63, description="a number of sources from 1 to 63", examples=[2])]
+Approvals = Annotated[int, Meta(ge=0, le=16, description="a number of approvals from 0 to 16", examples=[2])]
+Jobs = Annotated[
+    int, Meta(ge=1, le=1_000_000, description="a number of jobs from 1 to 1000000", examples=[10])
+]
+Version = Annotated[
+    int, Meta(ge=1, le=2**53 - 1, description="a version number from 1 upwards", examples=[7])
+]
+Moment = Annotated[
+    datetime,
+    Meta(tz=True, description="a time with its offset from UTC", examples=["2026-12-01T00:00:00+08:00"]),
+]
 Source = Annotated[
     str,
     Meta(
         pattern=r"^local:[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?\Z",
         description="local: and a catalogue name, never a path or a query",
+        examples=["local:elder_subsidy"],
     ),
 ]
 
@@ -133,11 +175,15 @@ class _Clause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Defaults(_Clause, frozen=True, kw_only=True):
-    """What holds where a rule says nothing stricter."""
+    """What holds where a rule says nothing stricter.
+
+    `differencing_days`: how long an exact answer stands in the way of exact answers about overlapping groups.
+    """
 
     min_group_size: GroupSize
     max_runtime_s: RuntimeS = 3600
     release_requires: Literal["checkpoint", "cosigned"] = "checkpoint"
+    differencing_days: Days = 365
 
 
 class Requester(_Clause, frozen=True, kw_only=True):
@@ -182,19 +228,36 @@ class Dataset(_Clause, frozen=True, kw_only=True):
     unit: Unit | None = None
 
 
+Period = Literal["day", "week", "calendar-month", "calendar-quarter", "calendar-year"]
+"""A stretch of the policy's calendar; weeks begin on Monday."""
+
+
 class Budget(_Clause, frozen=True, kw_only=True):
-    """A privacy budget. Parsed and kept, but not yet honoured: `unsupported_clauses`."""
+    """A privacy budget of one dataset: ρ, ε, or ε at `delta`, in each period."""
 
     dataset: Alias
     notion: Literal["zcdp", "pure-dp", "approximate-dp"]
     limit: Fraction
-    period: Literal["day", "week", "calendar-month", "calendar-quarter", "calendar-year"]
-    scope: Literal["all-requesters", "per-requester"]
+    period: Period
+    scope: Literal["all-requesters", "per-requester", "per-purpose"]
     delta: Fraction | None = None
 
 
+class Quota(_Clause, frozen=True, kw_only=True):
+    """How much of what leaks without noise one dataset gives away in each period.
+
+    `rows`: the most records about persons that may leave. `queries`: questions answered.
+    """
+
+    dataset: Alias
+    counts: Literal["rows", "queries"]
+    limit: Amount
+    period: Period
+    scope: Literal["all-requesters", "per-requester", "per-purpose"]
+
+
 class Window(_Clause, frozen=True, kw_only=True):
-    """When jobs may run, in the policy's timezone. Parsed, not yet honoured."""
+    """When jobs may run, in the policy's timezone; `to` itself is outside. Past midnight: from > to."""
 
     days: tuple[Day, ...]
     from_: time = msgspec.field(name="from")
@@ -202,7 +265,7 @@ class Window(_Clause, frozen=True, kw_only=True):
 
 
 class Rate(_Clause, frozen=True, kw_only=True):
-    """How often jobs may run. Parsed, not yet honoured."""
+    """How many jobs may run in each calendar period; one that was aborted counts."""
 
     jobs: Jobs
     per: Literal["hour", "day", "week", "month", "quarter", "year"]
@@ -229,6 +292,7 @@ class Rule(_Clause, frozen=True, kw_only=True):
     min_coverage: Fraction | None = None
     max_runtime_s: RuntimeS | None = None
     budget: Alias | None = None
+    quotas: tuple[Alias, ...] = ()
     max_cost: Fraction | None = None
     window: Window | None = None
     rate: Rate | None = None
@@ -266,7 +330,7 @@ def _folded(name: str) -> str:
 
 
 class Stop(_Clause, frozen=True, kw_only=True):
-    """A halt. Parsed, not yet honoured. `value` names what is halted, and is absent for `all`."""
+    """A halt. `value` names what is halted: alias, purpose, dataset or job id; absent for `all`."""
 
     scope: Literal["all", "requester", "purpose", "dataset", "job"]
     reason: Text
@@ -274,14 +338,21 @@ class Stop(_Clause, frozen=True, kw_only=True):
 
 
 class Policy(_Clause, frozen=True, kw_only=True):
-    """The whole of policy.toml. `policy_id` is the full name of the one node it is for."""
+    """The whole of policy.toml. `policy_id` is the full name of the one node it is for.
+
+    `stops` halt as long as this version is in force; `lifted_stops` are the digests of stop documents that
+    this version, with its two signatures, ends.
+    """
 
     schema: Literal["minshu-policy/1"]
     policy_id: NodeId
     version: Version
-    not_before: Annotated[datetime, Meta(tz=True, description="a time with its offset from UTC")]
-    expires: Annotated[datetime, Meta(tz=True, description="a time with its offset from UTC")]
-    timezone: Annotated[str, Meta(max_length=64, description="a timezone name such as Asia/Shanghai")]
+    not_before: Moment
+    expires: Moment
+    timezone: Annotated[
+        str,
+        Meta(max_length=64, description="a timezone name such as Asia/Shanghai", examples=["Asia/Shanghai"]),
+    ]
     controller: Text
     defaults: Defaults
     retention: Retention
@@ -290,27 +361,36 @@ class Policy(_Clause, frozen=True, kw_only=True):
     purposes: dict[PurposeId, Purpose] = {}
     datasets: dict[Alias, Dataset] = {}
     budgets: dict[Alias, Budget] = {}
+    quotas: dict[Alias, Quota] = {}
     rules: tuple[Rule, ...] = ()
     approvers: dict[Alias, Approver] = {}
     negative_list: tuple[Banned, ...] = ()
     stops: tuple[Stop, ...] = ()
+    lifted_stops: tuple[DigestText, ...] = ()
 
 
 class StopDocument(_Clause, frozen=True, kw_only=True):
-    """A halt signed by one person, without a new policy: `minshu-stop/1`. Parsed, not yet honoured."""
+    """A halt signed by one person, without a new policy: `minshu-stop/1`.
+
+    It holds under every later policy, until one of them names it under `lifted_stops`.
+    """
 
     schema: Literal["minshu-stop/1"]
     policy_id: NodeId
-    issued: Annotated[datetime, Meta(tz=True, description="a time with its offset from UTC")]
+    issued: Moment
     stops: tuple[Stop, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ActivePolicy:
-    """A policy that passed activation: the only kind `decide` obeys. `digest` is of the exact file."""
+    """A policy that passed activation: the only kind `decide` obeys. `digest` is of the exact file.
+
+    `stops` are those of the stop documents in force; the policy's own stand in the policy.
+    """
 
     policy: Policy
     digest: Digest
+    stops: tuple[Stop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

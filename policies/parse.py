@@ -10,21 +10,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
-from itertools import combinations
-from typing import Final
+from itertools import combinations, pairwise
+from typing import Any, Final
+
+import msgspec
 
 from policies.lines import Path
 from policies.model import (
     NEUTRAL_KINDS,
     SCHEMA,
+    STOP_SCHEMA,
+    TWO_PEOPLE,
+    Alias,
+    Budget,
     Column,
+    DigestText,
     Policy,
+    PurposeId,
     Rule,
     Stop,
     StopDocument,
     spelt_alike,
 )
 from policies.strict import Document, build, read_toml
+from protocols.dp.cost import UNIT
 from protocols.encoding import sha256_digest
 from protocols.ids import Digest
 from protocols.jobs import JOB_TYPES
@@ -34,13 +43,36 @@ MAX_POLICY_BYTES: Final = 256 << 10
 MAX_VALIDITY: Final = timedelta(days=180)
 MAX_RULES: Final = 500
 
+MAX_QUOTAS_PER_RULE: Final = 8
+MAX_APPROVERS_PER_RULE: Final = 16
+"""What a signed verdict has room for."""
+
 MAX_DENOMINATOR: Final = 10**18
 """Finest share of a rule: an admission must carry it to all participants."""
 
-CLASS_B_APPROVALS: Final = 2
-"""Fewest approvals wherever records about persons may leave."""
+FINEST_COST: Final = UNIT
+"""Finest part of a limit: what the ledger counts in."""
+
+MAX_DELTA: Final = Fraction(1, 1000)
+"""Largest δ: beyond it, one person in a thousand may be given away whole."""
 
 _CLASS_B_GUARDS: Final = ("min_sources", "max_rows", "max_fraction", "min_coverage")
+
+_GUARD_EXAMPLES: Final = {
+    "min_sources": "min_sources = 2",
+    "max_rows": "max_rows = 20000",
+    "max_fraction": 'max_fraction = "0.30"',
+    "min_coverage": 'min_coverage = "0.80"',
+    "rate": 'rate = { jobs = 10, per = "month" }',
+}
+
+_STOP_VALUES: Final[dict[str, tuple[Any, str]]] = {
+    "requester": (Alias, "an alias such as bureau"),
+    "purpose": (PurposeId, "a purpose such as P-2026-014"),
+    "dataset": (Alias, "a dataset such as elder_subsidy"),
+    "job": (DigestText, "a job id: sha256: and 64 hex digits"),
+}
+"""What a stop of each scope names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +95,7 @@ def parse_policy(data: bytes, *, job_types: Sequence[JobType] = JOB_TYPES) -> Pa
         PolicyInvalid: with the 1-based line, what was found and what was expected.
     """
     document = read_toml(data, limit=MAX_POLICY_BYTES, what="policy.toml")
-    # Before anything else, so that a newer format is named as such and not by its first unknown key.
-    if document.root.get("schema") != SCHEMA:
-        document.fail(
-            ("schema",), f"expected {SCHEMA}", code="unknown-schema", hint=f'write schema = "{SCHEMA}"'
-        )
+    _check_schema(document, SCHEMA)
     policy: Policy = build(document, Policy, document.root, ())
     directed = frozenset(t.name for t in job_types if t.output_class is OutputClass.DIRECTED)
     _check(document, policy, directed)
@@ -75,15 +103,27 @@ def parse_policy(data: bytes, *, job_types: Sequence[JobType] = JOB_TYPES) -> Pa
 
 
 def parse_stop(data: bytes) -> StopDocument:
-    """Parse a `minshu-stop/1` document.
+    """Parse a `minshu-stop/1` document: what it halts may be unknown here, what it says must be clear.
 
     Raises:
         PolicyInvalid: with the line.
     """
     document = read_toml(data, limit=MAX_POLICY_BYTES, what="the stop document")
+    _check_schema(document, STOP_SCHEMA)
     stop: StopDocument = build(document, StopDocument, document.root, ())
     _check_stops(document, stop.stops)
     return stop
+
+
+def _check_schema(document: Document, expected: str) -> None:
+    """Refuse before all else, so that a newer format is named as such and not by its first unknown key."""
+    found = document.root.get("schema")
+    if found == expected:
+        return
+    hint = f'write schema = "{expected}"'
+    if found == STOP_SCHEMA:
+        hint = "this is a stop document: apply it with minshu-node stop"
+    document.fail(("schema",), f"expected {expected}", code="unknown-schema", hint=hint)
 
 
 def unsupported_clauses(parsed: ParsedPolicy) -> list[tuple[int, str]]:
@@ -91,18 +131,36 @@ def unsupported_clauses(parsed: ParsedPolicy) -> list[tuple[int, str]]:
 
     A clause that restricts and is then ignored would be worse than none: such a policy is not activated.
     """
+    if parsed.policy.defaults.release_requires != "cosigned":
+        return []
+    path = ("defaults", "release_requires")
+    return [(parsed.document.lines.line(path), 'release_requires = "cosigned"')]
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """Something a policy may say, and whoever signs it should know."""
+
+    line: int
+    en: str
+    zh: str
+
+
+def cautions(parsed: ParsedPolicy) -> list[Caution]:
+    """Return what is allowed and yet not safe, in the file's order."""
     policy = parsed.policy
-    found: list[tuple[Path, str]] = [(("budgets", name), f"budgets.{name}") for name in policy.budgets]
-    for index, rule in enumerate(policy.rules):
-        found += [
-            (("rules", index, clause), f"{clause} of rule {rule.id}")
-            for clause in ("budget", "max_cost", "window", "rate")
-            if getattr(rule, clause) is not None
-        ]
-    found += [(("stops", index), f"stops[{index}]") for index in range(len(policy.stops))]
-    if policy.defaults.release_requires == "cosigned":
-        found.append((("defaults", "release_requires"), 'release_requires = "cosigned"'))
-    return sorted((parsed.document.lines.line(path), clause) for path, clause in found)
+    if policy.defaults.release_requires != "checkpoint" or not (policy.budgets or policy.quotas):
+        return []
+    return [
+        Caution(
+            parsed.document.lines.line(("defaults", "release_requires")),
+            'release_requires = "checkpoint": no witness watches this node yet, so a node restored from a '
+            "backup could spend again what was spent since that backup. Keep budgets and quotas small enough "
+            "to bear that",
+            'release_requires = "checkpoint": 目前没有见证方核对本节点, 节点若从备份恢复, 备份之后'
+            "已用掉的额度可能被再次使用。设定预算和配额时请为此留有余地",
+        )
+    ]
 
 
 def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None:
@@ -113,23 +171,31 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
     (3) A key belongs to one requester or one approver role: one person, one capacity.
     (4) Datasets: none of grade core, no source twice; columns well-formed, no two that differ in case alone;
         the unit's column exists.
-    (5) Budgets refer to datasets and are positive; where one exists, releases need witnesses.
+    (5) Budgets and quotas: of a dataset that is described, no name twice, limits above 0 that the ledger can
+        count; a budget's dataset says whom a row is about, and δ fits the notion. Where there is one,
+        `release_requires` is stated.
     (6) Rule ids are unique; all that a rule names exists.
     (7) Neutral roles bring no dataset, other roles bring one.
-    (8) Approvals: at most as many as the approvers have keys.
-    (9) Class B: every guard is set, one recipient that is one organisation, explicit roles, two approvals
-        where data is given.
-    (10) The negative list speaks of datasets that are described, and no rule names a column of it.
-    (11) No two rules overlap.
-    (12) Numbers are in range.
+    (8) A rule spends from a budget and quotas of its own datasets; its cost can fit the limit.
+    (9) Approvals: as many people as are asked for exist; important data takes two.
+    (10) Class B: every guard is set, one recipient that is one organisation, explicit roles; where data is
+        given, a rate and two approvals; where one list is enough (k = 1, nothing locked), two approvals of
+        neutral seats, too.
+    (11) Numbers are in range, a window is open at some time.
+    (12) The negative list speaks of datasets that are described, and no rule names a column of it.
+    (13) No two rules overlap.
+    (14) Stops name what this policy knows.
     """
     _check_header(document, policy)  # (1) (2)
     _check_keys(document, policy)  # (3)
     _check_datasets(document, policy)  # (4)
-    _check_budgets(document, policy)  # (5)
+    _check_limits(document, policy)  # (5)
     if len(policy.rules) > MAX_RULES:
         document.fail(
-            ("rules", MAX_RULES), f"{len(policy.rules)} rules, at most {MAX_RULES}", code="too-many-rules"
+            ("rules", MAX_RULES),
+            f"{len(policy.rules)} rules, at most {MAX_RULES}",
+            code="too-many-rules",
+            hint="join rules that differ in one place only: each place takes a list",
         )
     ids: set[str] = set()
     for index, rule in enumerate(policy.rules):
@@ -139,17 +205,23 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
         ids.add(rule.id)
         _check_references(document, policy, rule, path)  # (6)
         _check_seats(document, rule, path)  # (7)
-        _check_approvals(document, policy, rule, path)  # (8)
-        _check_directed(document, policy, rule, path, directed)  # (9)
-        _check_numbers(document, rule, path)  # (12)
-    _check_negative_list(document, policy)  # (10)
-    _check_overlaps(document, policy)  # (11)
-    _check_stops(document, policy.stops)
+        _check_spending(document, policy, rule, path)  # (8)
+        _check_approvals(document, policy, rule, path)  # (9)
+        _check_directed(document, policy, rule, path, directed)  # (10)
+        _check_numbers(document, rule, path)  # (11)
+    _check_negative_list(document, policy)  # (12)
+    _check_overlaps(document, policy)  # (13)
+    _check_stops(document, policy.stops, policy)  # (14)
 
 
 def _check_header(document: Document, policy: Policy) -> None:
     if policy.expires <= policy.not_before:
-        document.fail(("expires",), "expected a time after not_before", code="bad-validity")
+        document.fail(
+            ("expires",),
+            "expected a time after not_before",
+            code="bad-validity",
+            hint="write when the policy ends, at most 180 days after it begins",
+        )
     if policy.expires - policy.not_before > MAX_VALIDITY:
         document.fail(
             ("expires",),
@@ -215,7 +287,10 @@ def _check_datasets(document: Document, policy: Policy) -> None:
             document.fail((*path, "columns"), "no column", code="no-columns", hint="list at least one")
         if dataset.unit is not None and dataset.unit.column not in dataset.columns:
             document.fail(
-                (*path, "unit"), "its column is not among the dataset's columns", code="unknown-column"
+                (*path, "unit"),
+                "its column is not among the dataset's columns",
+                code="unknown-column",
+                hint="name the column that says whom a row is about, as it is listed below",
             )
         for one, other in combinations(dataset.columns, 2):
             if spelt_alike(one, other):
@@ -237,40 +312,123 @@ def _check_column(document: Document, column: Column, path: Path) -> None:
             code="bad-column",
             hint='list the values, or use type = "code" for a long code list',
         )
-    numeric = column.type in ("int", "decimal")
     for key, numbers in (("range", column.range), ("bins", column.bins)):
         if numbers is None:
             continue
-        if not numeric:
+        where = (*path, key)
+        if column.type not in ("int", "decimal"):
             document.fail(
-                (*path, key), f"{column.type} has no {key}, only int and decimal do", code="bad-column"
+                where,
+                f"{column.type} has no {key}, only int and decimal do",
+                code="bad-column",
+                hint=f"remove {key}, or correct the type",
             )
         if column.type == "int" and any(n.denominator != 1 for n in numbers):
-            document.fail((*path, key), "expected whole numbers, as the column is int", code="bad-column")
-        if list(numbers) != sorted(numbers):
-            document.fail((*path, key), "expected ascending numbers", code="bad-column")
+            document.fail(
+                where,
+                "expected whole numbers, as the column is int",
+                code="bad-column",
+                hint='write whole numbers, or type = "decimal"',
+            )
+        if any(lower >= upper for lower, upper in pairwise(numbers)):
+            document.fail(
+                where, "expected ascending numbers", code="bad-column", hint="write the smallest number first"
+            )
     if column.range is not None and len(column.range) != 2:
-        document.fail((*path, "range"), "expected two numbers, the least and the greatest", code="bad-column")
+        document.fail(
+            (*path, "range"),
+            f"{len(column.range)} numbers, expected the least and the greatest",
+            code="bad-column",
+            hint="for example range = [60, 120]",
+        )
     if column.range is not None and column.bins is not None:
         least, greatest = column.range
         if not all(least <= n <= greatest for n in column.bins):
-            document.fail((*path, "bins"), "a bin starts outside the range", code="bad-column")
+            document.fail(
+                (*path, "bins"),
+                "a bin starts outside the range",
+                code="bad-column",
+                hint="start every bin within the range, or widen the range",
+            )
 
 
-def _check_budgets(document: Document, policy: Policy) -> None:
+def _check_limits(document: Document, policy: Policy) -> None:
     for name, budget in policy.budgets.items():
         path = ("budgets", name)
         _refer_one(document, (*path, "dataset"), budget.dataset, policy.datasets, "dataset")
-        if budget.limit <= 0:
-            document.fail((*path, "limit"), "expected more than 0", code="bad-number")
-        if budget.delta is not None and not 0 < budget.delta < 1:
-            document.fail((*path, "delta"), "expected more than 0 and less than 1", code="bad-number")
-    if policy.budgets and policy.defaults.release_requires != "cosigned":
+        if policy.datasets[budget.dataset].unit is None:
+            example = 'unit = { column = "person_id", max_rows = 12 }'
+            document.fail(
+                (*path, "dataset"),
+                f"dataset {budget.dataset} has no unit, and a privacy budget protects whom a row is about",
+                code="missing-unit",
+                hint=f"under [datasets.{budget.dataset}] add the column that names the person and the most "
+                f"rows of one, for example {example}",
+            )
+        _check_cost(document, (*path, "limit"), budget.limit)
+        _check_delta(document, budget, path)
+    for name, quota in policy.quotas.items():
+        path = ("quotas", name)
+        _refer_one(document, (*path, "dataset"), quota.dataset, policy.datasets, "dataset")
+        if name in policy.budgets:
+            document.fail(
+                path,
+                "a budget has this name, too",
+                code="name-twice",
+                hint="rename one: verdicts and journals name budgets and quotas alike",
+            )
+    stated = "release_requires" in document.root["defaults"]
+    if (policy.budgets or policy.quotas) and not stated:
         document.fail(
-            ("defaults", "release_requires"),
-            "a policy with a budget must require cosigned releases",
-            code="needs-cosigned",
-            hint='write release_requires = "cosigned": a restored backup could spend the budget again',
+            ("defaults",),
+            "the key release_requires is missing, and this policy limits what may be spent",
+            code="missing-key",
+            hint='add release_requires = "checkpoint"; minshu-policy check says what that leaves open',
+        )
+
+
+def _check_cost(document: Document, path: Path, value: Fraction) -> None:
+    if value <= 0:
+        document.fail(
+            path,
+            "expected more than 0",
+            code="bad-number",
+            hint='write a decimal as text, for example "0.50"',
+        )
+    if FINEST_COST % value.denominator:
+        document.fail(
+            path,
+            "expected at most 15 places after the point",
+            code="bad-number",
+            hint="round it: the ledger counts in parts of 1e-15",
+        )
+
+
+def _check_delta(document: Document, budget: Budget, path: Path) -> None:
+    if budget.notion == "approximate-dp" and budget.delta is None:
+        document.fail(
+            path,
+            "the key delta is missing: approximate-dp is an epsilon at a delta",
+            code="missing-delta",
+            hint='add delta, for example delta = "1e-9"',
+        )
+    if budget.delta is None:
+        return
+    where = (*path, "delta")
+    if budget.notion == "pure-dp":
+        document.fail(
+            where,
+            "pure-dp has no delta",
+            code="needless-delta",
+            hint='remove it, or write notion = "approximate-dp"',
+        )
+    _check_cost(document, where, budget.delta)
+    if budget.delta > MAX_DELTA:
+        document.fail(
+            where,
+            "expected at most 0.001",
+            code="bad-number",
+            hint='write a delta far below one over the number of people, for example "1e-9"',
         )
 
 
@@ -298,15 +456,9 @@ def _check_references(document: Document, policy: Policy, rule: Rule, path: Path
     _refer(document, (*path, "approvers"), rule.approvers, policy.approvers, "approver")
     columns = [column for name in rule.datasets for column in policy.datasets[name].columns]
     _refer(document, (*path, "columns"), rule.columns, columns, "column")
-    if rule.budget is None:
-        if rule.max_cost is not None:
-            document.fail((*path, "max_cost"), "no budget that a cost could be charged to", code="no-budget")
-        return
-    _refer_one(document, (*path, "budget"), rule.budget, policy.budgets, "budget")
-    if rule.datasets != (policy.budgets[rule.budget].dataset,):
-        document.fail(
-            (*path, "budget"), "the budget is for another dataset than the rule's", code="bad-budget"
-        )
+    if rule.budget is not None:
+        _refer_one(document, (*path, "budget"), rule.budget, policy.budgets, "budget")
+    _refer(document, (*path, "quotas"), rule.quotas, policy.quotas, "quota")
 
 
 def _check_seats(document: Document, rule: Rule, path: Path) -> None:
@@ -331,6 +483,53 @@ def _check_seats(document: Document, rule: Rule, path: Path) -> None:
         )
 
 
+def _check_spending(document: Document, policy: Policy, rule: Rule, path: Path) -> None:
+    if rule.budget is None:
+        if rule.max_cost is not None:
+            document.fail(
+                (*path, "max_cost"),
+                "no budget that a cost could be charged to",
+                code="no-budget",
+                hint="name a budget of the rule's dataset, or remove max_cost",
+            )
+    else:
+        budget = policy.budgets[rule.budget]
+        # With a second dataset, a job over that one would go uncharged.
+        if rule.datasets != (budget.dataset,):
+            document.fail(
+                (*path, "budget"),
+                f"the budget is for dataset {budget.dataset}, the rule for "
+                + (", ".join(rule.datasets) or "none at all"),
+                code="bad-budget",
+                hint="write one rule for each dataset, each with a budget of its own",
+            )
+        if rule.max_cost is not None:
+            _check_cost(document, (*path, "max_cost"), rule.max_cost)
+            if rule.max_cost > budget.limit:
+                document.fail(
+                    (*path, "max_cost"),
+                    f"more than the whole limit of budget {rule.budget}",
+                    code="bad-number",
+                    hint="write what one job may cost, at most the limit",
+                )
+    if len(rule.quotas) > MAX_QUOTAS_PER_RULE:
+        document.fail(
+            (*path, "quotas"),
+            f"{len(rule.quotas)} quotas, at most {MAX_QUOTAS_PER_RULE}",
+            code="too-many-quotas",
+            hint="keep the strictest ones",
+        )
+    for index, name in enumerate(rule.quotas):
+        dataset = policy.quotas[name].dataset
+        if dataset not in rule.datasets:
+            document.fail(
+                (*path, "quotas", index),
+                f"the quota is for dataset {dataset}, which the rule does not name",
+                code="bad-quota",
+                hint="name a quota of one of the rule's datasets: " + (", ".join(rule.datasets) or "none"),
+            )
+
+
 def _check_approvals(document: Document, policy: Policy, rule: Rule, path: Path) -> None:
     keys = sum(len(policy.approvers[name].keys) for name in rule.approvers)
     if rule.approvals > keys:
@@ -339,6 +538,26 @@ def _check_approvals(document: Document, policy: Policy, rule: Rule, path: Path)
             f"{rule.approvals} approvals, but the rule's approvers have {keys} key(s) together",
             code="too-few-approvers",
             hint="list more approvers in the rule, or more keys under [approvers]",
+        )
+    if len(rule.approvers) > MAX_APPROVERS_PER_RULE:
+        document.fail(
+            (*path, "approvers"),
+            f"{len(rule.approvers)} capacities, at most {MAX_APPROVERS_PER_RULE}",
+            code="too-many-approvers",
+            hint="put several people's keys under one capacity",
+        )
+    important = [name for name in rule.datasets if policy.datasets[name].grade == "important"]
+    if important:
+        _check_two_people(document, rule, path, f"a job over important data ({', '.join(important)})")
+
+
+def _check_two_people(document: Document, rule: Rule, path: Path, what: str) -> None:
+    if rule.approvals < TWO_PEOPLE:
+        document.fail(
+            (*path, "approvals"),
+            f"{rule.approvals} approval(s), but {what} takes at least {TWO_PEOPLE}",
+            code="too-few-approvals",
+            hint=f"write approvals = {TWO_PEOPLE}, and approvers who can give them",
         )
 
 
@@ -349,13 +568,13 @@ def _check_directed(
     if not class_b:
         return
     kinds = ", ".join(sorted(class_b))
-    for guard in _CLASS_B_GUARDS:
+    for guard in (*_CLASS_B_GUARDS, "rate") if rule.datasets else _CLASS_B_GUARDS:
         if getattr(rule, guard) is None:
             document.fail(
                 path,
                 f"{kinds} releases records about persons, so {guard} is required",
                 code="missing-guard",
-                hint=f"add {guard}",
+                hint=f"add {guard}, for example {_GUARD_EXAMPLES[guard]}",
             )
     if len(rule.recipients) != 1:
         document.fail(
@@ -379,23 +598,37 @@ def _check_directed(
             code="missing-roles",
             hint='say what this node plays, for example roles = ["source"]',
         )
-    if rule.datasets and rule.approvals < CLASS_B_APPROVALS:
-        document.fail(
-            (*path, "approvals"),
-            f"{rule.approvals} approvals, but giving data to {kinds} takes at least {CLASS_B_APPROVALS}",
-            code="too-few-approvals",
-            hint=f"write approvals = {CLASS_B_APPROVALS}",
-        )
+    if rule.datasets:
+        _check_two_people(document, rule, path, f"giving data to {kinds}")
+    if rule.min_sources == 1:
+        # Whoever is on one list alone stands under no lock, so the matcher could open every record.
+        _check_two_people(document, rule, path, f"{kinds} with min_sources = 1, at any seat,")
 
 
 def _check_numbers(document: Document, rule: Rule, path: Path) -> None:
     for key, value in (("max_fraction", rule.max_fraction), ("min_coverage", rule.min_coverage)):
         if value is not None and not Fraction(0) < value <= 1:
-            document.fail((*path, key), "expected more than 0 and at most 1", code="bad-number")
+            document.fail(
+                (*path, key),
+                "expected more than 0 and at most 1",
+                code="bad-number",
+                hint=f"write a share of one, for example {_GUARD_EXAMPLES[key]} for "
+                + ("30 %" if key == "max_fraction" else "80 %"),
+            )
         if value is not None and value.denominator > MAX_DENOMINATOR:
-            document.fail((*path, key), "expected at most 18 places after the point", code="bad-number")
-    if rule.max_cost is not None and rule.max_cost <= 0:
-        document.fail((*path, "max_cost"), "expected more than 0", code="bad-number")
+            document.fail(
+                (*path, key),
+                "expected at most 18 places after the point",
+                code="bad-number",
+                hint="round it: every participant must be told this share exactly",
+            )
+    if rule.window is not None and rule.window.from_ == rule.window.to:
+        document.fail(
+            (*path, "window"),
+            "from and to are the same time: never open, or always?",
+            code="bad-window",
+            hint="write when it closes; for whole days write from = 00:00:00, to = 23:59:59",
+        )
 
 
 def _check_negative_list(document: Document, policy: Policy) -> None:
@@ -418,39 +651,78 @@ def _check_negative_list(document: Document, policy: Policy) -> None:
 
 def _check_overlaps(document: Document, policy: Policy) -> None:
     for (_, first), (index, second) in combinations(enumerate(policy.rules), 2):
-        if overlap(first, second):
+        if (job := shared_job(first, second)) is not None:
+            requester, purpose, job_type, seat = job
             document.fail(
                 ("rules", index),
-                f"rules {first.id} and {second.id} both fit one job",
+                f"rules {first.id} and {second.id} both fit one job, for example requester {requester}, "
+                f"purpose {purpose}, job type {job_type}, {seat}",
                 code="rules-overlap",
-                hint="make them differ in requester, purpose, job type or dataset",
+                hint="make them differ in requester, purpose, job type or dataset, or join them",
             )
+
+
+def shared_job(first: Rule, second: Rule) -> tuple[str, str, str, str] | None:
+    """Return requester, purpose, job type and `dataset NAME` of a job that fits both rules, None without one.
+
+    Rules without datasets are told apart by their roles: `role NAME`.
+    """
+    word, *seats = (
+        ("dataset", first.datasets, second.datasets)
+        if first.datasets or second.datasets
+        else ("role", first.roles, second.roles)
+    )
+    found: list[str] = []
+    for ours, theirs in (
+        (first.requesters, second.requesters),
+        (first.purposes, second.purposes),
+        (first.job_types, second.job_types),
+        seats,
+    ):
+        both = set(ours) & set(theirs)
+        if not both:
+            return None
+        found.append(min(both))
+    requester, purpose, job_type, seat = found
+    return requester, purpose, job_type, f"{word} {seat}"
 
 
 def overlap(first: Rule, second: Rule) -> bool:
-    """Return whether one job could fit both rules: requester × purpose × job type × dataset.
-
-    Rules without datasets are told apart by their roles.
-    """
-    seats = (
-        (first.datasets, second.datasets)
-        if first.datasets or second.datasets
-        else (first.roles, second.roles)
-    )
-    return all(
-        set(ours) & set(theirs)
-        for ours, theirs in (
-            (first.requesters, second.requesters),
-            (first.purposes, second.purposes),
-            (first.job_types, second.job_types),
-            seats,
-        )
-    )
+    """Return whether one job could fit both rules: requester × purpose × job type × dataset, or role."""
+    return shared_job(first, second) is not None
 
 
-def _check_stops(document: Document, stops: Sequence[Stop]) -> None:
+def _check_stops(document: Document, stops: Sequence[Stop], policy: Policy | None = None) -> None:
     for index, stop in enumerate(stops):
-        if (stop.scope == "all") != (stop.value is None):
+        path = ("stops", index)
+        if stop.scope == "all":
+            if stop.value is not None:
+                document.fail(
+                    path,
+                    "a stop of all has no value",
+                    code="bad-stop",
+                    hint="remove value, or name in scope what is to be stopped",
+                )
+            continue
+        form, words = _STOP_VALUES[stop.scope]
+        if stop.value is None:
             document.fail(
-                ("stops", index), "a stop of all has no value, every other stop has one", code="bad-stop"
+                path, f"value is missing: expected {words}", code="bad-stop", hint="add value, or stop all"
             )
+        try:
+            msgspec.convert(stop.value, form)
+        except msgspec.ValidationError:
+            document.fail(
+                (*path, "value"),
+                f"expected {words}",
+                code="bad-stop",
+                hint=f"write the {stop.scope} as the policy or the job list names it",
+            )
+        if policy is None or stop.scope == "job":
+            continue
+        known: dict[str, Iterable[str]] = {
+            "requester": policy.requesters,
+            "purpose": policy.purposes,
+            "dataset": policy.datasets,
+        }
+        _refer_one(document, (*path, "value"), stop.value, known[stop.scope], stop.scope)

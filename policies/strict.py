@@ -9,6 +9,7 @@ import tomllib
 import types
 import typing
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from fractions import Fraction
 from typing import Any, Final, NoReturn
 
@@ -20,6 +21,8 @@ from protocols.errors import PolicyInvalid
 MAX_DEPTH: Final = 16
 """Deepest nesting of tables and lists that is read."""
 
+_FLATTEN: Final = "no clause is nested deeper than a list in a table: remove the brackets"
+
 DECIMAL: Final = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?|[0-9]{1,18}e-[0-9]{1,2}")
 
 
@@ -28,6 +31,14 @@ _UNREADABLE: Final = re.compile(
     r"\u2060-\u206f\u2800\u3164\ufeff\uffa0\U000e0000-\U000e007f]"
 )
 """Characters that show as nothing or turn the text around them: people sign what they read."""
+
+
+_PLAIN: Final[dict[Any, tuple[str, str]]] = {
+    date: ("a day without a time", "2027-02-28"),
+    time: ("a time of day", "08:00:00"),
+    Fraction: ("a decimal as text", '"0.30"'),
+}
+"""Kinds without a `Meta` of their own: what they are in words, and one of them."""
 
 
 class _Float:
@@ -44,7 +55,7 @@ class Document:
     root: dict[str, Any]
     lines: Lines
 
-    def fail(self, path: Path, message: str, *, code: str = "policy-invalid", hint: str = "") -> NoReturn:
+    def fail(self, path: Path, message: str, *, hint: str, code: str = "policy-invalid") -> NoReturn:
         """Raise PolicyInvalid at `path`, which is also named in the message.
 
         Raises:
@@ -105,10 +116,12 @@ def read_toml(data: bytes, *, limit: int, what: str) -> Document:
             line=int(at_line.group(1)) if at_line else text.count("\n") + 1,
         ) from None
     except RecursionError:
-        raise PolicyInvalid(f"{what} is nested too deeply", code="too-deep") from None
+        raise PolicyInvalid(f"{what} is nested too deeply", code="too-deep", hint=_FLATTEN) from None
     except ValueError:
         # Python reads no whole number of more than 4300 digits, and tomllib lets that pass as it is.
-        raise PolicyInvalid(f"{what} has a number that is too long", code="bad-number") from None
+        raise PolicyInvalid(
+            f"{what} has a number that is too long", code="bad-number", hint="write a number people can read"
+        ) from None
     document = Document(root, locate(text))
     _refuse_what_nobody_reads(document, what)
     return document
@@ -120,7 +133,7 @@ def _refuse_what_nobody_reads(document: Document, what: str) -> None:
     while stack:
         path, value = stack.pop()
         if len(path) > MAX_DEPTH:
-            document.fail(path[:1], f"nested deeper than {MAX_DEPTH} levels", code="too-deep")
+            document.fail(path[:1], f"nested deeper than {MAX_DEPTH} levels", code="too-deep", hint=_FLATTEN)
         texts = [*value] if isinstance(value, dict) else [value] if isinstance(value, str) else []
         if any(map(_UNREADABLE.search, texts)):
             raise _unreadable(what, document.lines.line(path))
@@ -157,9 +170,9 @@ def build(document: Document, kind: Any, value: Any, path: Path) -> Any:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _struct(document, kind, value, path)
     if origin is dict:
-        _expect(document, value, dict, path, "a table")
+        _expect(document, value, dict, path)
         return {
-            _leaf(document, arguments[0], key, (*path, key)): build(
+            _leaf(document, arguments[0], key, (*path, key), name=True): build(
                 document, arguments[1], item, (*path, key)
             )
             for key, item in value.items()
@@ -175,7 +188,11 @@ def decimal(document: Document, value: object, path: Path) -> Fraction:
     """Return the exact value of decimal text such as `0.30` or `1e-9`, or of a whole number."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not DECIMAL.fullmatch(text):
-        document.fail(path, 'expected a decimal as text, for example "0.30"')
+        document.fail(
+            path,
+            "expected a decimal as text or a whole number",
+            hint='write digits and at most one point between quotation marks, for example "0.30"',
+        )
     return Fraction(text)
 
 
@@ -187,13 +204,17 @@ def _without_none(kind: Any) -> Any:
     return kind
 
 
-def _expect(document: Document, value: Any, kind: type, path: Path, name: str) -> None:
-    if not isinstance(value, kind):
-        document.fail(path, f"expected {name}")
+def _expect(document: Document, value: Any, kind: type[dict[Any, Any]] | type[list[Any]], path: Path) -> None:
+    if isinstance(value, kind):
+        return
+    name = dotted(path)
+    if kind is dict:
+        document.fail(path, "expected a table", hint=f"write [{name}] on a line of its own, its keys below")
+    document.fail(path, "expected a list", hint="write the list in square brackets, commas between its items")
 
 
 def _struct(document: Document, kind: type[msgspec.Struct], value: Any, path: Path) -> Any:
-    _expect(document, value, dict, path, "a table")
+    _expect(document, value, dict, path)
     known = {f.encode_name: f for f in msgspec.structs.fields(kind)}
     for key in value:
         if key not in known:
@@ -205,7 +226,13 @@ def _struct(document: Document, kind: type[msgspec.Struct], value: Any, path: Pa
             )
     for key, f in known.items():
         if f.required and key not in value:
-            document.fail(path, f"the key {key} is missing", code="missing-key", hint=f"add {key}")
+            example = _example(f.type, key)
+            document.fail(
+                path,
+                f"the key {key} is missing",
+                code="missing-key",
+                hint=f"add {key}" + (f", {example}" if example else ""),
+            )
     return kind(
         **{
             f.name: build(document, f.type, value[key], (*path, key))
@@ -216,7 +243,7 @@ def _struct(document: Document, kind: type[msgspec.Struct], value: Any, path: Pa
 
 
 def _items(document: Document, kind: Any, value: Any, path: Path) -> tuple[Any, ...]:
-    _expect(document, value, list, path, "a list")
+    _expect(document, value, list, path)
     if not value:
         document.fail(path, "an empty list", code="empty-list", hint="list something, or leave the key out")
     result: list[Any] = []
@@ -241,7 +268,11 @@ def _plain(document: Document, value: Any, path: Path) -> Any:
     if isinstance(value, _Float):
         _refuse_float(document, path)
     if not isinstance(value, str | int):
-        document.fail(path, f"a {type(value).__name__}, expected text, a whole number or true/false")
+        document.fail(
+            path,
+            f"a {type(value).__name__}, expected text, a whole number or true/false",
+            hint="write it as text, between quotation marks",
+        )
     return value
 
 
@@ -253,17 +284,54 @@ def _refuse_float(document: Document, path: Path) -> NoReturn:
     )
 
 
-def _leaf(document: Document, kind: Any, value: Any, path: Path) -> Any:
+def _leaf(document: Document, kind: Any, value: Any, path: Path, *, name: bool = False) -> Any:
+    """Return `value`, which stands at `path`, or with `name` is itself the last part of it, as `kind`."""
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
         expected = _description(kind)
-        document.fail(path, f"expected {expected}" if expected else str(error).partition(" - at ")[0])
+        key = path[-1] if isinstance(path[-1], str) and not name else ""
+        document.fail(
+            path,
+            f"expected {expected}" if expected else str(error).partition(" - at ")[0],
+            hint=_advice(kind) or _example(kind, key) or "correct the value",
+        )
+
+
+def _meta(kind: Any) -> msgspec.Meta | None:
+    arguments = typing.get_args(kind) if typing.get_origin(kind) is typing.Annotated else ()
+    return next((one for one in arguments if isinstance(one, msgspec.Meta)), None)
 
 
 def _description(kind: Any) -> str:
-    """Return what the type says of itself in words, through `Meta(description=…)`."""
-    for one in typing.get_args(kind) if typing.get_origin(kind) is typing.Annotated else ():
-        if isinstance(one, msgspec.Meta) and one.description:
-            return one.description
-    return ""
+    """Return what the type says of itself in words, through `Meta(description=…)`; a choice lists itself."""
+    if typing.get_origin(kind) is typing.Literal:
+        choices = ", ".join(map(str, typing.get_args(kind)))
+        return f"one of {choices}" if len(typing.get_args(kind)) > 1 else choices
+    meta = _meta(kind)
+    return (meta.description or "") if meta is not None else _PLAIN.get(kind, ("", ""))[0]
+
+
+def _advice(kind: Any) -> str:
+    meta = _meta(kind)
+    return str((meta.extra or {}).get("hint", "")) if meta is not None else ""
+
+
+def _example(kind: Any, key: str) -> str:
+    """Return `for example KEY = VALUE`, empty for a kind that has no short example."""
+    kind = _without_none(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        value = f'"{typing.get_args(kind)[0]}"'
+    elif (meta := _meta(kind)) is not None and meta.examples:
+        first = meta.examples[0]
+        value = f'"{first}"' if isinstance(first, str) else str(first)
+        if typing.get_args(kind)[0] is datetime:
+            value = value.strip('"')
+    elif kind in _PLAIN:
+        value = _PLAIN[kind][1]
+    elif typing.get_origin(kind) is tuple:
+        inner = _example(typing.get_args(kind)[0], "").removeprefix("for example ")
+        value = f"[{inner}]" if inner else ""
+    else:
+        value = ""
+    return f"for example {key} = {value}" if value and key else (f"for example {value}" if value else "")

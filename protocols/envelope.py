@@ -32,6 +32,12 @@ RELEASE: Final = "application/vnd.minshu.release.v1+json"
 CATALOGUE: Final = "application/vnd.minshu.catalogue.v1+json"
 REQUEST: Final = "application/vnd.minshu.request.v1+json"
 ENROLMENT: Final = "application/vnd.minshu.enrolment.v1+json"
+STOP: Final = "application/vnd.minshu.stop.v1+toml"
+EXPLAIN: Final = "application/vnd.minshu.explain.v1+json"
+"""A job as it would be, to be explained: under this type nobody can make it a job."""
+OUTCOME: Final = "application/vnd.minshu.outcome.v1+json"
+FRESHNESS: Final = "application/vnd.minshu.freshness.v1+json"
+ROTATION: Final = "application/vnd.minshu.rotation.v1+json"
 
 
 _P: Final = 2**255 - 19

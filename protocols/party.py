@@ -64,10 +64,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Send `outgoing`, to its end and in order, then wait for a message."""
+    """Send `outgoing`, to its end and in order, then wait for a message.
+
+    `answering`: with what this step sends, others could make an answer out of this party's data. The node
+    remembers that durably before the first message goes out; finishing always counts as answering.
+    """
 
     outgoing: Iterable[Outgoing] = ()
     progress: Progress | None = None
+    answering: bool = False
 
 
 @dataclass(frozen=True, slots=True)

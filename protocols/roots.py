@@ -8,7 +8,7 @@ from typing import Final, Self
 from protocols.encoding import canonical_json, decode_json, sha256_digest
 from protocols.errors import DecodeError, InputError, SignatureInvalid
 from protocols.ids import Digest
-from protocols.wire import Fields
+from protocols.wire import Fields, NextRoots
 
 MAX_ROOTS_BYTES: Final = 16 << 10
 _MAX_KEYS: Final = 16
@@ -77,6 +77,10 @@ class Roots:
         if not ordered or any(len(key) != 32 for key in keys) or len(keys) < threshold:
             raise wrong
         return cls(collaboration, threshold, keys)
+
+    def handed_over(self, to: NextRoots) -> Self:
+        """Return the root keys that sign after these: those which a roster of theirs hands over to."""
+        return type(self)(self.collaboration, to.threshold, to.keys)
 
     def pinned(self, fingerprint: str) -> Self:
         """Return these roots if they are the ones that `fingerprint` names.

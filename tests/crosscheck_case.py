@@ -74,6 +74,7 @@ def job_spec(sources: int = 3, *, key_holder: int = 1, **params: Any) -> JobSpec
         roles=roles,
         purpose="P-1",
         legal_basis="L-1",
+        expected_use="核实名单并补登",
         recipients=(Organisation("police.example"),),
         requester=KeyId(ZERO),
         collaboration="example",

@@ -10,6 +10,7 @@ import copy
 import json
 import secrets
 import shutil
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -26,6 +27,7 @@ from node import catalogue
 from node.activation import InForce, activate_policy, pin_signers
 from node.agent import Agent
 from node.approvals import make_approval
+from node.clock import Clock as Watch
 from node.gate import judge
 from node.home import ENROLMENT_SCHEMA, Home, init_home
 from node.journal import open_journal
@@ -35,16 +37,17 @@ from node.record import Recorder
 from node.rpc import Attempt, ControlRequest, Message, read_control
 from node.sources import ReadLimits
 from node.state import Change, RunState, State, open_state
-from policies.decide import Ask
-from policies.sign import sign_policy
+from policies.decision import Ask
+from policies.sign import sign_policy, sign_stop
 from protocols.channel import suites
 from protocols.channel.frame import Header, read_header
 from protocols.encoding import b64decode, b64encode, canonical_json, sha256_digest
-from protocols.envelope import JOB, ROSTER, KeySigner, decode_envelope, key_id, sign
+from protocols.envelope import FRESHNESS, JOB, ROSTER, KeySigner, decode_envelope, key_id, sign
 from protocols.errors import Unreachable
 from protocols.identifiers import resident_id
 from protocols.ids import DatasetName, JobId, Organisation, Role
 from protocols.wire import (
+    Freshness,
     JobInput,
     JobSpec,
     Roster,
@@ -94,9 +97,17 @@ class Clock:
     def __call__(self) -> datetime:
         return self.at
 
+    def ticks(self) -> float:
+        """Return a monotonic clock beside which this one never jumps."""
+        return (self.at - START).total_seconds()
+
 
 def policy_text(department: str, analyst: str, dpo: str, owner: str, **changes: Any) -> str:
-    """Return a department's policy; `changes` replace whole values, e.g. version=2, approvals=0."""
+    """Return a department's policy; `changes` replace whole values, e.g. version=2, approvals=0.
+
+    `queries`, `rows`: limits of the two quotas of its dataset, None for none of that kind. `window`, `stops`:
+    TOML. `lifted`: digests of stops.
+    """
     give = {
         "version": 1,
         "previous": None,
@@ -109,12 +120,22 @@ def policy_text(department: str, analyst: str, dpo: str, owner: str, **changes: 
         "min_group_size": 3,
         "max_runtime_s": 3600,
         "negative": "phone",
+        "jobs": 100,
+        "queries": 100,
+        "rows": 100_000,
+        "scope": "all-requesters",
+        "window": "",
+        "stops": "",
+        "lifted": [],
+        "journal_days": 1095,
+        "release_days": 30,
     } | changes
     columns = {
         "police": ["id"],
         "statistics": [],
     }.get(department, ["id", "street", "seen"])
     previous = f'previous = "{give["previous"]}"\n' if give["previous"] else ""
+    lifted = f"lifted_stops = {json.dumps(give['lifted'])}\n" if give["lifted"] else ""
     text = f"""schema = "minshu-policy/1"
 policy_id = "{department}.gz.example/node-a"
 version = {give["version"]}
@@ -122,9 +143,10 @@ version = {give["version"]}
 expires = {give["expires"]}
 timezone = "Asia/Shanghai"
 controller = "某局"
-[defaults]
+{lifted}[defaults]
 min_group_size = {give["min_group_size"]}
 max_runtime_s = {give["max_runtime_s"]}
+release_requires = "checkpoint"
 [requesters.bureau]
 organisation = "{BUREAU}"
 keys = ["{analyst}"]
@@ -133,8 +155,8 @@ title = "核查"
 legal_basis = "L-1"
 valid_until = 2027-01-31
 [retention]
-journal_days = 1095
-release_days = 30
+journal_days = {give["journal_days"]}
+release_days = {give["release_days"]}
 intermediate = "job-end"
 [approvers.dpo]
 keys = ["{dpo}"]
@@ -150,13 +172,22 @@ min_sources = 2
 max_rows = {give["max_rows"]}
 max_fraction = "{give["max_fraction"]}"
 min_coverage = "{give["min_coverage"]}"
+rate = {{ jobs = {give["jobs"]}, per = "month" }}
 """
+    if give["window"]:
+        text += f"window = {give['window']}\n"
     if department == "statistics":
-        return text + 'roles = ["matcher"]\napprovals = 0\n'
+        return text + 'roles = ["matcher"]\napprovals = 0\n' + give["stops"]
     kinds = '["register", "key-holder"]' if department == "police" else '["source", "key-holder"]'
     text += f'roles = {kinds}\ndatasets = ["people"]\ncolumns = {columns}\n'.replace("'", '"')
     approvals = give["approvals"] or 2
     text += f'approvals = {approvals}\napprovers = ["dpo", "owner"]\n'
+    quotas = {kind: give[kind] for kind in ("queries", "rows") if give[kind] is not None}
+    text += f"quotas = {json.dumps(sorted(quotas))}\n" if quotas else ""
+    for kind, limit in quotas.items():
+        text += f'[quotas.{kind}]\ndataset = "people"\ncounts = "{kind}"\nlimit = {limit}\n'
+        text += f'period = "calendar-month"\nscope = "{give["scope"]}"\n'
+    text += give["stops"]
     text += '[datasets.people]\nsource = "local:people"\ngrade = "general-4"\npersonal = "personal"\n'
     text += "[datasets.people.columns]\n"
     text += 'id = { type = "resident-id", use = ["join"] }\n'
@@ -182,6 +213,7 @@ class World:
     ):
         self.folder, self.suite, self.clock = folder, suite, Clock()
         self.roots = [new_signer() for _ in range(3)]
+        self.freshener = new_signer()
         self.analyst, self.analyst_private = new_signer(), suites.new_private_key(suite, secrets.token_bytes)
         self.staff = {name: Staff() for name in DEPARTMENTS}
         self.homes = {name: self._home(name) for name in DEPARTMENTS}
@@ -197,6 +229,10 @@ class World:
         other.folder, other.clock = folder, Clock(self.clock.at)
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         other.homes = {name: Home(folder / name) for name in self.homes}
+        for name in self.lists:  # each world may do to its files what it likes
+            with contextlib.closing(sqlite3.connect(other.homes[name].database)) as database:
+                database.execute("UPDATE dataset SET path = ?", (str(folder / f"{name}.csv"),))
+                database.commit()
         other.policies = dict(self.policies)
         return other
 
@@ -204,6 +240,7 @@ class World:
         """Write the people's keys beside the homes, so that another process can `load` this world."""
         keys = {
             "roots": [_raw(root) for root in self.roots],
+            "freshener": _raw(self.freshener),
             "analyst": _raw(self.analyst),
             "analyst_private": self.analyst_private.hex(),
             "staff": {name: [_raw(s.dpo), _raw(s.owner)] for name, s in self.staff.items()},
@@ -218,6 +255,7 @@ class World:
         world = cls.__new__(cls)
         world.folder, world.suite, world.clock = folder, suite, Clock()
         world.roots = [_signer(root) for root in keys["roots"]]
+        world.freshener = _signer(keys["freshener"])
         world.analyst = _signer(keys["analyst"])
         world.analyst_private = bytes.fromhex(keys["analyst_private"])
         world.staff = {n: Staff(_signer(dpo), _signer(owner)) for n, (dpo, owner) in keys["staff"].items()}
@@ -270,11 +308,33 @@ class World:
             tuple(RosterOrganisation(m, str(m)) for m in members),
             nodes,
             (analyst,),
+            freshness_keys=(self.freshener.public_key,),
         )
         return replace(roster, **changes)
 
     def sign_roster(self, roster: Roster, signers: int = 2) -> bytes:
         return sign(ROSTER, roster.encode(), self.roots[:signers]).encode()
+
+    def fresh(self, roster: Roster | None = None) -> bytes:
+        """Return somebody's word that a roster is still the newest now."""
+        about = roster or self.roster
+        said = Freshness(COLLABORATION, about.version, about.digest, self.clock())
+        return sign(FRESHNESS, said.encode(), [self.freshener]).encode()
+
+    def stop(
+        self, name: str, *stops: str, signer: KeySigner | None = None, at: datetime | None = None
+    ) -> bytes:
+        """Return a signed stop; each of `stops` is `scope` or `scope=value`."""
+        text = f"""schema = "minshu-stop/1"
+policy_id = "{name}.gz.example/node-a"
+issued = {(at or self.clock()).isoformat()}
+"""
+        for stop in stops:
+            scope, _, value = stop.partition("=")
+            text += f'[[stops]]\nscope = "{scope}"\nreason = "调查中"\n' + (
+                f'value = "{value}"\n' if value else ""
+            )
+        return sign_stop(text.encode(), signer or self.staff[name].dpo).encode()
 
     def policy(self, name: str, **changes: Any) -> bytes:
         """Return a signed policy envelope."""
@@ -357,6 +417,7 @@ class World:
             roles={role: self.homes[name].name for name, role in ROLES.items()},
             purpose="P-1",
             legal_basis="L-1",
+            expected_use="核实名单并补登",
             recipients=(Organisation("police.gz.example"),),
             requester=key_id(self.analyst.public_key),
             collaboration=COLLABORATION,
@@ -483,6 +544,7 @@ class Post:
         self.control: list[bytes] = []
         self.hellos: list[pb.Hello] = []
         self.confirm = True
+        self.freshness = b""
         self.down_nodes: set[str] = set()
 
     # hooks ----------------------------------------------------------------------------------------------
@@ -517,7 +579,8 @@ class Post:
     async def connected(self, wire: Wire, hello: pb.Hello) -> None:
         self.hellos.append(hello)
         self.wires[wire.name] = wire
-        wire.say(welcome=pb.Welcome(coordinator="bureau/c", roster=self.roster_for(wire.name)))
+        roster = self.roster_for(wire.name)
+        wire.say(welcome=pb.Welcome(coordinator="bureau/c", roster=roster, freshness=self.freshness))
         for job, task in self.tasks.items():
             if wire.name in task.ended:
                 continue
@@ -651,7 +714,14 @@ class Fragile(State):
                 kinds.append(kind)
                 log(kind, *arguments, **named)
 
+            answering = change.answering
+
+            def answered(attempt: Attempt) -> None:
+                kinds.append("ledger.answering")  # has no entry of its own
+                answering(attempt)
+
             change.log = logged  # type: ignore[method-assign]  # to see which entry is written
+            change.answering = answered  # type: ignore[method-assign]  # and which mark
             yield change
             if self.before and self.at in kinds:
                 self.die()
@@ -684,6 +754,7 @@ class Station:
         enrolled = self.home.enrolled()
         assert enrolled is not None
         self.log = Log(self.home.log, world.clock)
+        self.watch = Watch(world.clock, world.clock.ticks)
         self.agent = Agent(
             self.home,
             self.config,
@@ -696,6 +767,7 @@ class Station:
             monotonic=time.monotonic,
             rand=secrets.token_bytes,
             recorder=recorder,
+            clock=self.watch,
         )
         self.task = asyncio.create_task(self.agent.run())
 

@@ -187,7 +187,17 @@ async def _attempt(talk: Talk, home: Home, link: GrpcLink, private: bytes, comma
     module, _, function = command["maker"].partition(":")
     party: Party = getattr(import_module(module), function)(role, command["params"])
     exchange = Exchange(await link.open_data(attempt), config.queue_frames)
-    playing = Playing(attempt, role, sealer, opener, exchange, None, time.monotonic, lambda _progress: None)
+    playing = Playing(
+        attempt=attempt,
+        role=role,
+        sealer=sealer,
+        opener=opener,
+        exchange=exchange,
+        recorder=None,
+        monotonic=time.monotonic,
+        progress=lambda _progress: None,
+        answering=lambda: None,  # there is no ledger to remember it in
+    )
     talk.say(ready=True)
     await talk.hear()
 

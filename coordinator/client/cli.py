@@ -35,6 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     connect.set_defaults(call=_connect)
 
+    explain = commands.add_parser("explain", help="ask every node what it would answer; nothing runs")
+    explain.add_argument("file", type=Path, metavar="job.toml")
+    explain.add_argument("--lang", choices=("zh", "en"), default="zh", help="language (zh)")
+    explain.set_defaults(call=_explain)
+
     submit = commands.add_parser("submit", help="sign and submit a job")
     submit.add_argument("file", type=Path, metavar="job.toml")
     submit.add_argument("--wait", action="store_true", help="watch it to its end")
@@ -49,13 +54,30 @@ def _parser() -> argparse.ArgumentParser:
         each.set_defaults(call=call)
     fetch.add_argument("--out", type=Path, metavar="DIR", help="default: releases/ in the home")
 
+    outcome = commands.add_parser("outcome", help="file what became of a table you received")
+    outcome.add_argument("job", metavar="JOB", help="job id, or its first digits")
+    outcome.add_argument("--checked", type=_count, required=True, metavar="N", help="how many were verified")
+    outcome.add_argument("--confirmed", type=_count, required=True, metavar="M", help="how many were right")
+    outcome.add_argument("--note", default="", metavar="TEXT", help="one sentence that names nobody")
+    outcome.set_defaults(call=_outcome)
+
+    usage = commands.add_parser("usage", help="show what your organisation has asked and spent")
+    usage.set_defaults(call=_usage)
     listing = commands.add_parser("list", help="list your organisation's newest jobs")
     listing.set_defaults(call=_list)
     catalogue = commands.add_parser("catalogue", help="show what the members offer")
     catalogue.set_defaults(call=_catalogue)
 
-    command.options(parser, init, connect, submit, watch, show, cancel, fetch, listing, catalogue)
+    command.options(
+        parser, init, connect, explain, submit, watch, show, cancel, fetch, outcome, usage, listing, catalogue
+    )
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError("expected a whole number")
+    return int(text)
 
 
 def _bureau(arguments: argparse.Namespace) -> "Bureau":
@@ -109,6 +131,30 @@ def _submit(arguments: argparse.Namespace) -> int:
         if not arguments.wait:
             return command.OK
         return _ended(arguments, job.wait(progress=not arguments.json))
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    with _bureau(arguments) as bureau:
+        explanation = bureau.explain(arguments.file)
+    command.show(arguments, explanation.to_json(), explanation.lines(arguments.lang))
+    return command.REFUSED if explanation.refused else command.OK
+
+
+def _outcome(arguments: argparse.Namespace) -> int:
+    with _bureau(arguments) as bureau:
+        job = bureau.job(arguments.job)
+        view = job.file(arguments.checked, arguments.confirmed, arguments.note)
+    command.show(arguments, _plain(view), [f"filed for {view.job}", *_filed(view)])
+    return command.OK
+
+
+def _usage(arguments: argparse.Namespace) -> int:
+    from coordinator.metering import usage_lines
+
+    with _bureau(arguments) as bureau:
+        rows = bureau.usage()
+    command.show(arguments, {"usage": rows}, usage_lines(rows, organisations=False))
+    return command.OK
 
 
 def _watch(arguments: argparse.Namespace) -> int:
@@ -195,6 +241,8 @@ def _lines(view: "View") -> list[str]:
     return [
         f"{view.job}",
         f"{view.job_type}, {view.purpose}: {view.state}, attempt {view.attempt}, submitted {view.submitted}",
+        f"  legal basis: {view.legal_basis}",
+        f"  expected use: {view.expected_use}",
         *([f"  {view.sentence}"] if view.sentence else []),
         *([f"  hint: {view.hint}"] if view.hint else []),
         *(f"  {run.node} ({run.role}): {says(run)}" for run in view.runs),
@@ -202,14 +250,24 @@ def _lines(view: "View") -> list[str]:
             f"  release {release.name}: {release.size} bytes from {release.node}, until {release.expires}"
             for release in view.releases
         ),
+        *_filed(view),
     ]
+
+
+def _filed(view: "View") -> list[str]:
+    doubtful = f"  {view.doubtful} outcome(s) not shown: no key in the roster vouches for them"
+    return [*(f"  outcome: {outcome}" for outcome in view.outcomes), *([doubtful] if view.doubtful else [])]
 
 
 def _plain(view: "View") -> dict[str, Any]:
     from dataclasses import asdict
 
+    from protocols.wire import utc_text
+
     plain = asdict(view)
     for run in plain["runs"]:
         # The envelope is for programs: it is shown as the text it is.
         run["verdict"] = run["verdict"].decode("utf-8", "replace")
+    for outcome in plain["outcomes"]:
+        outcome["filed"] = utc_text(outcome["filed"])
     return plain

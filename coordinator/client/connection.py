@@ -11,6 +11,8 @@ from coordinator.requests import Request
 
 _MAX_MESSAGE_BYTES: Final = 64 << 20
 _MAX_PEM_BYTES: Final = 64 << 10
+_EXPLAIN_S: Final = 10.0
+"""How long the coordinator waits for the nodes' dry answers."""
 
 
 class Connection:
@@ -52,6 +54,30 @@ class Connection:
 
         self._answered(self._stub.Submit, SubmitRequest(job=envelope))
 
+    def file(self, envelope: bytes) -> Any:
+        """Hand in a signed outcome and return the answer.
+
+        Raises:
+            MinshuError: what the coordinator answered.
+            Unreachable: it did not.
+        """
+        from minshu.v1.jobs_pb2 import FileRequest
+
+        return self._answered(self._stub.File, FileRequest(outcome=envelope))
+
+    def explain(self, envelope: bytes) -> Iterator[Any]:
+        """Hand in a signed question and yield what the nodes answer.
+
+        Raises:
+            MinshuError: what the coordinator answered.
+            Unreachable: it did not, or went away.
+        """
+        from minshu.v1.jobs_pb2 import ExplainRequest
+
+        return self._streamed(
+            self._stub.Explain, ExplainRequest(question=envelope), _EXPLAIN_S + self._timeout_s
+        )
+
     def call(self, method: str, subject: str = "") -> Any:
         """Sign a request for `method` and return the answer.
 
@@ -68,11 +94,15 @@ class Connection:
             MinshuError: what the coordinator answered.
             Unreachable: it did not, or went away.
         """
+        return self._streamed(getattr(self._stub, method), self._message(method, subject))
+
+    @staticmethod
+    def _streamed(method: Any, message: Any, timeout_s: float | None = None) -> Iterator[Any]:
         import grpc
 
         from coordinator.rpc import error_of
 
-        call = getattr(self._stub, method)(self._message(method, subject))
+        call = method(message, timeout=timeout_s)
         try:
             yield from call
         except grpc.RpcError as error:

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from coordinator.drafting import ANALYST_NAME, Card
 from coordinator.files import read_bounded, replace_file, write_new
 from coordinator.handout import COLLABORATION, Invite
-from coordinator.roots import ROOTS
-from protocols.errors import InputError, StateConflict
+from protocols import succession
+from protocols.envelope import MAX_ENVELOPE_BYTES, decode_envelope
+from protocols.errors import DecodeError, InputError, SignatureInvalid, StateConflict
 from protocols.ids import JobId, Organisation
 from protocols.roots import MAX_ROOTS_BYTES, Roots
+from protocols.succession import Trusted
+from protocols.wire import Roster
 
 if TYPE_CHECKING:
     from protocols.envelope import KeySigner
 
 CONFIG: Final = "analyst.toml"
+_ROOTS: Final = "roots.json"
 _MAX_CONFIG_BYTES: Final = 64 << 10
 _MAX_KEY_BYTES: Final = 4 << 10
 
@@ -75,9 +79,57 @@ class AnalystHome:
         return self.path / "tls" / "authority.pem"
 
     @property
-    def roster(self) -> Path:
-        """The newest roster seen."""
-        return self.path / "roster.dsse"
+    def rosters(self) -> Path:
+        """The rosters that lead from the pinned root keys to the newest seen, and what confirms them."""
+        return self.path / "rosters"
+
+    def chain(self) -> Trusted:
+        """Return what the rosters kept here add up to.
+
+        Raises:
+            StateConflict: `roster-changed`: they are not those that were kept.
+            InputError: not connected yet, or a file cannot be read.
+        """
+        kept = sorted(self.rosters.glob("*.dsse"))
+        statement = kept[-1].with_suffix(".fresh") if kept else None
+        trusted = Trusted(self.roots())
+        try:
+            return succession.restore(
+                trusted,
+                [read_bounded(path, MAX_ENVELOPE_BYTES) for path in kept],
+                read_bounded(statement, MAX_ENVELOPE_BYTES) if statement and statement.exists() else b"",
+            )
+        except (DecodeError, SignatureInvalid, StateConflict) as error:
+            raise StateConflict(
+                f"the rosters in this home are not those that were kept ({error.code})",
+                code="roster-changed",
+                hint="keep the folder rosters/ as evidence, move it away and try again",
+            ) from error
+
+    def keep_roster(self, version: int, envelope: bytes) -> None:
+        """Add the next roster to the chain.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        self.rosters.mkdir(mode=0o700, exist_ok=True)
+        replace_file(self.rosters / f"{version:08d}.dsse", envelope)
+
+    def keep_freshness(self, version: int, envelope: bytes) -> None:
+        """Keep a statement that a roster still holds in place of an earlier one.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        replace_file(self.rosters / f"{version:08d}.fresh", envelope)
+
+    def roster_of(self, digest: str) -> Roster | None:
+        """Return the roster of that digest if it is one of the chain."""
+        for path in sorted(self.rosters.glob("*.dsse"), reverse=True):
+            envelope = decode_envelope(read_bounded(path, MAX_ENVELOPE_BYTES))
+            if envelope.payload_digest == digest:
+                return Roster.decode(envelope.payload)
+        return None
 
     @property
     def releases(self) -> Path:
@@ -118,7 +170,7 @@ class AnalystHome:
                 code="not-connected",
                 hint="run minshu connect INVITE --roots sha256:…",
             )
-        return Roots.decode(read_bounded(self.path / ROOTS, MAX_ROOTS_BYTES))
+        return Roots.decode(read_bounded(self.path / _ROOTS, MAX_ROOTS_BYTES))
 
     def signer(self) -> "KeySigner":
         """Return the analyst's signing key.
@@ -178,7 +230,8 @@ def create(path: Path, *, name: str, organisation: str, suite: int) -> Card:
 def connect(home: AnalystHome, line: str, fingerprint: str) -> Roots:
     """Pin the collaboration's roots and remember where its coordinator is.
 
-    A later invitation may tell a new address; other roots are refused.
+    A later invitation may tell a new address; other roots are refused, but for those that a roster of the
+    pinned ones handed over to.
 
     Raises:
         DecodeError: not an invitation.
@@ -190,13 +243,14 @@ def connect(home: AnalystHome, line: str, fingerprint: str) -> Roots:
     invite = Invite.decode(line)
     roots = invite.roots.pinned(fingerprint)
     config = home.config
-    if config.address and home.roots() != roots:
+    if config.address and roots not in (home.roots(), home.chain().roots):
         raise StateConflict(
             "this home has pinned other root keys",
             code="roots-pinned",
             hint="make a new home for another collaboration: minshu init --home DIR",
         )
     replace_file(home.authority, invite.authority.encode())
-    replace_file(home.path / ROOTS, roots.encode())
+    if not config.address:
+        replace_file(home.path / _ROOTS, roots.encode())
     replace_file(home.path / CONFIG, replace(config, address=invite.address).encode(), 0o600)
     return roots

@@ -5,9 +5,11 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from coordinator.client.progress import says
+from coordinator.client.verdicts import cost_line, leaving_line
 from coordinator.client.view import View
 
 if TYPE_CHECKING:
+    from coordinator.client.explanation import Explanation
     from coordinator.client.release import Release
 
 SHOWN_ROWS: Final = 50
@@ -20,8 +22,43 @@ def job_html(view: View) -> str:
         head += f": {escape(view.sentence)}"
     if view.hint:
         head += f"<br><i>{escape(view.hint)}</i>"
+    about = [
+        f"{escape(view.purpose)}, {escape(view.legal_basis)}",
+        *([escape(view.expected_use)] if view.expected_use else []),
+        *([f"answered by {escape(view.answered_by)}"] if view.answered_by else []),
+        *(f"outcome: {escape(str(outcome))}" for outcome in view.outcomes),
+        *(
+            [f"{view.doubtful} outcome(s) not shown: no key in the roster vouches for them"]
+            if view.doubtful
+            else []
+        ),
+    ]
     rows = [(run.node, run.role, says(run)) for run in view.runs]
-    return head + "</p>" + _table(("node", "role", "state"), rows)
+    return f"{head}<br>{'<br>'.join(about)}</p>" + _table(("node", "role", "state"), rows)
+
+
+def explanation_html(explanation: "Explanation") -> str:
+    """Return the dry answers as HTML, both languages where they differ."""
+    spec = explanation.spec
+    head = f"<p><b>{escape(spec.job_type)}</b> {escape(spec.purpose)}, {escape(spec.legal_basis)}<br>"
+    head += f"{escape(spec.expected_use)}</p>"
+    rows = []
+    for answer in explanation.answers:
+        said = answer.verdict
+        rows.append(
+            (
+                answer.headline("zh"),
+                answer.headline("en"),
+                ""
+                if said is None
+                else f"{said.rule} {said.sentence} {said.sentence_zh} {said.hint} {said.hint_zh}",
+                "" if said is None else "; ".join(cost_line(line, "en") for line in said.costs),
+                "" if said is None else "; ".join(leaving_line(line, "en") for line in said.leaves),
+            )
+        )
+    table = _table(("试答", "dry answer", "reason", "cost", "leaves"), rows)
+    foot = f"<p>{escape(explanation.next('zh'))}<br>{escape(explanation.next('en'))}</p>"
+    return head + table + foot
 
 
 def release_html(release: "Release") -> str:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from protocols.wire import Verdict
+
 
 @contextmanager
 def bars(console: "Console | None" = None) -> Iterator[Callable[[View], None]]:
@@ -54,7 +56,13 @@ _EXPLAINED: Final = ("REFUSED", "FAILED", "LOST", "TIMED_OUT", "EXPIRED")
 def says(run: RunStatus) -> str:
     """Return a run's state in one line."""
     if run.state == "AWAITING_APPROVAL":
-        return f"{run.state}, {run.approvals_given} of {run.approvals_needed} approvals"
+        said = run.said
+        if run.approvals_given >= run.approvals_needed:
+            return f"{run.state}, {run.sentence}" if run.sentence else run.state
+        who = f", still by {', '.join(said.approvers)}" if said is not None and said.approvers else ""
+        return f"{run.state}, {run.approvals_given} of {run.approvals_needed} approvals{who}{_costs(said)}"
+    if run.state == "ACCEPTED":
+        return f"{run.state}{_costs(run.said)}"
     if run.state in ("RUNNING", "RELEASING") and run.phase:
         share = f" {100 * run.done // run.total} %" if run.total else ""
         return f"{run.state}, {run.phase}{share}"
@@ -62,6 +70,12 @@ def says(run: RunStatus) -> str:
         # What ended it lies elsewhere and stands there; here the code says which kind of reason.
         return f"{run.state} ({run.code})" if run.code else run.state
     return f"{run.state}, {run.sentence}" if run.sentence and run.state in _EXPLAINED else run.state
+
+
+def _costs(said: "Verdict | None") -> str:
+    if said is None or not said.costs:
+        return ""
+    return f"; costs {', '.join(f'{line.cost} of {line.budget}' for line in said.costs)}"
 
 
 def _table(view: View) -> "Table":

@@ -4,34 +4,41 @@
 from minshu import Bureau
 
 with Bureau.connect("my-home") as bureau:
+    bureau.explain("job.toml")          # what every node would answer; nothing runs
     job = bureau.submit("job.toml")
     job.wait()
     table = job.release().to_pandas()
 ```
 
-Nothing the coordinator says is believed as such: the roster counts through the pinned root keys, a catalogue
-and a release through their node's key in the roster, and a release opens with the analyst's own key alone.
+Nothing the coordinator says is believed as such: the roster counts through the pinned root keys, a catalogue,
+a verdict and a release through their node's key in the roster, an outcome through its signer's, and a release
+opens with the analyst's own key alone.
 """
 
 import contextlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from coordinator.client.connection import Connection
+from coordinator.client.explanation import Explanation, explained
 from coordinator.client.home import AnalystHome
 from coordinator.client.release import Release, open_release
+from coordinator.client.verdicts import checked
 from coordinator.client.view import Catalogue, View
 from coordinator.files import read_bounded, replace_file
-from coordinator.roots import follows, open_roster
+from protocols import succession
 from protocols.encoding import sha256_digest
-from protocols.envelope import CATALOGUE, JOB, decode_envelope, key_id, sign, verify
+from protocols.envelope import CATALOGUE, EXPLAIN, JOB, OUTCOME, decode_envelope, key_id, sign, verify
 from protocols.errors import (
+    DecodeError,
     InputError,
     MinshuError,
     ProtocolAborted,
@@ -40,8 +47,14 @@ from protocols.errors import (
     StateConflict,
     Unreachable,
 )
-from protocols.ids import JobId
-from protocols.wire import MAX_JOB_BYTES, JobSpec, Roster
+from protocols.ids import JobId, NodeName
+from protocols.succession import Trusted
+from protocols.wire import MAX_JOB_BYTES, JobSpec, Outcome, Roster, Verdict
+
+if TYPE_CHECKING:
+    from minshu.v1 import jobs_pb2
+
+T = TypeVar("T")
 
 MAX_RELEASE_BYTES: Final = 1 << 30
 PATIENCE_S: Final = 120.0
@@ -60,7 +73,8 @@ class Bureau:
         self._roots = home.roots()
         self._signer = home.signer()
         self._connection = Connection(home, now)
-        self._seen: Roster | None = None
+        self._trusted: Trusted | None = None
+        self._updating = threading.Lock()
 
     @classmethod
     def connect(cls, home: str | Path | None = None) -> Self:
@@ -100,20 +114,40 @@ class Bureau:
     # -- what can be asked ---------------------------------------------------------------------------
 
     def roster(self) -> Roster:
-        """Fetch the roster in force, check it against the pinned roots, and remember it.
+        """Fetch the newest roster, follow the chain to it from the pinned root keys, and remember it.
 
         Raises:
-            SignatureInvalid, DecodeError: not signed by the roots, or not a roster.
-            InputError: another collaboration's, or expired.
-            StateConflict: `roster-rollback`: older than one seen before.
+            SignatureInvalid, DecodeError, InputError, StateConflict: see `succession.advance`, `freshen`; or
+                what this home kept is not what it was.
+            Refused: `roster-expired`, `roster-stale`: the coordinator has none that may be gone by.
             Unreachable: no coordinator.
         """
-        answer = self._connection.call("Roster")
-        roster = open_roster(self._roots, answer.roster, self._now())
-        follows(roster, self._seen_roster())
-        replace_file(self._home.roster, answer.roster)
-        self._seen = roster
-        return roster
+        with self._updating:
+            trusted = self._trusted or self._home.chain()
+            trusted = self._follow(trusted)
+            self._trusted = trusted
+        return succession.fresh(trusted.roster, trusted.freshness, self._now())
+
+    def _follow(self, trusted: Trusted) -> Trusted:
+        """Go on to the newest roster; one answer may not carry all that lie in between."""
+        while True:
+            answer = self._connection.call("Roster", str(trusted.version or ""))
+            after = trusted
+            try:
+                for envelope, step in succession.walk(trusted, [*answer.between, answer.roster], self._now()):
+                    self._home.keep_roster(step.version, envelope)
+                    after = step
+            except StateConflict as error:
+                if error.code != "roster-fast-forward" or after is trusted:
+                    raise
+                trusted = after
+                continue
+            if not answer.freshness:
+                return after
+            fresher = succession.freshen(after, answer.freshness, self._now())
+            if fresher is not after:
+                self._home.keep_freshness(after.version, answer.freshness)
+            return fresher
 
     def catalogue(self) -> tuple[Catalogue, ...]:
         """Return every member's catalogue, each checked with its node's key in the roster.
@@ -149,14 +183,52 @@ class Bureau:
         roster = self.roster()
         if isinstance(job, JobSpec):
             return self._submit(job)
-        spec = self._load(Path(job), roster)
+        return self._from_file(Path(job), roster, lambda spec, _: self._submit(spec))
+
+    def explain(self, job: str | Path | JobSpec) -> Explanation:
+        """Ask every node what it would answer to a job; nothing is run, read or charged, and nothing is kept.
+
+        Raises:
+            InputError: the file or the job is not usable, with the line where there is one.
+            StateConflict: `roster-outdated`: a spec names another roster than the one in force.
+            SignatureInvalid, DecodeError: a verdict is not its node's own answer to this question.
+            Refused: too many questions are open.
+            Unreachable: no coordinator.
+        """
+        roster = self.roster()
+        if isinstance(job, JobSpec):
+            # A question is asked once: an answer to it can be no other's.
+            now = self._now().replace(microsecond=0)
+            return self._explain(replace(job, created=now, nonce=secrets.token_hex(16)), roster)
+        return self._from_file(Path(job), roster, self._explain)
+
+    def _explain(self, spec: JobSpec, roster: Roster) -> Explanation:
+        from protocols.jobs import job_type
+
+        job_type(spec.job_type).check(spec)
+        question = sign(EXPLAIN, spec.encode(), [self._signer]).encode()
+        return explained(spec, roster, self._connection.explain(question))
+
+    def usage(self) -> list[dict[str, str | int]]:
+        """Return what the analyst's organisation has asked and spent: one row for each purpose.
+
+        `rows` read by all nodes in all attempts, `records` the most about persons that may have left, `rho`
+        the zCDP cost, decimal text, summed over datasets.
+        """
+        return [
+            {field.name: getattr(row, field.name) for field in row.DESCRIPTOR.fields}
+            for row in self._connection.call("Usage").rows
+        ]
+
+    def _from_file(self, path: Path, roster: Roster, act: Callable[[JobSpec, Roster], T]) -> T:
         try:
-            return self._submit(spec)
+            return act(self._load(path, roster), roster)
         except StateConflict as error:
             if error.code != "roster-outdated":
                 raise
         # A newer roster came into force in between; the file says nothing about rosters.
-        return self._submit(self._load(Path(job), self.roster()))
+        roster = self.roster()
+        return act(self._load(path, roster), roster)
 
     def _load(self, path: Path, roster: Roster) -> JobSpec:
         from policies.jobfile import load_job
@@ -206,16 +278,28 @@ class Bureau:
             )
         return Job(self, self._connection, fitting[0])
 
+    def outcome(self, job: JobId, checked: int, confirmed: int, note: str) -> bytes:
+        """Return a signed outcome; `Job.file` hands it in.
+
+        Raises:
+            InputError: figures or note cannot be used.
+        """
+        by = key_id(self._signer.public_key)
+        outcome = Outcome(job, by, checked, confirmed, " ".join(note.split()), self._now())
+        try:
+            payload = outcome.encode()
+            Outcome.decode(payload)
+        except DecodeError as error:
+            raise InputError(
+                error.message,
+                code=error.code,
+                hint="0 <= confirmed <= checked, and a note of one sentence that names nobody",
+            ) from None
+        return sign(OUTCOME, payload, [self._signer]).encode()
+
     def jobs(self) -> list[View]:
         """Return the newest jobs of the analyst's organisation, without their runs."""
         return [View.of(view) for view in self._connection.call("List").views]
-
-    def _seen_roster(self) -> Roster | None:
-        if self._seen is None:
-            with contextlib.suppress(FileNotFoundError):
-                # It was checked before it was kept; by now it may have expired, and still counts as seen.
-                self._seen = Roster.decode(decode_envelope(self._home.roster.read_bytes()).payload)
-        return self._seen
 
 
 class Job:
@@ -237,7 +321,7 @@ class Job:
             InputError: no such job of this organisation.
             Unreachable: no coordinator.
         """
-        return View.of(self._connection.call("Show", self.id).view)
+        return self._read(self._connection.call("Show", self.id).view)
 
     def events(self) -> Iterator[View]:
         """Yield the job's view now and after every change, until it has ended.
@@ -253,7 +337,7 @@ class Job:
             try:
                 for answer in self._connection.stream("Watch", self.id):
                     last_heard = time.monotonic()
-                    view = View.of(answer.view)
+                    view = self._read(answer.view)
                     yield view
                     if view.ended:
                         return
@@ -288,7 +372,42 @@ class Job:
         Raises:
             InputError: no such job of this organisation.
         """
-        return View.of(self._connection.call("Cancel", self.id).view)
+        return self._read(self._connection.call("Cancel", self.id).view)
+
+    def _read(self, view: "jobs_pb2.JobView") -> View:
+        """Return the coordinator's view of the job with its outcomes checked."""
+        return View.of(view, self._vouching(self._bureau.roster(), self.id) if view.outcomes else None)
+
+    def verdicts(self, view: View | None = None) -> Mapping[NodeName, Verdict]:
+        """Return what the nodes have answered so far, each checked with its node's key in the roster.
+
+        Raises:
+            SignatureInvalid, DecodeError: a verdict is not its node's own answer to this attempt.
+            Unreachable: no coordinator.
+        """
+        view = view or self.view()
+        roster = self._vouching(self._bureau.roster(), self.id)
+        return {
+            run.node: checked(run.verdict, roster, node=run.node, job=self.id, attempt=view.attempt)
+            for run in view.runs
+            if run.verdict
+        }
+
+    def file(self, checked: int, confirmed: int, note: str = "") -> View:
+        """File what became of the releases that this organisation's analysts received; return the view then.
+
+        Args:
+            checked: how many persons or figures of the releases were verified.
+            confirmed: how many of those turned out right.
+            note: one sentence that names nobody.
+
+        Raises:
+            InputError: figures or note cannot be used.
+            Refused: `small-count`, `not-a-recipient`, `too-many-outcomes`.
+            StateConflict: the job did not succeed (yet), or with another job's releases.
+        """
+        envelope = self._bureau.outcome(self.id, checked, confirmed, note)
+        return self._read(self._connection.file(envelope).view)
 
     def releases(self) -> Mapping[str, Release]:
         """Fetch, check and open every release of the job, by name.
@@ -298,7 +417,8 @@ class Job:
         """
         view = self.view()
         _succeeded(view)
-        return {release.name: self._fetch(release.release) for release in view.releases}
+        source = self._source(view)
+        return {release.name: self._fetch(release.release, source) for release in view.releases}
 
     def release(self, name: str | None = None) -> Release:
         """Fetch, check and open one release; `name` may be left out where there is only one.
@@ -317,9 +437,39 @@ class Job:
                 code="unknown-release",
                 hint=f"releases of this job: {names}",
             )
-        return self._fetch(fitting[0].release)
+        return self._fetch(fitting[0].release, self._source(view))
 
-    def _fetch(self, release: str) -> Release:
+    def _source(self, view: View) -> JobId:
+        """Return the job that made the releases: this one, or the one that answered the question before.
+
+        That one counts only if every node of the job, as it was submitted from here, has signed that it did:
+        else the coordinator could pass off an answer to another question.
+
+        Raises:
+            SignatureInvalid, DecodeError: not every node says so.
+            InputError: the job was not submitted from this home.
+        """
+        if not view.answered_by:
+            return self.id
+        spec = self._spec()
+        if spec is None:
+            raise InputError(
+                "the job was submitted from another home, so its nodes cannot be checked here",
+                code="job-not-kept",
+                hint=f"fetch the releases of the earlier job {view.answered_by}",
+            )
+        said = self.verdicts(view)
+        if set(said) != set(spec.roles.values()) or any(
+            verdict.answered != view.answered_by for verdict in said.values()
+        ):
+            raise SignatureInvalid(
+                "not every node of the job says that the earlier job has answered it",
+                code="not-answered-before",
+                hint="tell the coordinator's operator; the releases it names are not this job's",
+            )
+        return JobId(view.answered_by)
+
+    def _fetch(self, release: str, job: JobId) -> Release:
         roster = self._bureau.roster()
         home = self._bureau.home
         note = b""
@@ -333,21 +483,39 @@ class Job:
             note=note,
             sealed=bytes(sealed),
             release=release,
-            job=self.id,
+            job=job,
+            # The same question plans the same releases, by the same nodes.
             spec=self._spec(),
-            roster=roster,
+            roster=self._vouching(roster, job),
             organisation=home.config.organisation,
             private=home.recipient_private(),
         )
 
+    def _vouching(self, roster: Roster, job: JobId) -> Roster:
+        """Return the roster in force with the keys its nodes had when a job was submitted beside their own.
+
+        A node may have changed its key since it signed a verdict, release or outcome. One that has left
+        vouches for nothing.
+        """
+        spec = self._kept(job)
+        then = None if spec is None else self._bureau.home.roster_of(spec.roster_digest)
+        if then is None:
+            return roster
+        members = {node.name for node in roster.nodes}
+        earlier = (node for node in then.nodes if node.name in members and node not in roster.nodes)
+        return replace(roster, nodes=(*roster.nodes, *earlier))
+
     def _spec(self) -> JobSpec | None:
         """Return what was asked, for a job submitted from this home."""
+        return self._kept(self.id)
+
+    def _kept(self, job: JobId) -> JobSpec | None:
         try:
-            envelope = self._bureau.home.job(self.id).read_bytes()
+            envelope = self._bureau.home.job(job).read_bytes()
         except FileNotFoundError:
             return None
         payload = decode_envelope(envelope).payload
-        if JobId(sha256_digest(payload)) != self.id:
+        if JobId(sha256_digest(payload)) != job:
             raise StateConflict("the kept job is not the one of this id", code="wrong-subject")
         return JobSpec.decode(payload)
 

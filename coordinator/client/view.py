@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from coordinator.client.outcomes import FiledOutcome, read_outcomes
 from coordinator.lifecycle import JOB_ENDS
 from protocols.encoding import decode_json
+from protocols.envelope import decode_envelope
+from protocols.errors import DecodeError
 from protocols.ids import JobId, NodeName
-from protocols.wire import Fields
+from protocols.wire import Fields, Roster, Verdict
 
 if TYPE_CHECKING:
     from minshu.v1 import jobs_pb2
@@ -30,6 +33,17 @@ class RunStatus:
     approvals_given: int
     verdict: bytes
 
+    @property
+    def said(self) -> Verdict | None:
+        """What the node's verdict says, as the coordinator passes it on; None before it answered.
+
+        To rely on it, check its signature: `Job.verdicts`.
+        """
+        try:
+            return Verdict.decode(decode_envelope(self.verdict).payload) if self.verdict else None
+        except DecodeError:
+            return None
+
 
 @dataclass(frozen=True, slots=True)
 class ReleaseStatus:
@@ -45,7 +59,11 @@ class ReleaseStatus:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A job as the coordinator tells it."""
+    """A job as the coordinator tells it.
+
+    `answered_by` is the earlier job whose releases answer this one, empty for none. `outcomes`, newest first,
+    are those whose signature holds under the roster in force; `doubtful` counts the others.
+    """
 
     job: JobId
     state: str
@@ -58,6 +76,11 @@ class View:
     submitted: str
     runs: tuple[RunStatus, ...]
     releases: tuple[ReleaseStatus, ...]
+    legal_basis: str = ""
+    expected_use: str = ""
+    answered_by: str = ""
+    outcomes: tuple[FiledOutcome, ...] = ()
+    doubtful: int = 0
 
     @property
     def ended(self) -> bool:
@@ -70,8 +93,12 @@ class View:
         return self.state == "SUCCEEDED"
 
     @classmethod
-    def of(cls, view: "jobs_pb2.JobView") -> Self:
-        """Read the wire form."""
+    def of(cls, view: "jobs_pb2.JobView", roster: Roster | None = None) -> Self:
+        """Read the wire form; without a roster to check them with, every outcome is doubtful."""
+        outcomes: tuple[FiledOutcome, ...] = ()
+        doubtful = len(view.outcomes)
+        if roster is not None:
+            outcomes, doubtful = read_outcomes(view.outcomes, JobId(view.job), roster)
         return cls(
             job=JobId(view.job),
             state=view.state,
@@ -110,6 +137,11 @@ class View:
                 )
                 for release in view.releases
             ),
+            legal_basis=view.legal_basis,
+            expected_use=view.expected_use,
+            answered_by=view.answered_by,
+            outcomes=outcomes,
+            doubtful=doubtful,
         )
 
     def _repr_html_(self) -> str:

@@ -30,6 +30,7 @@ class Token:
 
     secret_sha256: bytes
     node: NodeName
+    issued: datetime
     expires: datetime
     used: datetime | None = None
 
@@ -58,6 +59,17 @@ class StoredRoster:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredRotation:
+    """A node's announcement of its next identity key, raw Ed25519; `envelope` is as signed by both keys."""
+
+    node: NodeName
+    previous_key: bytes
+    next_key: bytes
+    issued: datetime
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """A job with what does not change about it; `analyst` is the requester's name in the roster."""
 
@@ -68,7 +80,51 @@ class JobRecord:
     organisation: Organisation
     job_type: str
     purpose: str
+    legal_basis: str
+    expected_use: str
     submitted: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What one started attempt used, as `coordinator.metering` counts it.
+
+    `rows` read by all nodes together, `records` the most about persons that may leave, `rho` the zCDP cost in
+    1e-15.
+    """
+
+    job: JobId
+    attempt: int
+    rows: int
+    records: int
+    rho: int
+    started: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one organisation has asked and spent for one purpose; units as in `Meter`, over all attempts."""
+
+    organisation: Organisation
+    purpose: str
+    jobs: int
+    succeeded: int
+    refused: int
+    rows: int
+    records: int
+    rho: int
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutcome:
+    """What a recipient found out about a job's releases; `envelope` is as signed, `digest` of its payload."""
+
+    digest: Digest
+    job: JobId
+    by: str
+    envelope: bytes
+    filed: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +167,9 @@ class Store(Protocol):
         """Use up a token for its node and store what the node handed in, replacing an earlier enrolment.
 
         Raises:
-            Refused: no such token, it is another node's, used (`token-used`), or expired by
-                `enrolment.enrolled`; nothing was stored.
+            Refused: no such token, it is another node's, used (`token-used`), expired by
+                `enrolment.enrolled` (`token-expired`), or that is before it was made (`clock-moved`);
+                nothing was stored.
         """
         ...
 
@@ -128,8 +185,8 @@ class Store(Protocol):
         """Make `roster` the current one.
 
         Raises:
-            StateConflict: `roster-rollback`: its version is not above the current, or `previous` is not the
-                current digest.
+            StateConflict: `roster-rollback`: its version is not above the current one, if there is one, or
+                `previous` is not the current digest.
         """
         ...
 
@@ -139,6 +196,24 @@ class Store(Protocol):
 
     def rosters_after(self, version: int) -> Sequence[StoredRoster]:
         """Return the rosters above `version`, oldest first."""
+        ...
+
+    def put_freshness(
+        self, version: int, issued: datetime, envelope: bytes, entries: Iterable[Entry] = ()
+    ) -> bool:
+        """Keep a statement on a roster version; return False, changing nothing, if one as new is kept."""
+        ...
+
+    def freshness(self, version: int) -> bytes:
+        """Return the newest freshness statement about that roster version, empty for none."""
+        ...
+
+    def put_rotation(self, rotation: StoredRotation, entries: Iterable[Entry] = ()) -> bool:
+        """Keep an announcement; return False, changing nothing, if one as new is kept for that key."""
+        ...
+
+    def rotations(self) -> Sequence[StoredRotation]:
+        """Return the newest announcement of every node away from every key, by node and then by time."""
         ...
 
     def put_catalogue(self, node: NodeName, envelope: bytes) -> None:
@@ -153,8 +228,8 @@ class Store(Protocol):
         """Store a new job; return False, changing nothing, for one that is known."""
         ...
 
-    def save_job(self, job: Job, entries: Iterable[Entry] = ()) -> None:
-        """Store a job's new state.
+    def save_job(self, job: Job, entries: Iterable[Entry] = (), meter: Meter | None = None) -> None:
+        """Store a job's new state, and where it is being started, what the attempt uses.
 
         Raises:
             StateConflict: no such job.
@@ -171,6 +246,22 @@ class Store(Protocol):
 
     def jobs_of(self, organisation: Organisation, limit: int) -> Sequence[JobRecord]:
         """Return an organisation's jobs, newest first."""
+        ...
+
+    def usage(self, organisation: Organisation | None = None) -> Sequence[Usage]:
+        """Return what an organisation, None for all, has asked and spent, by organisation and purpose."""
+        ...
+
+    def add_outcome(self, outcome: StoredOutcome, limit: int, entries: Iterable[Entry] = ()) -> bool:
+        """Store an outcome; return False, changing nothing, for one that is known.
+
+        Raises:
+            Refused: `too-many-outcomes`: the job has `limit` of them.
+        """
+        ...
+
+    def outcomes_of(self, job: JobId) -> Sequence[StoredOutcome]:
+        """Return a job's outcomes, as they came in."""
         ...
 
     def add_release(self, release: StoredRelease, entries: Iterable[Entry] = ()) -> None:

@@ -1,5 +1,6 @@
 """The store on SQLAlchemy Core; SQLite, write-ahead log, synchronous FULL."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -16,9 +17,13 @@ from coordinator.store import (
     Enrolment,
     Entry,
     JobRecord,
+    Meter,
+    StoredOutcome,
     StoredRelease,
     StoredRoster,
+    StoredRotation,
     Token,
+    Usage,
 )
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import Refused, StateConflict
@@ -44,6 +49,19 @@ class _Moment(sa.TypeDecorator[datetime]):
         return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
+class _Whole(sa.TypeDecorator[int]):
+    """A whole number of any size, as text: what a node claims must not overflow a column."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002  # SQLAlchemy's signature
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002  # SQLAlchemy's signature
+        return None if value is None else int(value)
+
+
 _metadata = sa.MetaData()
 
 _tokens = sa.Table(
@@ -52,6 +70,7 @@ _tokens = sa.Table(
     sa.Column("secret_sha256", sa.LargeBinary, primary_key=True),
     sa.Column("prefix", sa.String, nullable=False, index=True),
     sa.Column("node", sa.String, nullable=False),
+    sa.Column("issued", _Moment, nullable=False, server_default="0"),
     sa.Column("expires", _Moment, nullable=False),
     sa.Column("used", _Moment),
 )
@@ -74,6 +93,22 @@ _rosters = sa.Table(
     sa.Column("digest", sa.String, nullable=False),
     sa.Column("envelope", sa.LargeBinary, nullable=False),
 )
+_freshness = sa.Table(
+    "freshness",
+    _metadata,
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("issued", _Moment, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+)
+_rotations = sa.Table(
+    "rotation",
+    _metadata,
+    sa.Column("node", sa.String, primary_key=True),
+    sa.Column("previous_key", sa.LargeBinary, primary_key=True),
+    sa.Column("next_key", sa.LargeBinary, nullable=False),
+    sa.Column("issued", _Moment, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+)
 _catalogues = sa.Table(
     "catalogue",
     _metadata,
@@ -91,6 +126,8 @@ _jobs = sa.Table(
     sa.Column("organisation", sa.String, nullable=False, index=True),
     sa.Column("job_type", sa.String, nullable=False),
     sa.Column("purpose", sa.String, nullable=False),
+    sa.Column("legal_basis", sa.String, nullable=False, server_default=""),
+    sa.Column("expected_use", sa.String, nullable=False, server_default=""),
     sa.Column("submitted", _Moment, nullable=False),
     sa.Column("state", sa.String, nullable=False, index=True),
     sa.Column("attempt", sa.Integer, nullable=False),
@@ -99,6 +136,7 @@ _jobs = sa.Table(
     sa.Column("code", sa.String, nullable=False),
     sa.Column("sentence", sa.String, nullable=False),
     sa.Column("hint", sa.String, nullable=False),
+    sa.Column("answered_by", sa.String, nullable=False, server_default=""),
 )
 _runs = sa.Table(
     "run",
@@ -116,6 +154,7 @@ _runs = sa.Table(
     sa.Column("approvals_given", sa.Integer, nullable=False),
     sa.Column("admission", sa.LargeBinary, nullable=False),
     sa.Column("max_runtime_s", sa.Integer),
+    sa.Column("answered", sa.String, nullable=False, server_default=""),
 )
 _planned = sa.Table(
     "planned_release",
@@ -141,6 +180,26 @@ _releases = sa.Table(
     sa.Column("expires", _Moment, nullable=False),
     sa.UniqueConstraint("job", "attempt", "node", "name"),
 )
+_meters = sa.Table(
+    "meter",
+    _metadata,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("rows", _Whole, nullable=False),
+    sa.Column("records", _Whole, nullable=False),
+    sa.Column("rho", _Whole, nullable=False),
+    sa.Column("started", _Moment, nullable=False),
+)
+_outcomes = sa.Table(
+    "outcome",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("digest", sa.String, nullable=False, unique=True),
+    sa.Column("job", sa.String, nullable=False, index=True),
+    sa.Column("by", sa.String, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("filed", _Moment, nullable=False),
+)
 _nonces = sa.Table(
     "nonce",
     _metadata,
@@ -155,7 +214,7 @@ _due = sa.Table(
     sqlite_autoincrement=True,
 )
 
-_JOB_COLUMNS: Final = ("state", "attempt", "expires", "deadline", "code", "sentence", "hint")
+_JOB_COLUMNS: Final = ("state", "attempt", "expires", "deadline", "code", "sentence", "hint", "answered_by")
 _RECORD_COLUMNS: Final = (
     "envelope",
     "requester",
@@ -163,6 +222,8 @@ _RECORD_COLUMNS: Final = (
     "organisation",
     "job_type",
     "purpose",
+    "legal_basis",
+    "expected_use",
     "submitted",
 )
 
@@ -190,6 +251,8 @@ class SqlStore:
         sa.event.listen(self._engine, "connect", _set_up)
         sa.event.listen(self._engine, "begin", _begin)
         _metadata.create_all(self._engine)
+        with self._engine.begin() as connection:
+            _add_columns(connection)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -213,7 +276,7 @@ class SqlStore:
     def tokens(self, prefix: str) -> Sequence[Token]:
         """Return the tokens whose hash begins with these 8 hex digits."""
         return [
-            Token(row["secret_sha256"], NodeName(row["node"]), row["expires"], row["used"])
+            Token(row["secret_sha256"], NodeName(row["node"]), row["issued"], row["expires"], row["used"])
             for row in self._rows(sa.select(_tokens).where(_tokens.c.prefix == prefix))
         ]
 
@@ -224,12 +287,17 @@ class SqlStore:
             # The UPDATE itself asks whether the token is unused, so two racing requests can't both have it.
             used = connection.execute(
                 _tokens.update()
-                .where(mine, _tokens.c.used.is_(None), _tokens.c.expires > enrolment.enrolled)
+                .where(
+                    mine,
+                    _tokens.c.used.is_(None),
+                    _tokens.c.issued <= enrolment.enrolled,
+                    _tokens.c.expires > enrolment.enrolled,
+                )
                 .values(used=enrolment.enrolled)
             )
             if used.rowcount != 1:
                 row = connection.execute(sa.select(_tokens).where(mine)).mappings().first()
-                raise _token_refused(used=row is not None and row["used"] is not None, known=row is not None)
+                raise _token_refused(row, enrolment.enrolled)
             values = asdict(enrolment)
             connection.execute(
                 insert(_enrolments).values(**values).on_conflict_do_update(["node"], set_=values)
@@ -249,7 +317,8 @@ class SqlStore:
         with self._write(entries) as connection:
             current = connection.execute(_newest_roster()).mappings().first()
             version, digest = (0, None) if current is None else (current["version"], current["digest"])
-            if roster.version <= version or previous != digest:
+            # Before the first one here, the chain may have begun elsewhere: a coordinator that starts anew.
+            if roster.version <= version or (current is not None and previous != digest):
                 raise StateConflict(
                     f"version {roster.version} does not follow the published roster, version {version}",
                     code="roster-rollback",
@@ -266,6 +335,40 @@ class SqlStore:
         """Return the rosters above `version`, oldest first."""
         query = sa.select(_rosters).where(_rosters.c.version > version).order_by(_rosters.c.version)
         return [StoredRoster(**row) for row in self._rows(query)]
+
+    def put_freshness(
+        self, version: int, issued: datetime, envelope: bytes, entries: Iterable[Entry] = ()
+    ) -> bool:
+        """Keep a freshness statement; return False, changing nothing, if one as new is kept."""
+        values = {"version": version, "issued": issued, "envelope": envelope}
+        return self._put_newer(_freshness, values, entries)
+
+    def freshness(self, version: int) -> bytes:
+        """Return the newest freshness statement about that roster version, empty for none."""
+        rows = self._rows(sa.select(_freshness.c.envelope).where(_freshness.c.version == version))
+        return rows[0]["envelope"] if rows else b""
+
+    def put_rotation(self, rotation: StoredRotation, entries: Iterable[Entry] = ()) -> bool:
+        """Keep an announcement; return False, changing nothing, if one as new is kept."""
+        return self._put_newer(_rotations, asdict(rotation), entries)
+
+    def rotations(self) -> Sequence[StoredRotation]:
+        """Return the newest announcement of every node away from every key."""
+        query = sa.select(_rotations).order_by(_rotations.c.node, _rotations.c.issued)
+        return [StoredRotation(**row) for row in self._rows(query)]
+
+    def _put_newer(self, table: sa.Table, values: Mapping[str, Any], entries: Iterable[Entry]) -> bool:
+        key = [column.name for column in table.primary_key]
+        with self._engine.begin() as connection:
+            # The statement itself compares the times, so that two racing commands cannot go back.
+            kept = connection.execute(
+                insert(table)
+                .values(**values)
+                .on_conflict_do_update(key, set_=values, where=table.c.issued < values["issued"])
+            )
+            if kept.rowcount == 1:
+                _make_due(connection, entries)
+            return kept.rowcount == 1
 
     def put_catalogue(self, node: NodeName, envelope: bytes) -> None:
         """Remember a node's catalogue in place of its earlier one."""
@@ -299,8 +402,8 @@ class SqlStore:
             _make_due(connection, entries)
         return True
 
-    def save_job(self, job: Job, entries: Iterable[Entry] = ()) -> None:
-        """Store a job's new state."""
+    def save_job(self, job: Job, entries: Iterable[Entry] = (), meter: Meter | None = None) -> None:
+        """Store a job's new state, and where it is being started, what the attempt uses."""
         with self._write(entries) as connection:
             changed = connection.execute(
                 _jobs.update()
@@ -312,6 +415,8 @@ class SqlStore:
             for table in (_runs, _planned):
                 connection.execute(table.delete().where(table.c.job == job.id))
             _put_parts(connection, job)
+            if meter is not None:
+                connection.execute(insert(_meters).values(**asdict(meter)).on_conflict_do_nothing())
 
     def job(self, job: JobId) -> JobRecord | None:
         """Return a job."""
@@ -361,6 +466,58 @@ class SqlStore:
             )
             for row in rows
         ]
+
+    def usage(self, organisation: Organisation | None = None) -> Sequence[Usage]:
+        """Return what an organisation, None for all, has asked and spent, by organisation and purpose."""
+
+        def count(state: JobState) -> sa.ColumnElement[int]:
+            return sa.func.count().filter(_jobs.c.state == state.value)
+
+        whose = (_jobs.c.organisation, _jobs.c.purpose)
+        asked = (
+            sa.select(
+                *whose,
+                sa.func.count().label("jobs"),
+                count(JobState.SUCCEEDED).label("succeeded"),
+                count(JobState.REFUSED).label("refused"),
+                sa.func.max(_jobs.c.submitted, type_=_Moment).label("last"),
+            )
+            .group_by(*whose)
+            .order_by(*whose)
+        )
+        used = sa.select(*whose, _meters.c.rows, _meters.c.records, _meters.c.rho).join(
+            _jobs, _jobs.c.id == _meters.c.job
+        )
+        if organisation is not None:
+            asked, used = (query.where(_jobs.c.organisation == organisation) for query in (asked, used))
+        sums: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        with self._reader.begin() as connection:
+            for row in connection.execute(used).mappings():
+                sums[row["organisation"], row["purpose"]].update(_figures(row))
+            rows = connection.execute(asked).mappings().all()
+        return [Usage(**{**row, **_figures(sums[row["organisation"], row["purpose"]])}) for row in rows]
+
+    def add_outcome(self, outcome: StoredOutcome, limit: int, entries: Iterable[Entry] = ()) -> bool:
+        """Store an outcome; return False, changing nothing, for one that is known."""
+        with self._engine.begin() as connection:
+            same = sa.select(_outcomes.c.number).where(_outcomes.c.digest == outcome.digest)
+            if connection.execute(same).first() is not None:
+                return False
+            count = sa.select(sa.func.count()).where(_outcomes.c.job == outcome.job)
+            if connection.execute(count).scalar_one() >= limit:
+                raise Refused(
+                    f"{limit} outcomes are filed for this job, no more are kept",
+                    code="too-many-outcomes",
+                    hint="an outcome is a later state of the whole verification, not of one more person",
+                )
+            connection.execute(_outcomes.insert().values(**asdict(outcome)))
+            _make_due(connection, entries)
+        return True
+
+    def outcomes_of(self, job: JobId) -> Sequence[StoredOutcome]:
+        """Return a job's outcomes, as they came in."""
+        rows = self._rows(sa.select(_outcomes).where(_outcomes.c.job == job).order_by(_outcomes.c.number))
+        return [StoredOutcome(**{f.name: row[f.name] for f in fields(StoredOutcome)}) for row in rows]
 
     def add_release(self, release: StoredRelease, entries: Iterable[Entry] = ()) -> None:
         """Store a release; the same one again changes nothing."""
@@ -439,8 +596,23 @@ class SqlStore:
             connection.execute(_due.delete().where(_due.c.id == entry_id))
 
 
+def _add_columns(connection: sa.Connection) -> None:
+    """Give tables of an earlier version the columns that they lack; each has a default."""
+    known = sa.inspect(connection)
+    for table in _metadata.sorted_tables:
+        there = {column["name"] for column in known.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+
+
 def _newest_roster() -> sa.Select[Any]:
     return sa.select(_rosters).order_by(_rosters.c.version.desc()).limit(1)
+
+
+def _figures(sums: Mapping[Any, Any]) -> dict[str, int]:
+    return {name: sums[name] for name in ("rows", "records", "rho")}
 
 
 def _put_parts(connection: sa.Connection, job: Job) -> None:
@@ -461,11 +633,17 @@ def _make_due(connection: sa.Connection, entries: Iterable[Entry]) -> None:
         connection.execute(_due.insert().values(entry=canonical_json(asdict(entry))))
 
 
-def _token_refused(*, used: bool, known: bool) -> Refused:
+def _token_refused(row: sa.RowMapping | None, now: datetime) -> Refused:
     hint = "ask the coordinator's operator for a new one: minshu-coordinator token NODE"
-    if used:
+    if row is not None and row["used"] is not None:
         return Refused("the token was used before", code="token-used", hint=hint)
-    if known:
+    if row is not None and now < row["issued"]:
+        return Refused(
+            "the coordinator's clock went back since the token was made, so its age is not known",
+            code="clock-moved",
+            hint=hint,
+        )
+    if row is not None:
         return Refused("the token has expired, it was good for 15 minutes", code="token-expired", hint=hint)
     return Refused("the token is unknown, or another node's", code="token-unknown", hint=hint)
 

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from protocols.dp.cost import NOTHING, Cost
+from protocols.encoding import canonical_json
 from protocols.errors import InputError, ProtocolAborted
 from protocols.identifiers import AreaTable, demo_area_table, normalise, province_area_table, type_tag
 from protocols.ids import Organisation, Role
@@ -46,6 +48,7 @@ from protocols.psi.keyed_list import (
     month_text,
 )
 from protocols.psi.tagging import MAX_LISTS, TAG_BYTES, Plan, Tagged, Tagging, check_chunk, is_tagging
+from protocols.statistics.differencing import Query
 from protocols.statistics.suppress import MIN_GROUP, ROUNDING, protect_table
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 
@@ -157,6 +160,10 @@ _STREET = ColumnNeed("street", "group", ("enum", "text", "code"))
 _LAST_SEEN = ColumnNeed("last_seen", "carry", ("date", "month"), required=False)
 
 
+def _columns(owner: Role) -> tuple[ColumnNeed, ...]:
+    return (_KEY,) if owner == REGISTER else (_KEY, _STREET, _LAST_SEEN)
+
+
 class Crosscheck:
     """The job type `crosscheck/1`."""
 
@@ -182,7 +189,7 @@ class Crosscheck:
                 hint="give the register and every source one dataset; the matcher brings none",
             )
         for given in spec.inputs:
-            needs = self.columns(spec, given.role)
+            needs = _columns(given.role)
             known = {need.slot for need in needs}
             required = {need.slot for need in needs if need.required}
             if not required <= set(given.columns) <= known:
@@ -225,9 +232,7 @@ class Crosscheck:
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
         """Return the slots of a list: a key, and from sources the street and perhaps when last seen."""
-        if role == REGISTER:
-            return (_KEY,)
-        return (_KEY, _STREET, _LAST_SEEN) if role in Params.of(spec).owners else ()
+        return _columns(role) if role in Params.of(spec).owners else ()
 
     def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
         """Return the records for the register's organisation and the street table for the requester."""
@@ -289,6 +294,32 @@ class Crosscheck:
             elif params.everywhere or params.k > 1:
                 table[together | {role}] = (_opened_of(role),)
         return table
+
+    def cost(self, spec: JobSpec, role: Role, constraints: Constraints) -> Cost:
+        """Return one question, and from a source every record that the row cap lets leave.
+
+        How many really leave, a source never learns, so it counts the cap.
+        """
+        params = Params.of(spec)
+        if role not in params.owners:
+            return NOTHING
+        return Cost(rows=0 if role == REGISTER else constraints.max_rows or 0, queries=1)
+
+    def query(self, spec: JobSpec, role: Role) -> Query | None:
+        """Return whose lists are compared at which threshold; another set or threshold is another group."""
+        params = Params.of(spec)
+        if role not in params.owners:
+            return None
+        lists = sorted(
+            [organisation_of(spec.roles[i.role]), i.dataset, "register" if i.role == REGISTER else "source"]
+            for i in spec.inputs
+        )
+        asks = {"job_type": self.name, "lists": lists, "k": params.k, "everywhere": params.everywhere}
+        return Query(canonical_json(asks).decode("utf-8"))
+
+    def sources_asked(self, spec: JobSpec) -> int:
+        """Return k, or the number of all lists."""
+        return Params.of(spec).k
 
     def check_inputs(
         self, spec: JobSpec, inputs: Mapping[Role, InputSummary], constraints: Constraints
@@ -676,7 +707,7 @@ class Register(_ListOwner):
         if self._complete and len(self._content_keys) == self.params.sources:
             return Finished(outgoing, self._open())
         # The coordinator sees this: padding is counted with the records, whose number is nobody else's.
-        return Waiting(outgoing, Progress("opening", self._received, self._room))
+        return Waiting(outgoing, Progress("opening", self._received, self._room), answering=bool(outgoing))
 
     def _shares(self, tagged: Tagged) -> Iterator[Outgoing]:
         """Yield the register's own shares: with `all`, its list counts as one of the k."""

@@ -10,8 +10,10 @@ from typing import Any, Final, Protocol
 
 import numpy.typing as npt
 
+from protocols.dp.cost import Cost
 from protocols.ids import Digest, Organisation, Role
 from protocols.party import Party, Rand
+from protocols.statistics.differencing import Query
 from protocols.wire import Constraints, InputSummary, JobSpec
 
 SUSPECTED: Final = "疑似, 需人工核实 (suspected, needs human verification)"
@@ -194,6 +196,18 @@ class JobType(Protocol):
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
         """Return what each coalition of roles can compute beyond its own inputs and what smaller ones can."""
+        ...
+
+    def cost(self, spec: JobSpec, role: Role, constraints: Constraints) -> Cost:
+        """Return what one attempt costs the dataset of `role` under these constraints."""
+        ...
+
+    def query(self, spec: JobSpec, role: Role) -> Query | None:
+        """Return what the job selects of the dataset of `role`, None for a role without one."""
+        ...
+
+    def sources_asked(self, spec: JobSpec) -> int:
+        """Return the smallest number of organisations that must know a person for a record to leave."""
         ...
 
     def builder(self, spec: JobSpec, role: Role) -> InputBuilder:

@@ -1,95 +1,17 @@
-"""A journal with a fixed key and a clock that the test turns."""
+"""Journals for every test of this folder."""
 
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit.folder import Folder
-from audit.log import Journal
-from audit.note import VerifierKey
+# What several test modules share: each imports it by name.
+sys.path.insert(0, str(Path(__file__).parent))
 
-ORIGIN = "police.gz.example/node-a/journal/1"
-JOB = "sha256:" + "ab" * 32
-
-
-@dataclass
-class Clock:
-    """Advances by `step` at every reading."""
-
-    at: datetime = datetime(2026, 12, 1, tzinfo=UTC)
-    step: timedelta = timedelta(milliseconds=10)
-
-    def __call__(self) -> datetime:
-        self.at += self.step
-        return self.at
-
-
-@dataclass
-class Place:
-    """Where one journal lives, and how to open it."""
-
-    home: Path
-    key: Ed25519PrivateKey = field(default_factory=lambda: Ed25519PrivateKey.from_private_bytes(bytes(32)))
-    clock: Clock = field(default_factory=Clock)
-    opened: list[Journal] = field(default_factory=list)
-
-    @property
-    def directory(self) -> Path:
-        return self.home / "journal"
-
-    @property
-    def database(self) -> Path:
-        return self.home / "state" / "node.sqlite"
-
-    @property
-    def public_key(self) -> bytes:
-        return self.key.public_key().public_bytes_raw()
-
-    @property
-    def vkey(self) -> VerifierKey:
-        return VerifierKey(ORIGIN, 1, self.public_key)
-
-    def open(self, folder: Callable[[Path, str], Folder] = Folder, **other: Any) -> Journal:
-        named = {
-            "directory": self.directory,
-            "database": self.database,
-            "origin": ORIGIN,
-            "signer": self.key.sign,
-            "public_key": self.public_key,
-            "now": self.clock,
-        } | other
-        journal = Journal.open(named.pop("directory"), folder=folder, **named)
-        self.opened.append(journal)
-        return journal
-
-    def fill(self, journal: Journal, count: int) -> None:
-        """Append `count` entries in one transaction."""
-        with journal.transaction() as connection:
-            for number in range(count):
-                journal.append(
-                    connection, "job.refused", {"code": "no-rule", "line": number}, job=JOB, actor="bureau"
-                )
-
-    def fill_and_fail(self, journal: Journal) -> None:
-        """Append one entry, then fail before the commit."""
-        with journal.transaction() as connection:
-            journal.append(connection, "job.refused", {"code": "no-rule"}, job=JOB)
-            raise ZeroDivisionError
-
-    def files(self) -> dict[str, bytes]:
-        """Every published file."""
-        return {
-            path.relative_to(self.directory).as_posix(): path.read_bytes()
-            for path in sorted(self.directory.rglob("*"))
-            if path.is_file()
-        }
+from journals import Place
 
 
 @pytest.fixture

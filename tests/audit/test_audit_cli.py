@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from journals import signer
 
 from audit.cli import main
 from audit.entries import PolicyRef
 from audit.merkle import EMPTY_ROOT
-from audit.note import Checkpoint, sign_note
+from audit.note import Checkpoint, VerifierKey, sign_note
+from protocols.encoding import sha256_digest
 
 ROOT = Path(__file__).parents[2]
 JOB = "sha256:" + "ab" * 32
@@ -118,6 +120,71 @@ def test_an_origin_that_would_turn_the_text_around_is_spelt_out(shown, capsys):
     status, out, _ = run(capsys, "verify", "journal", "--vkey", "police.vkey")
     assert (status, origin in out) == (1, False)
     assert "log       'police\\u202e.gz'\n" in out
+
+
+@pytest.fixture
+def rotated(shown):
+    """The same journal after its key has changed, and one entry later; the auditor has the old key."""
+    with shown.open() as journal:
+        shown.rotate(journal, signer(0), signer(1))
+    with shown.open_with(signer(1)) as journal:
+        journal.record("budget.charged", {"budget": "elder_quarter", "cost": "0.10", "rho": "0.10"}, job=JOB)
+        (shown.home / "newer.vkey").write_text(journal.vkey + "\n")
+    return shown
+
+
+def test_a_journal_whose_key_has_changed_verifies_with_the_old_key_and_with_the_new(rotated, capsys):
+    for vkey in ("police.vkey", "newer.vkey"):
+        status, out, err = run(capsys, "verify", "journal", "--vkey", vkey)
+        assert (status, err) == (0, "")
+        name = rotated.vkey.name
+        assert out.splitlines()[3:5] == [
+            f"keys      {name}+23f19482, then {name}+06e2b3b1",
+            f"signed    {name}+06e2b3b1",
+        ]
+    (rotated.home / "other.vkey").write_text(
+        str(VerifierKey(rotated.vkey.name, 1, signer(2).public_key)) + "\n"
+    )
+    status, out, _ = run(capsys, "verify", "journal", "--vkey", "other.vkey")
+    assert status == 1
+    assert "problem   checkpoint: none of the trusted keys ever was this log's [no-known-signature]\n" in out
+
+
+def test_a_key_that_changed_without_the_old_keys_word_is_found_out(rotated, capsys, monkeypatch):
+    """The program that wrote this journal had lost its checks."""
+    with rotated.open_with(signer(1)) as journal, monkeypatch.context() as careless:
+        careless.setattr("audit.rotation.verify", lambda *_, **__: frozenset())
+        seq = rotated.rotate(journal, signer(1), signer(2), by=(signer(2),))
+    status, out, err = run(capsys, "verify", "journal", "--vkey", "police.vkey")
+    assert status == 1
+    assert (
+        f"problem   entry {seq}: 1 valid signatures of distinct trusted keys, 2 needed [too-few-signatures]\n"
+        in out
+    )
+    assert err.startswith("minshu-audit: error: this journal does not verify: 1 problem\n")
+
+
+def test_a_change_of_key_is_shown_with_both_keys(rotated, capsys):
+    _, out, _ = run(capsys, "show", "journal", "--kind", "key.rotate")
+    (data,) = (path.read_bytes() for path in rotated.directory.rglob("objects/sha256/*/*"))
+    assert out == (
+        "     5  2026-12-01T00:00:00.060Z  key.rotate"
+        f"          envelope_sha256={sha256_digest(data)[7:19]}"
+        f"  identity={sha256_digest(signer(1).public_key)[7:19]}"
+        "  previous_vkey=police.gz.example/node-a/journal/1+23f19482"
+        f"  root={entry_root(rotated)}  size=5"
+        f"  vkey={(rotated.home / 'newer.vkey').read_text()}"
+    )
+    _, out, _ = run(capsys, "show", "journal", "--kind", "budget.charged")
+    assert out == (
+        "     6  2026-12-01T00:00:00.070Z  budget.charged      job=abababababab"
+        "  budget=elder_quarter  cost=0.10  rho=0.10\n"
+    )
+
+
+def entry_root(place) -> str:
+    bundle = (place.directory / "tile/entries/000.p/7").read_bytes()
+    return bundle.rpartition(b'"root":"sha256:')[2][:12].decode()
 
 
 def test_more_problems_than_anyone_reads_are_summed_up(shown, capsys, monkeypatch):
@@ -250,6 +317,11 @@ def test_showing_a_damaged_journal_fails_without_a_traceback(shown, capsys):
     bundle.mkdir()
     status, _, err = run(capsys, "show", "journal")
     assert (status, err.splitlines()[0]) == (1, "minshu-audit: error: Is a directory")
+    bundle.rmdir()
+    os.mkfifo(bundle)
+    command = [sys.executable, "-m", "audit.cli", "show", str(shown.directory)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "minshu-audit: error: Not a regular file")
 
 
 def test_the_version_is_the_packages(capsys):

@@ -8,12 +8,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audit.entries import ENTRY_KINDS, FIELDS, Entry, PolicyRef, check_statement, format_time, parse_time
+from audit import entries as entries_module
+from audit.entries import (
+    ENTRY_KINDS,
+    FIELDS,
+    KINDS_BY_VERSION,
+    VERSION,
+    Entry,
+    PolicyRef,
+    check_statement,
+    format_time,
+    parse_time,
+)
 from audit.note import VerifierKey
 from protocols.encoding import canonical_json
 from protocols.errors import DecodeError, InputError
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "audit_entries.json").read_text())
+FOLDER = Path(__file__).parents[1] / "vectors"
+VECTORS = json.loads((FOLDER / "audit_entries.json").read_text())
+VECTORS_V2 = json.loads((FOLDER / "audit_entries_v2.json").read_text())
+VOCABULARY = json.loads((FOLDER / "audit_vocabulary.json").read_text())
+FUTURE = "a format of the future"
 DIGEST = "sha256:" + "ab" * 32
 VKEY = str(VerifierKey("police.gz.example/node-a/journal/1", 1, bytes(32)))
 IDENTIFIERS = [
@@ -22,37 +37,6 @@ IDENTIFIERS = [
     "RIC:110101199003077778",
     "13800138000",
     "１３８００１３８０００",  # full-width digits
-]
-
-PUBLISHED = [
-    "log.open",
-    "log.successor",
-    "key.rotate",
-    "policy.activate",
-    "policy.refused",
-    "stop.applied",
-    "roster.activate",
-    "job.received",
-    "job.refused",
-    "approval.recorded",
-    "job.admitted",
-    "job.submitted",
-    "job.cancelled",
-    "job.expired",
-    "approval.rejected",
-    "outcome.filed",
-    "roster.published",
-    "node.enrolled",
-    "budget.reserved",
-    "budget.released",
-    "output.commit",
-    "output.released",
-    "job.failed",
-    "job.aborted",
-    "peer.receipt",
-    "clock.step",
-    "witness.conflict",
-    "deletion.receipt",
 ]
 
 NAMES = st.sampled_from(["bureau", "police.gz.example/node-a", "crosscheck/1", "养老", "P-2026-014", DIGEST])
@@ -79,8 +63,9 @@ VALUES = {
 
 @st.composite
 def entries(draw) -> Entry:
-    kind = draw(st.sampled_from(sorted(ENTRY_KINDS)))
-    published = ENTRY_KINDS[kind]
+    v = draw(st.sampled_from(sorted(KINDS_BY_VERSION)))
+    kind = draw(st.sampled_from(sorted(KINDS_BY_VERSION[v])))
+    published = KINDS_BY_VERSION[v][kind]
     optional = draw(st.sets(st.sampled_from(sorted(published.optional)))) if published.optional else set()
     about_job = draw(st.booleans()) if published.job is None else published.job
     return Entry(
@@ -94,11 +79,41 @@ def entries(draw) -> Entry:
         actor=draw(st.just("") | NAMES),
         body={key: draw(VALUES[FIELDS[key].says]) for key in published.required | optional},
         refs=tuple(draw(st.lists(st.just(DIGEST), max_size=3))),
+        v=v,
     )
 
 
-def test_v1_publishes_exactly_these_kinds():
-    assert sorted(ENTRY_KINDS) == sorted(PUBLISHED)
+@pytest.fixture
+def v1_reader(monkeypatch) -> None:
+    """A reader of the time when v = 1 was all there was."""
+    monkeypatch.setattr(entries_module, "KINDS_BY_VERSION", {1: KINDS_BY_VERSION[1]})
+
+
+@pytest.mark.parametrize("v", KINDS_BY_VERSION)
+def test_a_published_vocabulary_never_changes(v):
+    found = {
+        kind: {
+            "required": sorted(published.required),
+            "optional": sorted(published.optional),
+            "job": published.job,
+        }
+        for kind, published in KINDS_BY_VERSION[v].items()
+    }
+    assert found == VOCABULARY[str(v)]
+
+
+def test_every_published_vocabulary_is_pinned_and_the_newest_is_written():
+    assert {str(v) for v in KINDS_BY_VERSION} == VOCABULARY.keys() - {"what"}
+    assert max(KINDS_BY_VERSION) == VERSION
+    assert ENTRY_KINDS is KINDS_BY_VERSION[VERSION]
+
+
+def test_what_a_kind_may_say_only_grows():
+    for v in range(2, VERSION + 1):
+        for kind, before in KINDS_BY_VERSION[v - 1].items():
+            now = KINDS_BY_VERSION[v][kind]
+            assert (now.required, now.job) == (before.required, before.job)
+            assert now.optional >= before.optional
 
 
 @pytest.mark.parametrize("kind", sorted(ENTRY_KINDS))
@@ -122,10 +137,66 @@ def test_the_published_entry_is_read_and_written_back():
 
 
 @pytest.mark.parametrize("case", VECTORS["bad"], ids=lambda c: c["why"])
-def test_a_bad_entry_is_refused_at_the_step_that_must_fail(case):
+def test_a_bad_entry_is_refused_at_the_step_that_must_fail(case, v1_reader):
     with pytest.raises(DecodeError) as caught:
         Entry.decode(case["entry"].encode())
     assert caught.value.code == case["code"]
+
+
+@pytest.mark.parametrize("case", VECTORS["bad"], ids=lambda c: c["why"])
+def test_what_a_reader_of_v1_refused_is_refused_still_unless_it_was_the_future(case):
+    data = case["entry"].encode()
+    if case["why"] == FUTURE:
+        assert Entry.decode(data).v == 2
+        return
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(data)
+    assert caught.value.code == case["code"]
+
+
+@pytest.mark.parametrize("data", VECTORS_V2["good"], ids=lambda d: json.loads(d)["kind"])
+def test_an_entry_of_v2_is_read_and_written_back(data):
+    entry = Entry.decode(data.encode())
+    assert (entry.v, entry.encode()) == (2, data.encode())
+
+
+@pytest.mark.parametrize("data", VECTORS_V2["good"], ids=lambda d: json.loads(d)["kind"])
+def test_a_reader_of_v1_says_that_it_is_too_old_for_an_entry_of_v2(data, v1_reader):
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(data.encode())
+    assert (caught.value.code, caught.value.hint) == (
+        "unknown-version",
+        "read this log with a newer release",
+    )
+
+
+def test_the_vectors_of_v2_hold_every_kind_and_key_that_is_new_in_it():
+    said = {entry["kind"]: entry["body"].keys() for entry in map(json.loads, VECTORS_V2["good"])}
+    for kind, now in KINDS_BY_VERSION[2].items():
+        before = KINDS_BY_VERSION[1].get(kind)
+        if now != before:
+            assert said[kind] >= (now.optional - before.optional if before else now.required), kind
+
+
+@pytest.mark.parametrize("case", VECTORS_V2["bad"], ids=lambda c: c["why"])
+def test_a_bad_entry_of_v2_is_refused_at_the_step_that_must_fail(case):
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(case["entry"].encode())
+    assert caught.value.code == case["code"]
+
+
+@pytest.mark.parametrize("text", ["0", "0.000000000000001", "9999999999", "9999999999.99999999999999999999"])
+def test_an_amount_is_exact_from_the_smallest_delta_to_ten_digits(text):
+    for key in ("cost", "spent", "limit", "rho", "delta"):
+        assert FIELDS[key].accepts(text)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["1e-9", "-1", "+1", "01", ".5", "5.", "1_0", "１", "", "10000000000", 1, 0.5]
+)
+def test_an_amount_has_one_spelling(wrong):
+    for key in ("cost", "spent", "limit", "rho", "delta"):
+        assert not FIELDS[key].accepts(wrong)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)

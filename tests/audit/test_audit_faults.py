@@ -24,7 +24,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, "tests/audit")
-from conftest import JOB, Place
+from journals import JOB, Place
 from audit.folder import Folder
 
 place, kill_at = Place(Path(sys.argv[1])), int(sys.argv[2])
@@ -228,7 +228,7 @@ def test_a_real_file_size_limit_is_survived(tmp_path):
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, "tests/audit")
-from conftest import JOB, Place
+from journals import JOB, Place
 from audit.verify import verify_directory
 from protocols.errors import StateConflict
 

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journals import ORIGIN, signer
 
 from audit import log
 from audit.entries import Entry, PolicyRef
@@ -48,7 +49,8 @@ def test_a_new_journal_opens_with_the_key_it_will_be_verified_with(place):
     assert (journal.size, journal.published, journal.origin) == (1, 1, place.vkey.name)
 
 
-def test_the_bytes_on_disk_are_the_published_format(place):
+def test_the_bytes_on_disk_are_the_published_format_of_v1(place, monkeypatch):
+    monkeypatch.setattr(log, "VERSION", 1)
     journal = place.open()
     for kind, body in GOLDEN["records"]:
         journal.record(kind, body, job=GOLDEN["job"] if kind.startswith("job.") else "")
@@ -350,16 +352,14 @@ def test_a_time_without_a_zone_is_refused(place):
     assert journal.size == 1
 
 
+STEPS = ["record", "two", "roll back", "reopen", "rotate"]
+
+
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.lists(
-        st.tuples(st.integers(-(10**10), 10**10), st.sampled_from(["record", "two", "roll back", "reopen"])),
-        max_size=12,
-    )
-)
+@given(st.lists(st.tuples(st.integers(-(10**10), 10**10), st.sampled_from(STEPS)), max_size=12))
 def test_any_history_verifies(place, tmp_path_factory, steps):
     place.home = tmp_path_factory.mktemp("history")
-    journal, said = place.open(), 0
+    journal, said, key = place.open(), 0, 0
     for jump_ms, step in steps:
         place.clock.at += timedelta(milliseconds=jump_ms)
         if step == "record":
@@ -371,14 +371,18 @@ def test_any_history_verifies(place, tmp_path_factory, steps):
         elif step == "roll back":
             with pytest.raises(ZeroDivisionError):
                 place.fill_and_fail(journal)
+        elif step == "rotate":
+            place.rotate(journal, signer(key), signer(key + 1))
+            key += 1
         else:
             journal.close()
-            journal = place.open()
+            journal = place.open_with(signer(key))
     entries = list(journal.entries())
     assert [entry.seq for entry in entries] == list(range(journal.size))
     assert sum(entry.kind == "job.refused" for entry in entries) == said
     verdict = verify_directory(place.directory, [place.vkey])
     assert (verdict.problems, verdict.size, verdict.root) == ((), journal.size, journal.root())
+    assert verdict.keys == tuple(str(VerifierKey(ORIGIN, 1, signer(n).public_key)) for n in range(key + 1))
     journal.close()
 
 

@@ -10,7 +10,7 @@ from bench import crosscheck, relay, rows, tagging
 from bench.rig.turns import take_turns
 from bench.rig.worker import Talk, Worker
 from bench.rows import Results
-from demo.collaboration import DEPARTMENTS
+from demo.collaboration import DEPARTMENTS, for_a_city_of
 from protocols.party import run
 from protocols.psi import group
 
@@ -49,10 +49,16 @@ def test_the_turn_of_median_ratio_counts():
     assert take_turns(lambda: next(ours), lambda: next(peer), 3) == (20.0, 30.0)
 
 
-def test_every_example_policy_takes_the_cap_of_a_larger_city():
+def test_in_a_larger_city_an_example_policy_lends_more_and_is_else_the_same():
     for department in DEPARTMENTS:
         text = files("policies.examples").joinpath(f"{department.folder}.toml").read_text("utf-8")
-        assert crosscheck.capped(text, 123456).count("max_rows = 123456\n") == 1
+        assert for_a_city_of(100_000, text) == for_a_city_of(10_000, text) == text
+        larger = for_a_city_of(1_000_000, text)
+        assert larger.count("max_rows = 200000\n") == 1
+        lent = larger.count('counts = "rows"\nlimit = 600000\n')
+        assert lent == text.count('counts = "rows"\n')
+        changed = [n for n, line in enumerate(text.splitlines()) if larger.splitlines()[n] != line]
+        assert len(changed) == 1 + lent
 
 
 def test_frames_cross_the_relay_and_the_bare_relay(tmp_path):

@@ -4,18 +4,21 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 from crosscheck_case import job_spec
 
+from protocols.dp.cost import NOTHING, Cost
 from protocols.encoding import canonical_json
 from protocols.errors import InputError, MinshuError
-from protocols.ids import NodeName, Organisation, Role
+from protocols.ids import DatasetName, NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES
 from protocols.jobs.job_type import COORDINATOR, REQUESTER, InputBuilder, JobType, OutputClass, PreparedInput
-from protocols.wire import JobSpec, organisation_of
+from protocols.statistics.differencing import Query, differenced
+from protocols.wire import Constraints, JobSpec, organisation_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +51,8 @@ def check_job_type(job_type: JobType, specs: tuple[JobSpec, ...]) -> None:
         check_releases(job_type, spec)
         check_statements(job_type, spec)
         check_separation(job_type, spec)
+        check_costs(job_type, spec)
+        check_query(job_type, spec)
 
 
 def check_papers(job_type: JobType) -> None:
@@ -177,6 +182,41 @@ def check_separation(job_type: JobType, spec: JobSpec) -> None:
     for one, other in combinations(computing, 2):
         roles = {**spec.roles, other: NodeName(f"{organisation_of(spec.roles[one])}/other")}
         assert not separate(job_type, replace(spec, roles=roles), BUREAU)
+
+
+LIMITS = Constraints(min_group_size=3, max_rows=500, max_fraction=Fraction(1, 2), min_coverage=Fraction(1, 2))
+
+
+def check_costs(job_type: JobType, spec: JobSpec) -> None:
+    """Every dataset is charged at least a question; where records leave, somebody counts every one."""
+    costs = {role: job_type.cost(spec, role, LIMITS) for role in spec.roles}
+    brings = {item.role for item in spec.inputs}
+    for role, cost in costs.items():
+        assert (cost.queries >= 1) == (role in brings)
+        assert (cost == NOTHING) == (role not in brings)
+        assert Cost.decode(cost.encode()) == cost
+        assert job_type.cost(replace(spec, nonce="1" * 32), role, LIMITS) == cost
+    records = any(r.output_class is OutputClass.DIRECTED for r in job_type.releases(spec))
+    assert max(cost.rows for cost in costs.values()) == (LIMITS.max_rows if records else 0)
+
+
+def check_query(job_type: JobType, spec: JobSpec) -> None:
+    """A query says what is selected and nothing about who asks, when or why; other lists are another one."""
+    brings = {item.role for item in spec.inputs}
+    assert 1 <= job_type.sources_asked(spec) <= len(spec.inputs)
+    for role in spec.roles:
+        query = job_type.query(spec, role)
+        assert (query is not None) == (role in brings)
+        if query is None:
+            continue
+        assert Query.decode(query.encode()) == query
+        again = replace(spec, purpose="P-2", legal_basis="L-2", expected_use="x", nonce="1" * 32)
+        assert job_type.query(again, role) == query
+        for item in spec.inputs:
+            others = [i if i is not item else replace(i, dataset=DatasetName("other")) for i in spec.inputs]
+            asked = job_type.query(replace(spec, inputs=tuple(others)), role)
+            assert asked is not None
+            assert query.noisy or differenced(asked, query)
 
 
 def separate(job_type: JobType, spec: JobSpec, requester: Organisation) -> bool:

@@ -24,9 +24,13 @@ from protocols.envelope import (
     ADMISSION,
     CATALOGUE,
     ENROLMENT,
+    EXPLAIN,
+    FRESHNESS,
     JOB,
+    OUTCOME,
     RELEASE,
     ROSTER,
+    ROTATION,
     VERDICT,
     KeySigner,
     key_id,
@@ -37,13 +41,16 @@ from protocols.roots import Roots
 from protocols.wire import (
     Admission,
     Constraints,
+    Freshness,
     JobInput,
     JobSpec,
+    Outcome,
     ReleaseNote,
     Roster,
     RosterAnalyst,
     RosterNode,
     RosterOrganisation,
+    Rotation,
     Verdict,
     organisation_of,
 )
@@ -149,11 +156,30 @@ class Collaboration:
                     ("wang", organisation_of(POLICE)),
                 )
             ),
+            freshness_keys=(signer("freshness").public_key,),
         )
         return replace(roster, **changes)
 
     def signed(self, roster: Roster, signatures: int = 2) -> bytes:
         return sign(ROSTER, roster.encode(), self.roots_signers[:signatures]).encode()
+
+    def freshness(self, roster: Roster, by: str = "freshness", **changes: Any) -> bytes:
+        """A statement, as of now, that a roster is the newest."""
+        said = Freshness(roster.collaboration, roster.version, roster.digest, self.now())
+        return sign(FRESHNESS, replace(said, **changes).encode(), [signer(by)]).encode()
+
+    def rotation(self, of: str, to: str, by: tuple[str, ...] = (), **changes: Any) -> bytes:
+        """A node's announcement of its next identity key, which is that of the name `to`."""
+        said = Rotation(
+            node=NodeName(of),
+            previous_key=signer(of).public_key,
+            next_key=signer(to).public_key,
+            journal_size=1,
+            journal_root=sha256_digest(b"journal"),
+            issued=self.now(),
+        )
+        both = [signer(name) for name in by or (of, to)]
+        return sign(ROTATION, replace(said, **changes).encode(), both).encode()
 
     def spec(self, roster: Roster | None = None, **changes: Any) -> JobSpec:
         self.nonces += 1
@@ -174,6 +200,7 @@ class Collaboration:
             roles=SEATS,
             purpose="P-2026-001",
             legal_basis="DPIA-2026-001",
+            expected_use="核实名单并补登",
             recipients=(organisation_of(POLICE),),
             requester=key_id(signer("li").public_key),
             collaboration="gz.example",
@@ -186,6 +213,15 @@ class Collaboration:
 
     def job(self, roster: Roster | None = None, by: str = "li", **changes: Any) -> bytes:
         return sign(JOB, self.spec(roster, **changes).encode(), [signer(by)]).encode()
+
+    def question(self, spec: JobSpec, by: str = "li") -> bytes:
+        return sign(EXPLAIN, spec.encode(), [signer(by)]).encode()
+
+    def outcome(self, job: str, by: str = POLICE, signed_by: str | None = None, **changes: Any) -> bytes:
+        """An outcome by a node, or by an analyst."""
+        name = by if "/" in by else key_id(signer(by).public_key)
+        outcome = Outcome(JobId(job), name, 5718, 3351, "按户核实", self.now().replace(microsecond=0))
+        return sign(OUTCOME, replace(outcome, **changes).encode(), [signer(signed_by or by)]).encode()
 
     def request(self, method: str, subject: str = "", by: str = "li", **changes: Any) -> bytes:
         self.nonces += 1

@@ -25,6 +25,7 @@ from coordinator.service import Coordinator
 from coordinator.store.sql import SqlStore
 from minshu.v1 import enrolment_pb2, enrolment_pb2_grpc, relay_pb2, relay_pb2_grpc
 from protocols.channel.frame import Header
+from protocols.envelope import decode_envelope
 from protocols.ids import JobId, NodeName, Role
 
 
@@ -76,6 +77,8 @@ class ScriptedNode:
     leaf: bytes
     key: bytes
     answer: str = "permit"
+    says: dict[str, Any] = field(default_factory=dict)
+    admits: dict[str, Any] = field(default_factory=dict)
     frames: int = 3
     frame_size: int = 600
     recipient: bytes = b""
@@ -142,11 +145,15 @@ class ScriptedNode:
         kind = message.WhichOneof("kind")
         attempt = getattr(getattr(message, kind), "attempt", None)
         if kind == "offer" and self.answer:
-            verdict = self.world.verdict(self.name, attempt.job, attempt.attempt, self.answer)
+            verdict = self.world.verdict(self.name, attempt.job, attempt.attempt, self.answer, **self.says)
             await self.say(answer=relay_pb2.Answer(attempt=attempt, verdict=verdict))
+        elif kind == "explain" and self.answer:
+            job = decode_envelope(message.explain.request).payload_digest
+            verdict = self.world.verdict(self.name, job, 0, self.answer, **self.says)
+            await self.say(explained=relay_pb2.Explained(id=message.explain.id, verdict=verdict))
         elif kind == "admit":
             self.live.append(attempt)
-            admission = self.world.admission(self.name, attempt.job, attempt.attempt)
+            admission = self.world.admission(self.name, attempt.job, attempt.attempt, **self.admits)
             await self.say(admitted=relay_pb2.Admitted(attempt=attempt, admission=admission))
         elif kind == "start":
             await self.exchange(stub, attempt)
@@ -289,10 +296,10 @@ class LiveBureau:
             stub = enrolment_pb2_grpc.EnrolmentServiceStub(channel)
             return await stub.Enrol(enrolment_pb2.EnrolRequest(request=request, mac=mac), timeout=10)
 
-    def publish(self, **changes: Any) -> Any:
+    def publish(self, *, signatures: int = 2, **changes: Any) -> Any:
         """Draft, sign and publish as the operator's commands do, beside the running coordinator."""
         store = SqlStore(self.home.database)
-        registry = Registry(store, self.world.roots, SUITE, self.world.now)
+        registry = Registry(store, self.home.roots(), SUITE, self.world.now)
         roster = draft(
             registry.roster,
             **{
@@ -307,7 +314,7 @@ class LiveBureau:
             }
             | changes,
         )
-        registry.publish(self.world.signed(roster))
+        registry.publish(self.world.signed(roster, signatures))
         store.close()
         self.until(lambda: self.coordinator.registry.roster == roster)
         return roster

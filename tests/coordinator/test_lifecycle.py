@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from coordinator.lifecycle import (
+    ANSWERED_BEFORE,
     JOB_ENDS,
     JOB_TRANSITIONS,
     RUN_ENDS,
@@ -43,6 +44,7 @@ NOW = datetime(2026, 12, 2, 8, tzinfo=UTC)
 LIMITS = Limits(admit_timeout_s=300, run_timeout_s=3600, max_attempts=2)
 A, B = NodeName("a.example/node-a"), NodeName("b.example/node-a")
 TABLE = Planned(A, "street-table")
+EARLIER, OTHER = "sha256:" + "e" * 64, "sha256:" + "f" * 64
 JOB = Job(
     id=JobId("sha256:" + "1" * 64),
     expires=NOW + timedelta(days=1),
@@ -82,11 +84,13 @@ def events_for(job):
     """Every kind of event, for each node, of the current attempt, an earlier and a later one."""
     yield from (Cancelled("analyst-1"), Passed(), Restarted())
     for node in (A, B, NodeName("c.example/node-a")):
+        yield answered(node, "permit", job.attempt, answered=OTHER, usable=True)
         for attempt in {job.attempt, 1, job.attempt + 1}:
             yield Offered(node, attempt)
-            yield from (
-                answered(node, answer, attempt, code="a-reason") for answer in ("permit", "ask", "refuse")
-            )
+            for answer in ("permit", "ask", "refuse"):
+                yield answered(node, answer, attempt, code="a-reason")
+                for usable in (True, False):
+                    yield answered(node, answer, attempt, code="a-reason", answered=EARLIER, usable=usable)
             yield Admitted(node, attempt, b"admission", 60)
             yield Uploading(node, attempt)
             yield Stored(node, attempt, TABLE.name)
@@ -104,7 +108,10 @@ def events_for(job):
 
 def shape(job):
     """A job without its texts, so that equal situations count once."""
-    runs = tuple(replace(run, code="", sentence="", hint="", verdict=b"") for run in job.runs)
+    plain = {"code": "", "sentence": "", "hint": ""}
+    if job.started or job.ended:  # what was said on the way there makes no difference any more
+        plain |= {"verdict": b"", "answered": ""}
+    runs = tuple(replace(run, **plain) for run in job.runs)
     # The clock moves only between these: before, past the deadline, past the expiry.
     return replace(job, runs=runs, code="", sentence="", hint="", deadline=None), job.deadline is None
 
@@ -166,11 +173,45 @@ def test_an_ended_job_has_no_open_run():
             assert job.deadline is None
 
 
-def test_a_job_succeeds_only_when_every_run_is_done_and_every_release_is_stored():
+def test_a_job_succeeds_only_when_every_run_is_done_and_every_release_is_stored_or_it_was_answered_before():
+    ways = set()
     for job in JOBS:
         if job.state is JobState.SUCCEEDED:
-            assert states(job) == ["DONE", "DONE"]
-            assert job.stored == {TABLE}
+            ways.add(bool(job.answered_by))
+            if job.answered_by:
+                assert job.code == ANSWERED_BEFORE
+                assert {run.answered for run in job.runs} == {job.answered_by}
+                assert not job.stored | job.awaited
+            else:
+                assert states(job) == ["DONE", "DONE"]
+                assert job.stored == {TABLE}
+    assert ways == {True, False}
+
+
+def test_only_a_job_that_every_node_says_was_answered_and_that_is_usable_is_answered_by_it():
+    for before, event, after, effects in STEPS:
+        if after.answered_by and not before.answered_by:
+            assert isinstance(event, Answered)
+            assert event.usable
+            assert event.answered == after.answered_by
+            assert {run.answered for run in after.runs} == {after.answered_by}
+            assert not before.started
+            assert not any(isinstance(e, Admit | Start | OpenRelay | DropReleases) for e in effects)
+
+
+def test_nothing_else_succeeds_without_having_run():
+    for before, _, after, _ in STEPS:
+        if after.state is JobState.SUCCEEDED and not before.ended and not before.started:
+            assert after.answered_by
+
+
+def test_a_refusal_is_held_only_while_others_may_still_say_that_it_was_answered_before():
+    held = [job for job in JOBS if not job.ended and any(run.state is RunState.REFUSED for run in job.runs)]
+    assert held
+    for job in held:
+        assert any(not run.verdict for run in job.runs)
+        assert all(run.answered for run in job.runs if run.verdict)
+        assert not job.admitting
 
 
 def test_every_early_end_has_a_code_a_sentence_and_one_journal_entry():
@@ -379,3 +420,60 @@ def test_after_a_restart_admission_begins_again_because_nothing_had_left():
     assert (job.attempt, states(job), effects) == (1, ["ACCEPTED", "ACCEPTED"], ())
     assert not any(run.admission for run in job.runs)
     assert job.deadline == later + timedelta(seconds=300)
+
+
+# -- answered before ---------------------------------------------------------------------------------
+
+
+def before(node, answer, job=EARLIER, **more):
+    return answered(node, answer, answered=job, **{"usable": True, "code": "a-code", "sentence": "no"} | more)
+
+
+@pytest.mark.parametrize(
+    "answers", [("permit", "permit"), ("ask", "permit"), ("refuse", "ask"), ("refuse",) * 2]
+)
+def test_a_question_that_all_say_was_answered_succeeds_with_the_earlier_job(answers):
+    job, effects = play(JOB, before(A, answers[0]), before(B, answers[1]))
+    assert (job.state, job.code, job.answered_by) == (JobState.SUCCEEDED, ANSWERED_BEFORE, EARLIER)
+    assert EARLIER in job.sentence
+    told = [node for node, answer in zip((A, B), answers, strict=True) if answer != "refuse"]
+    assert effects == tuple(Stop(node, 0, ANSWERED_BEFORE, job.sentence) for node in told)
+    assert job.deadline is None
+
+
+def test_a_refusal_that_names_an_earlier_job_waits_for_the_others():
+    job, effects = play(JOB, before(A, "refuse", code="budget-exceeded"))
+    assert (job.state, states(job), effects) == (JobState.SUBMITTED, ["REFUSED", "OFFERED"], ())
+    for other in (answered(B, "permit"), before(B, "permit", OTHER), before(B, "permit", usable=False)):
+        ended, effects = play(job, other)
+        assert (ended.state, ended.code) == (JobState.REFUSED, "budget-exceeded")
+        assert A in ended.sentence
+        assert Stop(B, 0, "peer-refused", ended.sentence) in effects
+
+
+def test_a_refusal_whose_earlier_job_cannot_be_used_ends_the_job_at_once():
+    job, _ = play(JOB, before(A, "refuse", usable=False))
+    assert job.state is JobState.REFUSED
+
+
+def test_a_refusal_that_waited_is_the_end_if_the_others_never_answer():
+    job, _ = play(JOB, before(A, "refuse", code="budget-exceeded"))
+    job, _ = play(job, Passed(), now=JOB.expires)
+    assert (job.state, job.code, states(job)) == (
+        JobState.REFUSED,
+        "budget-exceeded",
+        ["REFUSED", "CANCELLED"],
+    )
+
+
+def test_where_the_earlier_job_cannot_be_used_the_ordinary_answers_count():
+    job, effects = play(JOB, before(A, "permit"), before(B, "permit", usable=False))
+    assert (job.state, effects) == (JobState.RUNNING, (Admit(A), Admit(B)))
+    job, _ = play(JOB, before(A, "ask"), before(B, "permit", OTHER))
+    assert (job.state, states(job)) == (JobState.AWAITING_APPROVAL, ["AWAITING_APPROVAL", "ACCEPTED"])
+
+
+def test_another_attempt_forgets_what_was_said_to_the_one_before():
+    job, _ = play(JOB, before(A, "permit"), answered(B, "permit"))
+    job, _ = play(job, Admitted(A, 1, b"a"), Admitted(B, 1, b"b"), Lost(B, 1, "gone"))
+    assert (job.attempt, {run.answered for run in job.runs}) == (2, {""})

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -25,11 +26,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from audit.entries import check_statement
 from coordinator.authority import LEAF_LIFE, Authority, peer_of
+from coordinator.drafting import next_roots
 from coordinator.registry import MAX_JOB_ENVELOPE_BYTES, Registry
+from coordinator.store import StoredRoster, Token
 from coordinator.store.sql import SqlStore
 from protocols.encoding import sha256_digest
-from protocols.envelope import JOB, key_id, sign
+from protocols.envelope import JOB, decode_envelope, key_id, sign
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
 from protocols.ids import NodeName, Organisation, Role
 from protocols.roots import Roots
@@ -135,6 +139,47 @@ def test_a_token_expires_after_fifteen_minutes(world, registry, authority, clock
     assert refusal(Refused, registry.enrol, *world.enrolment(POLICE, SECRET), authority) == "token-expired"
 
 
+def test_a_token_made_before_the_clock_went_back_is_refused(world, registry, authority, clock):
+    registry.new_token(POLICE, SECRET)
+    clock.pass_(hours=-1)
+    assert refusal(Refused, registry.enrol, *world.enrolment(POLICE, SECRET), authority) == "clock-moved"
+    clock.pass_(hours=1)
+    registry.enrol(*world.enrolment(POLICE, SECRET), authority)
+
+
+def test_a_clock_that_went_far_ahead_and_back_gives_a_used_token_no_second_life(
+    world, registry, store, authority, clock
+):
+    registry.new_token(POLICE, SECRET)
+    registry.enrol(*world.enrolment(POLICE, SECRET), authority)
+    clock.pass_(days=400)
+    store.forget(clock())
+    clock.pass_(days=-400)
+    assert refusal(Refused, registry.enrol, *world.enrolment(POLICE, SECRET), authority) == "token-unknown"
+
+
+def test_a_guessed_prefix_enrols_nobody(world, registry, authority, store):
+    """The request names 32 bits of the token's hash; only whoever has all 256 can key the mac."""
+    registry.new_token(POLICE, SECRET)
+    hashed = hashlib.sha256(SECRET).digest()
+    for guess in (hashed[:4] + bytes(28), hashed[::-1], b""):
+        request, _ = world.enrolment(POLICE, SECRET)
+        mac = hmac.digest(guess, hashlib.sha256(request).digest(), "sha256")
+        assert refusal(Refused, registry.enrol, request, mac, authority) == "token-unknown"
+    assert store.enrolments() == []
+
+
+def test_two_tokens_of_one_prefix_are_two_tokens(world, registry, authority, store, clock):
+    twin = hashlib.sha256(SECRET).digest()[:4] + bytes(28)
+    store.add_token(Token(twin, HEALTH, clock(), clock() + timedelta(minutes=15)))
+    registry.new_token(POLICE, SECRET)
+    request, mac = world.enrolment(HEALTH, SECRET)
+    assert refusal(Refused, registry.enrol, request, mac, authority) == "token-unknown"
+    registry.enrol(*world.enrolment(POLICE, SECRET), authority)
+    (left,) = (token for token in store.tokens(twin[:4].hex()) if token.used is None)
+    assert left.node == HEALTH
+
+
 def test_another_nodes_token_enrols_nobody(world, registry, authority):
     registry.new_token(POLICE, SECRET)
     assert refusal(Refused, registry.enrol, *world.enrolment(HEALTH, SECRET), authority) == "token-unknown"
@@ -216,10 +261,11 @@ def test_a_roster_that_two_roots_signed_is_in_force(world, registry, store):
         (lambda w: w.signed(w.roster(collaboration="other.example")), "wrong-collaboration"),
         (lambda w: w.signed(w.roster(suite=1)), "wrong-suite"),
         (lambda w: w.signed(w.roster(expires=w.now())), "roster-expired"),
-        (lambda w: w.signed(w.roster(expires=w.now() + timedelta(days=91))), "roster-expired"),
+        (lambda w: w.signed(w.roster(expires=w.now() + timedelta(days=91))), "roster-life"),
         (lambda w: w.signed(w.roster(issued=w.now() + timedelta(hours=1))), "roster-not-valid"),
         (lambda w: w.signed(w.roster(organisations=())), "bad-roster"),
-        (lambda w: w.signed(w.roster(previous=w.roster())), "roster-rollback"),
+        (lambda w: w.signed(replace(w.roster(), previous=w.roster().digest)), "roster-forked"),
+        (lambda w: w.freshness(w.roster()), "wrong-payload-type"),
         (lambda w: b"{}", "bad-envelope"),
     ],
 )
@@ -231,15 +277,17 @@ def test_a_roster_that_does_not_hold_is_not_published(world, registry, store, ma
 def test_rosters_only_go_forwards(world, listed):
     first = listed.roster
     second = world.roster(2, first)
-    for wrong in (
-        world.roster(1, analysts=()),
-        first,
-        world.roster(2),
-        world.roster(2, world.roster(1, analysts=())),
+    for wrong, code in (
+        (world.roster(1, analysts=()), "roster-forked"),
+        (first, "already-published"),
+        (world.roster(2), "roster-forked"),
+        (world.roster(2, world.roster(1, analysts=())), "roster-forked"),
+        (world.roster(3, second), "roster-fast-forward"),
     ):
-        assert refusal(StateConflict, listed.publish, world.signed(wrong)) == "roster-rollback"
+        assert refusal(StateConflict, listed.publish, world.signed(wrong)) == code
     listed.publish(world.signed(second))
     assert refusal(StateConflict, listed.publish, world.signed(first)) == "roster-rollback"
+    assert (listed.before(), listed.between(1)) == (first, [])
     assert listed.rosters_after(0) == [world.signed(second)]
     assert listed.rosters_after(1) == [world.signed(second)]
     assert listed.rosters_after(2) == []
@@ -261,6 +309,165 @@ def test_a_roster_published_by_another_process_counts_at_once(world, listed, sto
     other.publish(world.signed(few))
     assert refusal(SignatureInvalid, listed.request, "List", world.request("List")) == "unknown-analyst"
     assert refusal(SignatureInvalid, listed.check_peer, gone, spki(gone)) == "not-in-roster"
+
+
+def hand_over(world, listed):
+    """Publish the roster that hands over to other root keys; return their holders."""
+    holders = tuple(signer(f"next root {n}") for n in range(3))
+    roots = next_roots([one.public_key for one in holders], 2)
+    both = (*world.roots_signers[:2], *holders[:2])
+    assert (
+        refusal(
+            SignatureInvalid, listed.publish, world.signed(world.roster(2, listed.roster, roots=roots), 3)
+        )
+        == "too-few-signatures"
+    )
+    world.roots_signers = both
+    listed.publish(world.signed(world.roster(2, listed.roster, roots=roots), 4))
+    return holders
+
+
+def test_root_keys_hand_over_and_the_coordinator_hands_out_the_next_ones(world, listed, store, clock):
+    pinned = listed.roots
+    holders = hand_over(world, listed)
+    assert listed.roots == Roots.of("gz.example", 2, [one.public_key for one in holders])
+    third = world.roster(3, listed.roster)
+    assert refusal(SignatureInvalid, listed.publish, world.signed(third)) == "too-few-signatures"
+    world.roots_signers = holders
+    listed.publish(world.signed(third))
+    # Another process on the same home comes to the same keys from those it pinned.
+    assert Registry(store, pinned, SUITE, clock).roots == listed.roots
+
+
+def test_a_reader_without_a_roster_gets_the_chain_from_the_first_hand_over_on(world, listed):
+    world.roots_signers = hand_over(world, listed)
+    for version in (3, 4):
+        listed.publish(world.signed(world.roster(version, listed.roster)))
+    chain = listed.rosters_after(0)
+    assert len(chain) == 3
+    assert chain == listed.rosters_after(1)
+    assert listed.between(1) == chain[:2]
+    assert listed.between(3) == []
+
+
+def test_the_rosters_in_between_come_in_portions(world, listed, monkeypatch):
+    for version in range(2, 6):
+        listed.publish(world.signed(world.roster(version, listed.roster)))
+    size = len(listed.roster_envelope)
+    for limit, count in ((0, 1), (2 * size + 100, 2), (1 << 20, 3)):
+        monkeypatch.setattr("coordinator.registry.MAX_BETWEEN_BYTES", limit)
+        assert listed.between(1) == listed.rosters_after(1)[:count]
+
+
+def test_a_store_with_a_roster_that_nobody_signed_is_not_believed(world, listed, store, clock):
+    forged = world.roster(2, listed.roster)
+    envelope = world.signed(forged, 1)
+    store.publish(StoredRoster(2, forged.digest, envelope), listed.roster.digest)
+    assert refusal(StateConflict, listed.refresh) == "roster-changed"
+    assert refusal(StateConflict, Registry, store, world.roots, SUITE, clock) == "roster-changed"
+    assert listed.roster.version == 1
+
+
+def test_a_coordinator_that_starts_anew_takes_up_the_chain_where_it_is(world, registry):
+    seventh = replace(world.roster(7), previous=sha256_digest(b"the sixth"))
+    assert registry.publish(world.signed(seventh)).version == 7
+
+
+# -- freshness ---------------------------------------------------------------------------------------
+
+
+def test_a_freshness_statement_is_handed_out_and_journaled(world, listed, store, clock):
+    clock.pass_(days=3)
+    envelope = world.freshness(listed.roster)
+    listed.publish_freshness(envelope)
+    assert listed.freshness_envelope == envelope
+    entry = due(store)[-1]
+    assert (entry.kind, entry.body["version"], entry.body["sha256"]) == (
+        "roster.fresh",
+        1,
+        listed.roster.digest,
+    )
+    assert entry.body["signers"] == [key_id(signer("freshness").public_key)]
+    check_statement(entry.kind, entry.body)
+
+
+def test_a_freshness_statement_of_another_process_counts_at_once(world, listed, store, clock):
+    other = Registry(store, world.roots, SUITE, clock)
+    other.publish_freshness(world.freshness(other.roster))
+    listed.refresh()
+    assert listed.freshness_envelope == other.freshness_envelope != b""
+    other.publish(world.signed(world.roster(2, other.roster)))
+    listed.refresh()
+    assert listed.freshness_envelope == b""
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda w, r: w.freshness(r, by="li"), "too-few-signatures"),
+        (lambda w, r: w.freshness(r, version=2), "freshness-mismatch"),
+        (lambda w, r: w.freshness(r, sha256=sha256_digest(b"")), "roster-forked"),
+        (lambda w, r: w.freshness(r, issued=w.now() + timedelta(hours=1)), "freshness-not-valid"),
+        (lambda w, r: w.freshness(r, issued=w.now() - timedelta(days=1)), "already-published"),
+        (lambda w, r: w.freshness(r), "already-published"),
+        (lambda w, r: w.signed(r), "wrong-payload-type"),
+    ],
+)
+def test_a_freshness_statement_that_does_not_hold_is_not_handed_out(world, listed, make, code):
+    said = world.freshness(listed.roster)
+    listed.publish_freshness(said)
+    assert refusal(MinshuError, listed.publish_freshness, make(world, listed.roster)) == code
+    assert listed.freshness_envelope == said
+
+
+# -- next identity keys ------------------------------------------------------------------------------
+
+
+def test_a_node_announces_its_next_identity_key(world, listed, store, clock):
+    envelope = world.rotation(POLICE, "police, next")
+    sha256 = listed.announce_rotation(POLICE, envelope)
+    assert sha256 == decode_envelope(envelope).payload_digest
+    (kept,) = store.rotations()
+    assert (kept.node, kept.next_key, kept.envelope) == (POLICE, signer("police, next").public_key, envelope)
+    entry = due(store)[-1]
+    assert (entry.kind, entry.body["kind"], entry.body["sha256"]) == ("peer.receipt", "rotation", sha256)
+    # Nothing is believed on its strength.
+    assert refusal(SignatureInvalid, listed.catalogue, POLICE, world.catalogue(POLICE, by="police, next"))
+    # Told again, it is confirmed again and journaled no more.
+    assert listed.announce_rotation(POLICE, envelope) == sha256
+    assert due(store)[-1] == entry
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda w: w.rotation(POLICE, "next", by=(POLICE,)), "too-few-signatures"),
+        (lambda w: w.rotation(POLICE, "next", by=("next",)), "too-few-signatures"),
+        (lambda w: w.rotation(HEALTH, "next"), "too-few-signatures"),
+        (lambda w: w.rotation(HEALTH, "next", by=(HEALTH, "next", POLICE)), "wrong-subject"),
+        (lambda w: w.rotation(POLICE, "next", node=HEALTH), "wrong-subject"),
+        (lambda w: w.rotation(POLICE, HEALTH), "key-in-use"),
+        (lambda w: w.rotation(POLICE, "li"), "key-in-use"),
+        (lambda w: w.rotation(POLICE, "next", issued=w.now() + timedelta(hours=1)), "rotation-not-valid"),
+        (lambda w: w.catalogue(POLICE), "wrong-payload-type"),
+        (lambda w: b"[" * (1 << 20), "too-long"),
+    ],
+)
+def test_an_announcement_that_does_not_hold_is_not_kept(world, listed, store, make, code):
+    assert refusal(MinshuError, listed.announce_rotation, POLICE, make(world)) == code
+    assert store.rotations() == []
+
+
+def test_a_catalogue_under_a_key_given_up_is_no_longer_handed_out(world, listed, store):
+    for node in (POLICE, HEALTH):
+        store.put_catalogue(node, world.catalogue(node))
+    assert len(listed.catalogues()) == 2
+    nodes = tuple(
+        replace(node, identity_key=signer("police, next").public_key) if node.name == POLICE else node
+        for node in listed.roster.nodes
+    )
+    listed.publish(world.signed(world.roster(2, listed.roster, nodes=nodes)))
+    assert listed.catalogues() == [world.catalogue(HEALTH)]
 
 
 def test_roots_have_one_spelling_and_one_fingerprint(world):
@@ -357,6 +564,16 @@ def test_a_job_is_the_requesters(world, listed):
     envelope = world.job(listed.roster)
     spec, analyst, job_id = listed.job(envelope)
     assert (spec.job_id, analyst.name) == (job_id, "li")
+
+
+def test_under_an_expired_roster_no_job_is_taken_in(world, listed, clock):
+    clock.now = listed.roster.expires - timedelta(seconds=1)
+    listed.job(world.job(listed.roster))
+    clock.pass_(seconds=1)
+    assert refusal(Refused, listed.job, world.job(listed.roster)) == "roster-expired"
+    # Its nodes and analysts still reach the coordinator: how else would they get the next one.
+    assert listed.check_peer(POLICE, spki(POLICE)) == POLICE
+    listed.request("Roster", world.request("Roster"))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """The scheduler with in-memory nodes that refuse, ask, fail, vanish, come back and equivocate."""
 
-from dataclasses import dataclass, field
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 from collaboration import (
     BUREAU,
     HEALTH,
     INSURANCE,
     NODES,
+    NOW,
     POLICE,
     STATISTICS,
     SUITE,
@@ -16,18 +20,19 @@ from collaboration import (
     spki,
 )
 
-from coordinator import rpc
-from coordinator.lifecycle import Limits, RunState
+from coordinator import metering, rpc, scheduler
+from coordinator.lifecycle import JobState, Limits, RunState
 from coordinator.registry import Registry
 from coordinator.relay import Relay
 from coordinator.scheduler import MAX_REFUSALS_A_MINUTE, Scheduler
-from coordinator.store.sql import SqlStore
+from coordinator.store import Usage
+from coordinator.store.sql import SqlStore, _meters
 from minshu.v1 import relay_pb2
-from protocols.encoding import sha256_digest
-from protocols.envelope import Envelope, decode_envelope
-from protocols.errors import InputError, MinshuError, Refused, SignatureInvalid, StateConflict
-from protocols.ids import JobId, NodeName
-from protocols.wire import RosterAnalyst
+from protocols.encoding import canonical_json, decode_json, sha256_digest
+from protocols.envelope import JOB, VERDICT, Envelope, decode_envelope, key_id, sign
+from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
+from protocols.ids import DatasetName, JobId, NodeName
+from protocols.wire import Constraints, CostLine, InputSummary, RosterAnalyst, Verdict, organisation_of
 
 LI = RosterAnalyst("li", BUREAU, signer("li").public_key, recipient_public("li"))
 ZHAO = RosterAnalyst("zhao", BUREAU, signer("zhao").public_key, recipient_public("zhao"))
@@ -41,6 +46,7 @@ class FakeNode:
     name: NodeName
     bureau: "FakeBureau"
     answer: str = "permit"
+    says: dict = field(default_factory=dict)
     admits: bool = True
     finishes: bool = True
     heard: list = field(default_factory=list)
@@ -90,6 +96,13 @@ class FakeNode:
         envelope = world.verdict(self.name, attempt.job, attempt.attempt, answer, **changes)
         self.say(answer=relay_pb2.Answer(attempt=attempt, verdict=envelope))
 
+    def explain(self, asked, **changes):
+        """Answer a question; `changes` replace what it says or who signs it."""
+        about = {"node": self.name, "job": decode_envelope(asked.request).payload_digest, "attempt": 0}
+        about |= {"answer": self.answer, "by": self.name}
+        signed = self.bureau.world.verdict(**about | changes)
+        self.say(explained=relay_pb2.Explained(id=asked.id, verdict=signed))
+
     def ended(self, attempt, state, code="", sentence=""):
         self.say(
             ended=relay_pb2.RunEnded(attempt=attempt, state=state, code=code, sentence=sentence, hint="look")
@@ -101,7 +114,9 @@ class FakeNode:
         match message.WhichOneof("kind"):
             case "offer":
                 if self.answer:
-                    self.verdict(attempt, self.answer)
+                    self.verdict(attempt, self.answer, **self.says)
+            case "explain":
+                self.explain(message.explain)
             case "admit" if self.admits:
                 self.live.add(rpc.Attempt(JobId(attempt.job), attempt.attempt))
                 envelope = self.bureau.world.admission(self.name, attempt.job, attempt.attempt)
@@ -668,6 +683,446 @@ def test_after_a_restart_a_node_that_never_comes_back_is_missed(bureau):
     assert (bureau.job(job).state, bureau.job(job).code) == ("FAILED", "node-lost")
 
 
+# -- answered before ---------------------------------------------------------------------------------
+
+
+def naming(bureau, earlier, *names):
+    """Let these nodes, all where none is named, say that `earlier` has answered the question."""
+    for name in names or NODES:
+        bureau.nodes[name].says = {"answered": earlier}
+
+
+def test_a_question_asked_again_is_answered_with_the_stored_releases(bureau):
+    bureau.connect()
+    first = bureau.submit()
+    naming(bureau, first)
+    bureau.nodes[HEALTH].answer = "refuse"
+    bureau.nodes[INSURANCE].answer = "ask"
+    again = bureau.submit()
+    found = bureau.job(again)
+    assert (found.state, found.code, found.answered_by) == ("SUCCEEDED", "answered-before", first)
+    view = bureau.scheduler.view(again, LI)
+    assert view.answered_by == first
+    assert [release.release for release in view.releases] == [
+        release.release for release in bureau.store.releases_of(first)
+    ]
+    assert all(len(node.got("admit")) == len(node.got("start")) == 1 for node in bureau.nodes.values())
+    assert {n for n, node in bureau.nodes.items() if node.got("stop")} == set(NODES) - {HEALTH}
+    assert all(stop.code == "answered-before" for stop in bureau.nodes[POLICE].got("stop"))
+    receipts = [e for e in bureau.entries("peer.receipt") if e.job == again]
+    assert {(e.body["kind"], e.body["code"], e.body["peer"]) for e in receipts} == {
+        ("verdict", "answered-before", node) for node in NODES
+    }
+    # What answers is fetched as what it is: the earlier job's.
+    assert bureau.scheduler.release_for(view.releases[0].release, LI).job == first
+
+
+def test_a_question_asked_again_costs_and_reads_nothing(bureau):
+    bureau.connect()
+    naming(bureau, bureau.submit())
+    before = bureau.store.usage(BUREAU)[0]
+    bureau.submit()
+    after = bureau.store.usage(BUREAU)[0]
+    assert (after.jobs, after.succeeded) == (before.jobs + 1, before.succeeded + 1)
+    assert (after.rows, after.records, after.rho) == (before.rows, before.records, before.rho)
+
+
+def test_what_one_node_does_not_confirm_is_asked_anew(bureau):
+    bureau.connect()
+    first = bureau.submit()
+    naming(bureau, first, POLICE, INSURANCE, HEALTH)
+    again = bureau.submit()
+    assert (bureau.job(again).state, bureau.job(again).answered_by) == ("SUCCEEDED", "")
+    assert bureau.store.releases_of(again)
+
+
+def test_nodes_that_name_different_jobs_do_not_agree(bureau):
+    bureau.connect()
+    first, second = bureau.submit(), bureau.submit()
+    naming(bureau, first)
+    naming(bureau, second, HEALTH)
+    assert bureau.job(bureau.submit()).answered_by == ""
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda bureau, job: bureau.store.delete_release(bureau.store.releases_of(job)[0].release),
+        lambda bureau, job: bureau.world.now.pass_(days=30),
+        lambda bureau, job: bureau.store.save_job(replace(bureau.job(job), state=JobState.FAILED)),
+        lambda bureau, job: naming(bureau, "sha256:" + "9" * 64),
+    ],
+    ids=["deleted", "expired", "failed", "unknown"],
+)
+def test_an_earlier_job_that_has_nothing_to_give_answers_nothing(bureau, spoil):
+    bureau.connect()
+    first = bureau.submit()
+    naming(bureau, first)
+    spoil(bureau, first)
+    again = bureau.submit()
+    assert (bureau.job(again).state, bureau.job(again).answered_by) == ("SUCCEEDED", "")
+
+
+def test_an_answer_is_not_passed_on_to_another_analyst(bureau, world):
+    bureau.connect()
+    naming(bureau, bureau.submit())
+    bureau.nodes[POLICE].finishes = False
+    again = bureau.submit(by="zhao", requester=key_id(signer("zhao").public_key))
+    assert (bureau.job(again).state, bureau.job(again).answered_by) == ("RUNNING", "")
+    bureau.nodes[POLICE].upload(attempt_of(again), analyst="zhao")
+    bureau.nodes[POLICE].ended(attempt_of(again), "DONE")
+    assert (bureau.job(again).state, bureau.job(again).code) == ("SUCCEEDED", "")
+
+
+def test_a_job_that_was_itself_answered_before_answers_no_other(bureau):
+    bureau.connect()
+    first = bureau.submit()
+    naming(bureau, first)
+    second = bureau.submit()
+    naming(bureau, second)
+    assert bureau.job(bureau.submit()).answered_by == ""
+
+
+def test_a_refusal_waits_for_a_node_that_is_away_and_may_know_the_answer(bureau):
+    bureau.connect()
+    first = bureau.submit()
+    naming(bureau, first)
+    bureau.nodes[HEALTH].answer = "refuse"
+    bureau.nodes[STATISTICS].vanish()
+    again = bureau.submit()
+    assert bureau.job(again).state == "SUBMITTED"
+    bureau.boot()  # also after a restart
+    bureau.connect()
+    assert (bureau.job(again).state, bureau.job(again).answered_by) == ("SUCCEEDED", first)
+
+
+# -- questions ---------------------------------------------------------------------------------------
+
+
+def explain(bureau, spec=None, meanwhile=lambda: None):
+    """Ask, deliver, and return node → (verdict, code)."""
+    spec = spec or bureau.world.spec(bureau.registry.roster)
+
+    async def ask():
+        question = bureau.world.question(spec)
+        answers = bureau.scheduler.explain(spec, question)
+        told = asyncio.create_task(anext(answers))
+        await asyncio.sleep(0)
+        meanwhile()
+        bureau.deliver()
+        heard = [await told, *[answer async for answer in answers]]
+        assert not bureau.scheduler._questions
+        return {node: (verdict, code) for node, verdict, code in heard}
+
+    return asyncio.run(ask())
+
+
+def test_every_node_is_asked_and_nothing_of_it_is_kept(bureau):
+    bureau.connect()
+    bureau.nodes[HEALTH].answer = "refuse"
+    entries = bureau.entries()
+    heard = explain(bureau)
+    assert {node: Verdict.decode(decode_envelope(v).payload).answer for node, (v, _) in heard.items()} == {
+        node: "refuse" if node == HEALTH else "permit" for node in NODES
+    }
+    assert bureau.store.live_jobs() == bureau.scheduler.views_of(LI) == []
+    assert bureau.entries() == entries
+    assert not any(node.got("offer") for node in bureau.nodes.values())
+
+
+def test_a_node_that_is_away_is_told_apart_from_one_that_is_silent(bureau, monkeypatch):
+    monkeypatch.setattr(scheduler, "EXPLAIN_S", 0.05)
+    bureau.connect(POLICE, INSURANCE, HEALTH)
+    bureau.nodes[HEALTH].explain = lambda _: None
+    heard = explain(bureau)
+    assert heard[STATISTICS] == (b"", "node-away")
+    assert heard[HEALTH] == (b"", "no-answer")
+    assert heard[POLICE][1] == heard[INSURANCE][1] == ""
+
+
+@pytest.mark.parametrize(
+    "lie", [{"by": POLICE}, {"attempt": 1}, {"job": "sha256:" + "9" * 64}, {"node": POLICE}], ids=str
+)
+def test_a_dry_answer_that_does_not_hold_is_none(bureau, lie):
+    bureau.connect()
+    honest = bureau.nodes[HEALTH].explain
+    bureau.nodes[HEALTH].explain = lambda asked: honest(asked, **lie)
+    heard = explain(bureau)
+    assert heard[HEALTH] == (b"", "no-answer")
+    assert heard[POLICE][0]
+
+
+def test_an_answer_nobody_waits_for_is_dropped(bureau):
+    bureau.connect()
+    node = bureau.nodes[HEALTH]
+    heard = explain(bureau)
+    asked = node.got("explain")[0]
+    node.explain(asked)  # a second one, too late
+    outsider = FakeNode(NodeName("stranger.example/node-a"), bureau)
+    other = explain(bureau, meanwhile=lambda: outsider.explain(node.got("explain")[-1]))
+    assert set(heard) == set(other) == set(NODES)
+
+
+def test_a_dry_answer_is_no_answer_to_an_offer(bureau):
+    bureau.nodes[HEALTH].answer = ""
+    bureau.connect()
+    job = bureau.submit()
+    dry = bureau.world.verdict(HEALTH, job, 0, "permit")
+    bureau.nodes[HEALTH].say(answer=relay_pb2.Answer(attempt=attempt_of(job), verdict=dry))
+    assert (bureau.job(job).state, bureau.job(job).run(HEALTH).code) == ("FAILED", "wrong-subject")
+
+
+# -- outcomes ----------------------------------------------------------------------------------------
+
+
+def tell(bureau, envelope, node=POLICE):
+    """Have a node file an outcome; return what it hears."""
+    bureau.nodes[node].heard.clear()
+    bureau.nodes[node].say(outcome=relay_pb2.OutcomeFiled(outcome=envelope))
+    return [*bureau.nodes[node].got("filed"), *bureau.nodes[node].got("stop")]
+
+
+def file(bureau, envelope):
+    """Have an analyst file one."""
+    bureau.scheduler.file(*bureau.registry.outcome(envelope), envelope)
+
+
+def test_the_recipient_of_the_list_files_an_outcome_and_it_stands_with_the_job(bureau, world):
+    bureau.connect()
+    job = bureau.submit()
+    outcome = world.outcome(job)
+    for _ in range(2):  # the confirmation was lost
+        (stored,) = tell(bureau, outcome)
+        assert stored.sha256 == decode_envelope(outcome).payload_digest
+    assert list(bureau.scheduler.view(job, LI).outcomes) == [outcome]
+    (entry,) = bureau.entries("outcome.filed")
+    assert (entry.job, entry.actor, entry.body["recipient"]) == (job, POLICE, organisation_of(POLICE))
+    assert (entry.body["checked"], entry.body["confirmed"]) == (5718, 3351)
+    assert entry.body["signers"] == [key_id(signer(POLICE).public_key)]
+
+
+def test_the_analyst_files_an_outcome_of_the_table(bureau, world):
+    bureau.connect()
+    job = bureau.submit()
+    outcome = world.outcome(job, "zhao")  # a colleague of the requester's
+    file(bureau, outcome)
+    file(bureau, outcome)
+    assert list(bureau.scheduler.view(job, LI).outcomes) == [outcome]
+    assert len(bureau.entries("outcome.filed")) == 1
+
+
+@pytest.mark.parametrize(
+    ("by", "changes", "code"),
+    [
+        (HEALTH, {}, "not-a-recipient"),
+        (POLICE, {"checked": 9, "confirmed": 0}, "small-count"),
+        (POLICE, {"checked": 100, "confirmed": 9}, "small-count"),
+        (POLICE, {"checked": 100, "confirmed": 91}, "small-count"),
+        (POLICE, {"filed": NOW + timedelta(minutes=6)}, "bad-time"),
+    ],
+)
+def test_an_outcome_that_is_not_kept_is_refused_with_the_reason(bureau, world, by, changes, code):
+    bureau.connect()
+    job = bureau.submit()
+    (stop,) = tell(bureau, world.outcome(job, by, **changes), by)
+    assert (stop.attempt.attempt, stop.code) == (0, f"outcome.{code}")
+    assert bureau.store.outcomes_of(job) == bureau.entries("outcome.filed") == []
+
+
+def test_an_outcome_of_an_unknown_job_is_refused(bureau, world):
+    bureau.connect()
+    assert tell(bureau, world.outcome("sha256:" + "9" * 64))[0].code == "outcome.unknown-job"
+
+
+@pytest.mark.parametrize(("checked", "confirmed"), [(0, 0), (10, 10), (10, 0), (20, 10)])
+def test_figures_of_a_whole_group_and_of_nobody_are_kept(bureau, world, checked, confirmed):
+    bureau.connect()
+    job = bureau.submit()
+    assert tell(bureau, world.outcome(job, checked=checked, confirmed=confirmed))[0].sha256
+
+
+def test_the_strictest_group_size_of_the_run_counts(bureau, world):
+    for node in bureau.nodes.values():
+        node.admits = False
+    bureau.connect()
+    job = bureau.submit()
+    for name, size in zip(NODES, (20, 50, None, 30), strict=True):
+        admission = world.admission(name, job, 1, constraints=Constraints(min_group_size=size))
+        bureau.nodes[name].say(admitted=relay_pb2.Admitted(attempt=attempt_of(job), admission=admission))
+    bureau.deliver()
+    assert bureau.job(job).state == "SUCCEEDED"
+    assert tell(bureau, world.outcome(job, checked=49, confirmed=0))[0].code == "outcome.small-count"
+    assert tell(bureau, world.outcome(job, checked=50, confirmed=0))[0].sha256
+
+
+def test_an_outcome_of_a_job_under_way_waits_and_of_one_that_failed_is_refused(bureau, world):
+    job = running(bureau)
+    assert tell(bureau, world.outcome(job)) == []
+    with pytest.raises(StateConflict) as early:
+        file(bureau, world.outcome(job, "li"))
+    assert early.value.code == "job-not-succeeded"
+    bureau.nodes[HEALTH].ended(attempt_of(job), "FAILED", "guard", "a guard failed")
+    assert tell(bureau, world.outcome(job))[0].code == "outcome.job-not-succeeded"
+
+
+def test_outcomes_are_filed_for_the_job_that_made_the_releases(bureau, world):
+    bureau.connect()
+    first = bureau.submit()
+    naming(bureau, first)
+    again = bureau.submit()
+    with pytest.raises(StateConflict) as conflict:
+        file(bureau, world.outcome(again, "li"))
+    assert conflict.value.code == "answered-before"
+    assert first in conflict.value.hint
+
+
+def test_a_forged_outcome_changes_nothing(bureau, world):
+    bureau.connect()
+    job = bureau.submit()
+    for forged in (world.outcome(job, signed_by=HEALTH), world.outcome(job, HEALTH), b"{}", b""):
+        assert tell(bureau, forged) == []
+    naming_somebody = {"note": "身份证 990101199001011234 已核实"}
+    assert tell(bureau, world.outcome(job, **naming_somebody)) == []
+    with pytest.raises(DecodeError):
+        file(bureau, world.outcome(job, "li", **naming_somebody))
+    for forged in (world.outcome(job, "li", "zhao"), world.outcome(job, "li", "mallory"), world.job()):
+        with pytest.raises(SignatureInvalid):
+            file(bureau, forged)
+    assert bureau.store.outcomes_of(job) == []
+
+
+def test_another_organisations_analyst_cannot_file(bureau, world):
+    bureau.connect()
+    job = bureau.submit()
+    with pytest.raises(InputError) as unknown:
+        file(bureau, world.outcome(job, "wang"))
+    assert unknown.value.code == "unknown-job"
+
+
+def test_a_job_takes_only_so_many_outcomes(bureau, world):
+    bureau.connect()
+    job = bureau.submit()
+    for number in range(scheduler.MAX_OUTCOMES):
+        assert tell(bureau, world.outcome(job, checked=10_000 + number))[0].sha256
+    assert tell(bureau, world.outcome(job, checked=20_000))[0].code == "outcome.too-many-outcomes"
+
+
+# -- the meter ---------------------------------------------------------------------------------------
+
+SUMMARY = InputSummary(1000, 990, 990, sha256_digest(b"c"), "2026-12-01", sha256_digest(b"q"), "v1")
+
+
+def line(notion, cost):
+    return CostLine("b", notion, cost, "9", "9", NOW)
+
+
+def test_a_started_attempt_is_metered_from_what_its_nodes_signed(bureau, world):
+    for node in bureau.nodes.values():
+        node.admits = False
+    # One dataset, two budgets in ρ: the dataset is charged once, whichever the budget.
+    bureau.nodes[INSURANCE].says = {"costs": (line("zcdp", "0.1"), line("zcdp", "0.1"), line("rows", "70"))}
+    bureau.nodes[HEALTH].says = {"costs": (line("zcdp", "0.000000000000000001"), line("pure-dp", "5"))}
+    bureau.connect()
+    job = bureau.submit()
+    assert bureau.store.usage(BUREAU)[0].rows == 0
+    for name, rows in zip(NODES, (800, 70, None, 90), strict=True):
+        inputs = {} if name == STATISTICS else {DatasetName("people"): SUMMARY}
+        admission = world.admission(name, job, 1, constraints=Constraints(max_rows=rows), inputs=inputs)
+        bureau.nodes[name].say(admitted=relay_pb2.Admitted(attempt=attempt_of(job), admission=admission))
+    bureau.deliver()
+    (usage,) = bureau.store.usage(BUREAU)
+    assert (usage.purpose, usage.jobs, usage.succeeded, usage.refused) == ("P-2026-001", 1, 1, 0)
+    assert (usage.rows, usage.records) == (3000, 70)
+    assert usage.rho == 10**14 + 1
+    assert metering.rho_text(usage) == "0.100000000000001"
+
+
+@pytest.mark.parametrize("limit", [None, 20_000])
+def test_no_more_records_leave_than_the_other_nodes_read(bureau, world, limit):
+    for node in bureau.nodes.values():
+        node.admits = False
+    bureau.connect()
+    job = bureau.submit()
+    for name in NODES:
+        inputs = {} if name == STATISTICS else {DatasetName("people"): SUMMARY}
+        admission = world.admission(name, job, 1, constraints=Constraints(max_rows=limit), inputs=inputs)
+        bureau.nodes[name].say(admitted=relay_pb2.Admitted(attempt=attempt_of(job), admission=admission))
+    (usage,) = bureau.store.usage(BUREAU)
+    assert (usage.rows, usage.records) == (3000, 2000)  # the police receive the list and lend nothing to it
+
+
+def test_every_attempt_that_started_is_metered_and_no_other(bureau):
+    job = running(bureau)
+    bureau.nodes[HEALTH].vanish()
+    bureau.wait(seconds=11)
+    for node in bureau.nodes.values():
+        node.finishes = True
+    bureau.nodes[HEALTH].connect()
+    assert (bureau.job(job).state, bureau.job(job).attempt) == ("SUCCEEDED", 2)
+    bureau.nodes[HEALTH].answer = "refuse"
+    bureau.submit(purpose="P-2026-002")
+    rows = bureau.store._rows(sa.select(_meters).order_by(_meters.c.attempt))
+    assert [(row["job"], row["attempt"]) for row in rows] == [(job, 1), (job, 2)]
+    assert [(u.purpose, u.jobs, u.refused) for u in bureau.scheduler.usage(LI)] == [
+        ("P-2026-001", 1, 0),
+        ("P-2026-002", 1, 1),
+    ]
+    assert bureau.scheduler.usage(WANG) == []
+
+
+def test_what_a_lying_node_claims_breaks_no_answer():
+    usage = Usage(BUREAU, "P-1", 1, 1, 0, 10**30, 10**30, 10**40, NOW)
+    assert rpc.usage_row(usage).rows == rpc.usage_row(usage).records == 2**64 - 1
+    assert rpc.usage_row(usage).rho == "1" + "0" * 25
+
+
+def test_usage_is_shown_as_a_table(bureau):
+    assert metering.usage_lines([], organisations=True) == ["no jobs yet"]
+    usage = Usage(BUREAU, "P-1", 1200, 3, 4, 9_999_999, 20, 15 * 10**13, NOW)
+    lines = metering.usage_lines(metering.usage_json([usage]), organisations=True)
+    assert lines[0].startswith("organisation       purpose  ")
+    assert lines[0].split()[2:] == ["jobs", "succeeded", "refused", "rows", "records", "rho", "last"]
+    assert lines[1].split() == [
+        BUREAU,
+        "P-1",
+        "1,200",
+        "3",
+        "4",
+        "9,999,999",
+        "20",
+        "0.15",
+        "2026-12-02T08:00:00Z",
+    ]
+
+
+# -- other versions ----------------------------------------------------------------------------------
+
+
+def test_a_job_of_another_version_is_refused_with_what_to_do(bureau, world):
+    plain = decode_json(world.spec(bureau.registry.roster).encode())
+    del plain["expected_use"]
+    old = sign(JOB, canonical_json(plain | {"schema": "minshu-job/1"}), [signer("li")]).encode()
+    with pytest.raises(DecodeError) as refused:
+        bureau.scheduler.submit(old)
+    assert refused.value.code == "unknown-schema"
+    assert "minshu-job/2" in refused.value.message
+    assert "update the older side" in rpc.hint_of(refused.value)
+
+
+def test_a_verdict_of_another_version_fails_its_run_with_what_to_do(bureau, world):
+    bureau.nodes[HEALTH].answer = ""
+    bureau.connect()
+    job = bureau.submit()
+    plain = decode_json(decode_envelope(world.verdict(HEALTH, job, 1, "permit")).payload)
+    for added in ("approvers", "costs", "leaves", "answered"):
+        del plain[added]
+    old = sign(VERDICT, canonical_json(plain | {"schema": "minshu-verdict/1"}), [signer(HEALTH)]).encode()
+    bureau.nodes[HEALTH].say(answer=relay_pb2.Answer(attempt=attempt_of(job), verdict=old))
+    found = bureau.job(job)
+    assert (found.state, found.code) == ("FAILED", "unknown-schema")
+    assert "update the older side" in found.hint
+
+
 # -- rosters -----------------------------------------------------------------------------------------
 
 
@@ -690,8 +1145,57 @@ def test_a_node_is_told_every_roster_it_lacks_in_order(bureau):
     node.vanish()
     node.heard.clear()
     node.connect(roster_version=1)
-    told = [node.got("welcome")[0].roster, *(update.roster for update in node.got("roster"))]
-    assert told == bureau.registry.rosters_after(1)
+    assert node.got("welcome")[0].roster == bureau.registry.roster_envelope
+    assert [update.roster for update in node.got("roster")] == bureau.registry.between(1)
+    assert len(bureau.registry.between(1)) == 1
+
+
+def test_a_freshness_statement_from_another_terminal_reaches_every_node_once(bureau):
+    present, late = bureau.nodes[POLICE], bureau.nodes[HEALTH]
+    present.connect()
+    said = bureau.world.freshness(bureau.registry.roster)
+    bureau.registry.publish_freshness(said)
+    for _ in range(2):
+        bureau.scheduler.roster_changed()
+    assert [update.freshness for update in present.got("freshness")] == [said]
+    late.connect()
+    assert [welcome.freshness for welcome in late.got("welcome")] == [said]
+    bureau.scheduler.roster_changed()
+    assert late.got("freshness") == []
+    publish(bureau)
+    late.vanish()
+    late.heard.clear()
+    late.connect(roster_version=1)
+    assert late.got("welcome")[0].freshness == b""
+
+
+def test_a_nodes_next_key_is_kept_confirmed_and_gone_over_to_without_losing_its_stream(bureau):
+    node, key = bureau.nodes[POLICE], "police, next"
+    node.connect(roster_version=1, catalogue=bureau.world.catalogue(POLICE))
+    envelope = bureau.world.rotation(POLICE, key)
+    bureau.scheduler.heard(POLICE, rpc.KeyRotation(envelope))
+    assert [filed.sha256 for filed in node.got("filed")] == [decode_envelope(envelope).payload_digest]
+    bureau.scheduler.heard(POLICE, rpc.KeyRotation(bureau.world.rotation(POLICE, "other", by=(POLICE,))))
+    assert len(node.got("filed")) == len(bureau.store.rotations()) == 1
+    publish(
+        bureau,
+        nodes=tuple(
+            replace(one, identity_key=signer(key).public_key) if one.name == POLICE else one
+            for one in bureau.registry.roster.nodes
+        ),
+    )
+    # The catalogue it sent is its own under the roster that it held then: no reason to cut it off.
+    assert node.closed is None
+    assert node.got("roster")
+    assert bureau.registry.catalogues() == []
+    node.vanish()
+    node.connect(roster_version=1, catalogue=bureau.world.catalogue(POLICE))
+    node.vanish()
+    node.connect(roster_version=2, catalogue=bureau.world.catalogue(POLICE, by=key))
+    assert bureau.registry.catalogues() == [bureau.world.catalogue(POLICE, by=key)]
+    node.vanish()
+    with pytest.raises(SignatureInvalid):
+        node.connect(roster_version=2, catalogue=bureau.world.catalogue(POLICE))
 
 
 def test_a_node_that_the_new_roster_does_not_list_is_cut_off_and_its_jobs_fail(bureau):
@@ -748,11 +1252,11 @@ class FailingStore:
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    def save_job(self, job, entries=()):
+    def save_job(self, job, entries=(), meter=None):
         fails, self.fails = self.fails, ""
         if fails == "before":
             raise OSError(28, "No space left on device")
-        self.inner.save_job(job, entries)
+        self.inner.save_job(job, entries, meter)
         if fails == "after":
             raise OSError(5, "Input/output error")
 

@@ -152,13 +152,13 @@ def test_the_catalogue_is_each_nodes_own(bureau):
 
 def test_a_catalogue_another_node_signed_is_not_believed(live):
     live.start()
-    store = live.coordinator.store
-    store.put_catalogue(POLICE, live.world.catalogue(POLICE, by=HEALTH))
+    handed_out = [live.world.catalogue(POLICE, by=HEALTH)]
+    live.coordinator.registry.catalogues = lambda: handed_out
     with Bureau.connect(live.analyst.path) as bureau:
         with pytest.raises(SignatureInvalid) as error:
             bureau.catalogue()
         assert error.value.code == "wrong-node"
-        store.put_catalogue(POLICE, live.world.catalogue(POLICE, by="mallory"))
+        handed_out[:] = [live.world.catalogue(POLICE, by="mallory")]
         with pytest.raises(SignatureInvalid):
             bureau.catalogue()
 
@@ -214,7 +214,7 @@ def test_a_roster_older_than_one_seen_before_is_refused(live):
     with Bureau.connect(live.analyst.path) as bureau:
         seen = bureau.roster()
     newer = live.world.roster(2, seen)
-    live.analyst.roster.write_bytes(live.world.signed(newer))
+    live.analyst.keep_roster(2, live.world.signed(newer))
     with Bureau.connect(live.analyst.path) as bureau, pytest.raises(StateConflict) as rolled_back:
         bureau.roster()
     assert rolled_back.value.code == "roster-rollback"

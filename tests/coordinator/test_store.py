@@ -1,7 +1,9 @@
 """`check_store`: what every store must do. Run on the one in use, in a file and in memory."""
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +12,19 @@ import pytest
 from collaboration import BUREAU, NOW, POLICE, SEATS
 
 from coordinator.lifecycle import Job, JobState, Planned, Run, RunState
-from coordinator.store import Enrolment, Entry, JobRecord, Store, StoredRelease, StoredRoster, Token
+from coordinator.store import (
+    Enrolment,
+    Entry,
+    JobRecord,
+    Meter,
+    Store,
+    StoredOutcome,
+    StoredRelease,
+    StoredRoster,
+    StoredRotation,
+    Token,
+    Usage,
+)
 from coordinator.store.sql import SqlStore
 from protocols.encoding import sha256_digest
 from protocols.errors import Refused, StateConflict
@@ -31,7 +45,18 @@ def job_record(number=1, **changes):
         runs=tuple(Run(node, role) for role, node in SEATS.items()),
         awaited=frozenset({Planned(POLICE, "street-table")}),
     )
-    record = JobRecord(job, b"envelope", KeyId("sha256:key"), "li", BUREAU, "crosscheck/1", "P-2026-001", NOW)
+    record = JobRecord(
+        job=job,
+        envelope=b"envelope",
+        requester=KeyId("sha256:key"),
+        analyst="li",
+        organisation=BUREAU,
+        job_type="crosscheck/1",
+        purpose="P-2026-001",
+        legal_basis="DPIA-2026-001",
+        expected_use="核实后补登",
+        submitted=NOW,
+    )
     return replace(record, **changes)
 
 
@@ -60,13 +85,14 @@ def due(store):
 
 
 def keeps_a_token_for_one_use_by_its_node_in_time(store: Store) -> None:
-    store.add_token(Token(b"\x0a" * 32, POLICE, NOW + timedelta(minutes=15)))
+    store.add_token(Token(b"\x0a" * 32, POLICE, NOW, NOW + timedelta(minutes=15)))
     assert [token.node for token in store.tokens("0a0a0a0a")] == [POLICE]
     assert store.tokens("0b0b0b0b") == []
     for hashed, who, code in (
         (b"\x0b" * 32, enrolment(), "token-unknown"),
         (b"\x0a" * 32, enrolment(NodeName("other.example/node-a")), "token-unknown"),
         (b"\x0a" * 32, enrolment(at=NOW + timedelta(minutes=15)), "token-expired"),
+        (b"\x0a" * 32, enrolment(at=NOW - timedelta(seconds=1)), "clock-moved"),
     ):
         with pytest.raises(Refused) as refused:
             store.enrol(hashed, who, [ENTRY])
@@ -82,7 +108,7 @@ def keeps_a_token_for_one_use_by_its_node_in_time(store: Store) -> None:
 
 def lets_the_latest_enrolment_of_a_node_count(store: Store) -> None:
     for byte in (1, 2):
-        store.add_token(Token(bytes([byte]) * 32, POLICE, NOW + timedelta(minutes=15)))
+        store.add_token(Token(bytes([byte]) * 32, POLICE, NOW, NOW + timedelta(minutes=15)))
         store.enrol(bytes([byte]) * 32, replace(enrolment(), identity_key=bytes([byte]) * 32))
     assert [one.identity_key for one in store.enrolments()] == [b"\x02" * 32]
 
@@ -104,6 +130,34 @@ def publishes_rosters_only_forwards(store: Store) -> None:
     assert store.roster() == second
     assert store.rosters_after(0) == [first, second]
     assert store.rosters_after(1) == [second]
+
+
+def begins_a_chain_of_rosters_anywhere(store: Store) -> None:
+    seventh = StoredRoster(7, sha256_digest(b"7"), b"seven")
+    store.publish(seventh, sha256_digest(b"6"))
+    assert store.roster() == seventh
+
+
+def keeps_the_newest_freshness_statement_of_each_roster(store: Store) -> None:
+    assert store.freshness(1) == b""
+    assert store.put_freshness(1, NOW, b"said", [ENTRY])
+    for at in (NOW, NOW - timedelta(days=1)):
+        assert not store.put_freshness(1, at, b"older", [ENTRY])
+    assert store.put_freshness(1, NOW + timedelta(seconds=1), b"newer")
+    assert store.put_freshness(2, NOW, b"next")
+    assert (store.freshness(1), store.freshness(2), due(store)) == (b"newer", b"next", [ENTRY])
+
+
+def keeps_the_newest_announcement_away_from_each_key(store: Store) -> None:
+    first = StoredRotation(POLICE, b"1" * 32, b"2" * 32, NOW, b"one")
+    again = replace(first, next_key=b"3" * 32, issued=NOW + timedelta(seconds=1), envelope=b"again")
+    onward = StoredRotation(POLICE, b"3" * 32, b"4" * 32, NOW + timedelta(days=1), b"two")
+    assert store.put_rotation(first, [ENTRY])
+    assert not store.put_rotation(first, [ENTRY])
+    assert store.put_rotation(onward)
+    assert store.put_rotation(again)
+    assert not store.put_rotation(first)
+    assert (store.rotations(), due(store)) == ([again, onward], [ENTRY])
     assert due(store) == [ENTRY]
 
 
@@ -129,6 +183,7 @@ def keeps_a_job_whole(store: Store) -> None:
         code="node-lost",
         sentence="gone",
         hint="again",
+        answered_by="sha256:earlier",
         runs=tuple(
             replace(
                 run,
@@ -138,6 +193,7 @@ def keeps_a_job_whole(store: Store) -> None:
                 approvals_needed=2,
                 approvals_given=1,
                 max_runtime_s=60,
+                answered="sha256:earlier",
             )
             for run in record.job.runs
         ),
@@ -178,6 +234,42 @@ def keeps_releases_until_they_expire(store: Store) -> None:
     assert due(store) == [ENTRY, ENTRY]
 
 
+def meters_an_attempt_once_and_with_its_start(store: Store) -> None:
+    others = Organisation("other.example")
+    for number, organisation in ((1, BUREAU), (2, BUREAU), (3, others)):
+        store.add_job(job_record(number, organisation=organisation, submitted=NOW + timedelta(hours=number)))
+    assert [(row.organisation, row.jobs, row.rows) for row in store.usage()] == [
+        (BUREAU, 2, 0),
+        (others, 1, 0),
+    ]
+    one, two = job_record(1).job, job_record(2).job
+    for attempt in (1, 2, 2):
+        store.save_job(replace(one, attempt=attempt), [], Meter(one.id, attempt, 100, 20, 5, NOW))
+    store.save_job(replace(one, state=JobState.SUCCEEDED))
+    store.save_job(replace(two, state=JobState.REFUSED))
+    unknown = replace(one, id=JobId("sha256:" + "9" * 64))
+    with pytest.raises(StateConflict):
+        store.save_job(unknown, [], Meter(unknown.id, 1, 100, 20, 5, NOW))
+    expected = Usage(BUREAU, "P-2026-001", 2, 1, 1, 200, 40, 10, NOW + timedelta(hours=2))
+    assert store.usage(BUREAU) == [expected]
+    assert store.usage(Organisation("nobody.example")) == []
+    large = replace(job_record(3).job, state=JobState.RUNNING)
+    store.save_job(large, [], Meter(large.id, 1, 10**30, 10**30, 10**30, NOW))  # as a node may claim
+    assert [row.rho for row in store.usage(others)] == [10**30]
+
+
+def keeps_outcomes_in_order_and_only_so_many(store: Store) -> None:
+    job = job_record().job.id
+    outcomes = [StoredOutcome(sha256_digest(b"%d" % n), job, "by", b"%d" % n, NOW) for n in range(3)]
+    assert [store.add_outcome(one, 2, [ENTRY]) for one in (*outcomes[:2], outcomes[0])] == [True, True, False]
+    with pytest.raises(Refused) as refused:
+        store.add_outcome(outcomes[2], 2, [ENTRY])
+    assert refused.value.code == "too-many-outcomes"
+    assert store.outcomes_of(job) == outcomes[:2]
+    assert store.add_outcome(replace(outcomes[2], job=JobId("sha256:other")), 2)
+    assert due(store) == [ENTRY, ENTRY]
+
+
 def refuses_another_release_of_the_same_id_or_name(store: Store) -> None:
     store.add_release(stored_release())
     for other in (stored_release(sha256=sha256_digest(b"x")), stored_release(2, name="table-1")):
@@ -197,7 +289,7 @@ def remembers_nonces_for_their_time(store: Store) -> None:
 
 
 def forgets_tokens_only_a_day_after_they_expired(store: Store) -> None:
-    store.add_token(Token(b"\x0a" * 32, POLICE, NOW))
+    store.add_token(Token(b"\x0a" * 32, POLICE, NOW - timedelta(minutes=15), NOW))
     store.forget(NOW + timedelta(hours=23))
     assert store.tokens("0a0a0a0a")
     store.forget(NOW + timedelta(hours=24))
@@ -216,10 +308,15 @@ CHECKS = [
     keeps_a_token_for_one_use_by_its_node_in_time,
     lets_the_latest_enrolment_of_a_node_count,
     publishes_rosters_only_forwards,
+    begins_a_chain_of_rosters_anywhere,
+    keeps_the_newest_freshness_statement_of_each_roster,
+    keeps_the_newest_announcement_away_from_each_key,
     keeps_one_catalogue_per_node,
     keeps_a_job_whole,
     lists_live_jobs_and_those_of_an_organisation,
     keeps_releases_until_they_expire,
+    meters_an_attempt_once_and_with_its_start,
+    keeps_outcomes_in_order_and_only_so_many,
     refuses_another_release_of_the_same_id_or_name,
     remembers_nonces_for_their_time,
     forgets_tokens_only_a_day_after_they_expired,
@@ -252,9 +349,25 @@ def test_everything_is_there_after_reopening(tmp_path):
     store.close()
 
 
+def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path):
+    store = SqlStore(tmp_path / "store.db")
+    store.add_job(job_record(), [ENTRY])
+    store.close()
+    added = {"job": ("legal_basis", "expected_use", "answered_by"), "run": ("answered",)}
+    with closing(sqlite3.connect(tmp_path / "store.db")) as database:
+        for table, columns in added.items():
+            for column in columns:
+                database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        database.execute("DROP TABLE meter")
+    store = SqlStore(tmp_path / "store.db")
+    assert store.job(job_record().job.id) == replace(job_record(), legal_basis="", expected_use="")
+    assert [row.jobs for row in store.usage()] == [1]
+    store.close()
+
+
 def test_of_twenty_racing_uses_of_one_token_exactly_one_wins(tmp_path):
     stores = [SqlStore(tmp_path / "store.db") for _ in range(4)]
-    stores[0].add_token(Token(b"\x0a" * 32, POLICE, NOW + timedelta(minutes=15)))
+    stores[0].add_token(Token(b"\x0a" * 32, POLICE, NOW, NOW + timedelta(minutes=15)))
     outcomes: list[str] = []
     barrier = threading.Barrier(20)
 

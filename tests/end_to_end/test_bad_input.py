@@ -21,12 +21,14 @@ from end_to_end.town import (
     POLICE,
     STATISTICS,
     Town,
-    job_text,
+    question,
     rows,
+    under,
 )
 
 from demo.collaboration import CommandFailed, Department, command, command_json
 from demo.leaks import Scanner
+from demo.run import two_source_job_text
 from policies.keyfile import load_signer
 from protocols.envelope import JOB, decode_envelope, sign
 from protocols.errors import MinshuError
@@ -73,10 +75,6 @@ class Case:
     ending: str = "csv"
     registered: bytes = GOOD.encode()
 
-    @property
-    def usual(self) -> str:
-        return "population" if self.whose == POLICE else "insured"
-
 
 CASES: Mapping[str, Case] = {
     "column_gone": Case(
@@ -107,7 +105,7 @@ ROLE = {POLICE: "register", HUMAN_RESOURCES: "source-1", EDUCATION: "source-2", 
 def town(ground) -> Town:
     folder, children = ground
     town = Town(folder, children)
-    town.open({d: [n for n, case in CASES.items() if case.whose == d] for d in (POLICE, HUMAN_RESOURCES)})
+    town.open(*CASES)
     return town
 
 
@@ -117,12 +115,12 @@ def ended(town) -> dict[str, dict[str, Any]]:
     for name, case in CASES.items():
         file = town.folder / f"{name}.{case.ending}"
         file.write_bytes(case.registered)
-        town.add_dataset(case.whose, name, file)
+        town.add_dataset(case.whose, under(case.whose, name), file)
         file.write_bytes(case.bad)
-    jobs = {}
-    for name, case in CASES.items():
-        question = job_text(**{case.usual: name})
-        jobs[name] = town.submit(question) if case.state == "REFUSED" else town.ask(question)
+    jobs = {
+        name: (town.submit if case.state == "REFUSED" else town.ask)(question(name))
+        for name, case in CASES.items()
+    }
     return {name: town.end(job) for name, job in jobs.items()}
 
 
@@ -230,7 +228,7 @@ def test_no_message_quotes_a_value_of_the_bad_files(town, ended):
 
 
 def test_a_column_that_no_policy_lists_is_refused_by_every_node_it_concerns(town):
-    view = town.end(town.submit(job_text().replace('key = "resident_id"', 'key = "resident_no"')))
+    view = town.end(town.submit(two_source_job_text().replace('key = "resident_id"', 'key = "resident_no"')))
     assert (view["state"], view["code"]) == ("REFUSED", "unknown-column")
     assert "resident_no" in view["sentence"]
     for department in (POLICE, HUMAN_RESOURCES, EDUCATION):
@@ -239,7 +237,7 @@ def test_a_column_that_no_policy_lists_is_refused_by_every_node_it_concerns(town
 
 def test_a_job_of_ten_megabytes_is_refused_at_every_door(town):
     big = town.folder / "big.toml"
-    big.write_text(job_text() + "# " + "x" * 10_000_000)
+    big.write_text(two_source_job_text() + "# " + "x" * 10_000_000)
     before = command_json("minshu", "list", "--home", town.analyst)
     assert "is longer than the 262144 bytes accepted" in refused(
         "minshu", "submit", big, "--home", town.analyst
@@ -297,12 +295,14 @@ def test_a_wrong_roster_is_refused_and_the_one_in_force_stays(town):
     )
     assert "version 1" in publish(signed(town, same, *roots[:2]))
     torn = next_roster(town, lambda r: replace(r, previous=Digest("sha256:" + "0" * 64)))
-    assert "does not name version 1 as its predecessor" in publish(signed(town, torn, *roots[:2]))
+    assert "roster version 2 does not continue the chain of rosters seen here" in publish(
+        signed(town, torn, *roots[:2])
+    )
     assert command_json("minshu-coordinator", "roster", "show", "--home", town.coordinator) == in_force
 
 
 def test_a_job_under_another_roster_is_refused_before_any_node_hears_of_it(town):
-    template = decode_envelope(town.kept_job(town.submit(job_text()))).payload
+    template = decode_envelope(town.kept_job(town.submit(two_source_job_text()))).payload
     spec = replace(JobSpec.decode(template), roster_digest=Digest("sha256:" + "1" * 64), nonce="ab" * 16)
     signer = load_signer(town.analyst / "keys" / "analyst.pem")
     with pytest.raises(MinshuError) as error:
@@ -348,7 +348,7 @@ def test_the_doctor_finds_what_went_bad(town, ended, tmp_path):
     with pytest.raises(CommandFailed) as doctor:
         command("minshu-node", "doctor", "--home", town.home(HUMAN_RESOURCES))
     said = doctor.value.output
-    assert re.search(r"(?m)^error +dataset column_gone: column street is gone", said)
+    assert re.search(r"(?m)^error +dataset insured_column_gone: column street is gone", said)
     assert re.search(r"(?m)^ok +dataset insured: ", said)
     copy = tmp_path / "copy"
     shutil.copytree(town.home(EDUCATION), copy)

@@ -19,18 +19,24 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from end_to_end.c2sp import verified
 
 from demo.city import generate
+from demo.leaks import Scanner
 
 DEMO = Path(sys.executable).with_name("minshu-demo")
 NODES = ("police", "human-resources", "health", "education", "housing", "statistics")
 JOURNALS = {"coordinator", *NODES}
-REFUSED = (
-    "one-signature policy",
-    "forged job",
-    "negative-list column",
-    "unapproved job",
-    "empty-input register",
-    "garbage register of the right size",
-)
+REFUSED = {
+    # case: how its reason begins, or what stands in it
+    "one-signature policy": r"signed by 1 of the pinned roles \(dpo\), 2 different ones needed",
+    "negative-list column": r"REFUSED, negative-list: human-resources\.gz\.example/node-a refused: ",
+    "empty-input register": r"FAILED, guard-list-size: ",
+    "garbage register of the right size": r"FAILED, guard-coverage: statistics\.gz\.example/node-a: ",
+    "unapproved job": r"EXPIRED, job-expired: .*police\.gz\.example/node-a",
+    "forged job": r"too-few-signatures: 0 valid signatures",
+    "same lists at another threshold": r"REFUSED, differencing: ",
+    "job over the quota": r"REFUSED, budget-exceeded: human-resources\.gz\.example/node-a refused: "
+    r"The job would take 20000 of quota records; of 40000 rows in this period, 0 is left until ",
+    "job under a stop": r"health\.gz\.example/node-a: stopped: The department has stopped jobs",
+}
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,8 @@ def test_a_second_demo_in_the_same_folder_is_refused_and_the_first_goes_on(playe
 def test_the_summary_has_the_published_keys_and_types(played, truth):
     summary = played.summary
     assert list(summary) == [
-        "flagged", "confirmed", "equals_expected", "refused", "journals_verified", "leak_scan", "seconds",
-        "peak_rss_mb", "cores",
+        "flagged", "confirmed", "equals_expected", "refused", "stored_answer", "outcome", "journals_verified",
+        "leak_scan", "seconds", "peak_rss_mb", "cores",
     ]  # fmt: skip
     assert summary["flagged"] == len(truth)
     assert summary["confirmed"] == sum(row["meaning"] == "true" for row in truth)
@@ -146,14 +152,57 @@ def test_the_summary_has_the_published_keys_and_types(played, truth):
 def test_every_attack_was_refused_with_its_reason(played):
     refused = {case["case"]: case["reason"] for case in played.summary["refused"]}
     assert len(refused) == len(played.summary["refused"])
-    assert set(refused) == set(REFUSED)
-    assert "2 different ones needed" in refused["one-signature policy"]
-    assert "0 valid signatures" in refused["forged job"]
-    assert refused["negative-list column"].startswith("REFUSED, negative-list: human-resources.gz.example")
-    assert refused["unapproved job"].startswith("EXPIRED, job-expired: ")
-    assert "police.gz.example/node-a" in refused["unapproved job"]
-    assert refused["empty-input register"].startswith("FAILED, guard-list-size: ")
-    assert refused["garbage register of the right size"].startswith("FAILED, guard-coverage: statistics")
+    assert list(refused) == list(REFUSED)
+    for case, reason in refused.items():
+        assert re.match(REFUSED[case], reason), f"{case}: {reason}"
+
+
+def test_what_is_printed_is_what_the_summary_says_and_is_said_once(played):
+    lines = [line.strip() for line in played.output.splitlines()]
+    for case in played.summary["refused"]:
+        assert lines.count(f"refused {case['case']}: {case['reason']}") == 1, case
+    flagged, confirmed = played.summary["flagged"], played.summary["confirmed"]
+    share = f"({100 * confirmed / flagged:.1f} %)"
+    assert f"{confirmed:,} of {flagged:,} confirmed {share}, police.gz.example/node-a, " in played.output
+    assert (
+        f"The police's sealed list: {flagged:,} people, suspected, needs human verification" in played.output
+    )
+
+
+def test_the_stored_answer_ran_nowhere_and_every_node_vouched_for_it(played):
+    assert played.summary["stored_answer"] is True
+    receipts = [e for e in played.entries("coordinator") if e["body"].get("code") == "answered-before"]
+    assert len({e["body"]["peer"] for e in receipts}) == len(receipts) == len(NODES)
+    [job] = {e["job"] for e in receipts}
+    earlier = set()
+    for name in NODES:
+        first, *rest = [e for e in played.entries(name) if e.get("job") == job]
+        earlier.add(first["body"]["answered_by"])
+        assert [(e["kind"], e["body"]["code"]) for e in rest] in ([("job.cancelled", "answered-before")], [])
+    [main] = earlier
+    assert {e["job"] for e in played.entries("police") if e["kind"] == "output.commit"} == {main}
+
+
+def test_the_outcome_stands_in_the_journals_of_police_and_coordinator(played):
+    figures = {name: played.summary[name] for name in ("flagged", "confirmed")}
+    assert played.summary["outcome"] == {"checked": figures["flagged"], "confirmed": figures["confirmed"]}
+    for name in ("police", "coordinator"):
+        [filed] = [e["body"] for e in played.entries(name) if e["kind"] == "outcome.filed"]
+        assert (filed["checked"], filed["confirmed"]) == (figures["flagged"], figures["confirmed"])
+
+
+def test_every_department_charged_what_its_quotas_allow_and_no_more_p2(played):
+    for name in NODES:
+        spent = Counter()
+        for entry in played.entries(name):
+            if entry["kind"] == "budget.charged":
+                spent[entry["body"]["budget"]] += int(entry["body"]["cost"])
+                assert spent[entry["body"]["budget"]] <= int(entry["body"]["limit"])
+        # The garbage register's job was under way too, over two departments' usual lists.
+        jobs = 2 if name in {"human-resources", "education"} else 1
+        lends = {"records": 20_000 * jobs} if name not in {"police", "statistics"} else {}
+        asked = {"questions": jobs} if name != "statistics" else {}
+        assert spent == lends | asked, name
 
 
 def test_every_journal_verifies_by_an_independent_reader(played):
@@ -192,7 +241,9 @@ def test_every_refusal_stands_in_the_journal_of_who_refused(played):
         return {e["body"].get("code") for e in played.entries(name) if e["kind"] == kind}
 
     assert codes("health", "policy.refused")
-    assert "negative-list" in codes("human-resources", "job.refused")
+    assert codes("human-resources", "job.refused") >= {"negative-list", "budget-exceeded"}
+    assert codes("health", "job.refused") >= {"differencing", "stopped"}
+    assert [e for e in played.entries("health") if e["kind"] == "stop.applied"]
     for name in ("police", "human-resources", "education"):
         assert any(e["kind"] == "job.expired" for e in played.entries(name)), name
     assert "guard-list-size" in codes("police", "job.aborted")
@@ -273,6 +324,28 @@ def test_the_street_table_is_right_and_gives_no_small_group_away(played, truth):
     totals = [count for key, count in shown.items() if key[0] == "district"]
     if len(totals) == len(districts):
         assert abs(sum(totals) - shown["city", "", ""]) <= 2 * len(totals) + 2
+
+
+def test_no_planted_identifier_is_printed_or_left_in_the_results(played, truth):
+    said = played.out.parent / "output"
+    people = [row["resident_id"] for row in truth]
+    assert (
+        Scanner(people).scan([said, *(played.out / name for name in ("journals", "vkeys", "summary.json"))])
+        == []
+    )
+
+
+@pytest.mark.long
+def test_the_default_profile_finds_the_published_figures_within_two_minutes(tmp_path):
+    done = subprocess.run(
+        [DEMO, "run", "--out", tmp_path / "out"], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
+    assert (summary["flagged"], summary["confirmed"]) == (5718, 3351)
+    assert summary["equals_expected"]
+    assert [case["case"] for case in summary["refused"]] == list(REFUSED)
+    assert summary["seconds"]["total"] < 120
 
 
 def test_nothing_but_the_results_is_left_behind(played):

@@ -4,14 +4,14 @@ import re
 
 import pyarrow.parquet as pq
 import pytest
-from end_to_end.town import EDUCATION, HEALTH, HOUSING, HUMAN_RESOURCES, POLICE, STATISTICS, Town, job_text
+from end_to_end.town import EDUCATION, HEALTH, HOUSING, HUMAN_RESOURCES, POLICE, STATISTICS, Town, question
 
 from demo.city import generate
 from demo.collaboration import CommandFailed, Department, command
-from demo.run import job_text as whole_job_text
+from demo.run import job_text, two_source_job_text
 from protocols.encoding import sha256_digest
 
-AGAIN = ("insured_2", "insured_3")
+SECOND, THIRD = "second", "third"
 IN_HUMAN_RESOURCES, IN_HEALTH = 1, 2
 
 
@@ -21,10 +21,7 @@ def town(ground) -> Town:
     folder.mkdir()
     generate("ci", 1, folder / "city", workers=2)
     town = Town(folder, children, folder / "city", grace_s=1)
-    town.open({HUMAN_RESOURCES: AGAIN})
-    for name in AGAIN:
-        # The same list under other names: each job asks another question.
-        town.add_dataset(HUMAN_RESOURCES, name, town.register(HUMAN_RESOURCES, "insured"))
+    town.open(SECOND, THIRD)
     return town
 
 
@@ -69,7 +66,7 @@ def assert_p1(town: Town) -> None:
 
 
 def test_a_node_killed_mid_job_is_named_and_a_new_attempt_gives_the_exact_answer(town):
-    job = town.ask(whole_job_text())
+    job = town.ask(job_text())
     town.until_sending(HOUSING, job, 1)
     town.kill("housing")
     lost = town.until(job, lambda view: view["attempt"] == 2)
@@ -92,8 +89,8 @@ def test_a_node_killed_mid_job_is_named_and_a_new_attempt_gives_the_exact_answer
 
 
 def test_a_coordinator_killed_mid_job_starts_a_new_attempt_when_it_is_back(town):
-    with_health = job_text(insured="insured_2", enrolment="patients").replace(EDUCATION.node, HEALTH.node)
-    job = town.ask(with_health)
+    text = two_source_job_text().replace(EDUCATION.organisation, HEALTH.organisation)
+    job = town.ask(question(SECOND, text.replace('"enrolment"', '"patients"')))
     town.until_sending(HUMAN_RESOURCES, job, 1)
     town.kill("coordinator")
     with pytest.raises(CommandFailed) as unhealthy:
@@ -112,7 +109,7 @@ def test_a_coordinator_killed_mid_job_starts_a_new_attempt_when_it_is_back(town)
 
 def test_a_node_lost_in_every_attempt_fails_the_job_by_name_and_leaves_no_output(town):
     before = kept_releases(town)
-    job = town.ask(job_text(insured="insured_3"))
+    job = town.ask(question(THIRD))
     for attempt in (1, 2):
         town.until_sending(HUMAN_RESOURCES, job, attempt)
         town.kill("human-resources")

@@ -1,6 +1,8 @@
 """Runs a whole job in this process and kills it with SIGKILL at one point of one node's work.
 
-python killed_node.py FOLDER NODE KIND before|after
+python killed_node.py FOLDER NODE KIND before|after [stopped]
+
+stopped: nobody starts the attempt; once every node has accepted it, it is stopped.
 """
 
 import asyncio
@@ -9,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from simulator import Fragile, Post, Station, World, approve_all, running, until
+from simulator import Fragile, Post, Station, Task, World, approve_all, running, until
 
 
 class Killed(Fragile):
@@ -17,13 +19,23 @@ class Killed(Fragile):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(folder: str, name: str, kind: str, when: str) -> None:
+class Halting(Post):
+    """Stops every attempt that could start."""
+
+    def may_start(self, task: Task) -> bool:
+        [job] = self.tasks
+        self.stop(job, "cancelled-by-requester")
+        return False
+
+
+def main(folder: str, name: str, kind: str, when: str, ends: str = "") -> None:
     world = World.load(Path(folder))
     Killed.at, Killed.before = kind, when == "before"
 
     async def play() -> None:
         others = [n for n in world.homes if n != name]
-        async with running(world, Post(world), others) as (post, stations):
+        mail = Halting(world) if ends == "stopped" else Post(world)
+        async with running(world, mail, others) as (post, stations):
             stations[name] = Station(world, post, name, Killed)
             await until(lambda: name in post.wires)
             spec = world.spec()

@@ -20,16 +20,19 @@ from simulator import (
     running,
     until,
 )
+from tls_authority import Authority
 
 from audit.folder import Folder
 from audit.log import Journal
 from node.cli import main
 from node.journal import open_journal
+from node.ledger import RowState
 from node.rpc import Attempt
 from node.state import RunState, State, open_state
 from protocols.envelope import decode_envelope
 from protocols.errors import StateConflict
 from protocols.ids import JobId
+from protocols.jobs.crosscheck import CONTENT_KEY, ROWS
 from protocols.wire import JobSpec
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -294,9 +297,9 @@ def test_a_second_process_on_one_home_is_turned_away(
     own_world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = own_world.homes["health"]
-    (home.path / "tls").mkdir(exist_ok=True)
-    for file in (home.leaf_pem, home.authority_pem):
-        file.write_text("unused")
+    authority = Authority()
+    home.authority_pem.write_bytes(authority.pem)
+    home.leaf_pem.write_bytes(authority.leaf("node")[0])
     state = own_world.open("health")
     try:
         with pytest.raises(StateConflict) as caught:
@@ -337,10 +340,11 @@ def test_an_old_backup_of_the_database_keeps_the_node_from_starting(own_world: W
 # -- with a real SIGKILL -----------------------------------------------------------------------------------
 
 
-def killed(world: World, name: str, kind: str, when: str) -> JobId:
-    """Run a job in another process that SIGKILLs itself; return the job."""
+def killed(world: World, name: str, kind: str, when: str, ends: str = "") -> JobId:
+    """Run a job in another process that SIGKILLs itself; return the job. See killed_node.py."""
     world.save()
-    command = [sys.executable, str(TESTS / "faults" / "killed_node.py"), str(world.folder), name, kind, when]
+    script = str(TESTS / "faults" / "killed_node.py")
+    command = [sys.executable, script, str(world.folder), name, kind, when, *([ends] if ends else [])]
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, timeout=40)
     assert done.returncode == -9, done.stderr.decode()
@@ -365,6 +369,79 @@ def test_after_a_real_kill_around_commit_point_1_state_and_journal_agree(
             assert bool(station.entries("job.admitted")) == charged
             [entry] = station.entries("job.failed")
             assert entry.body["code"] == "node-restarted"
+
+    asyncio.run(play())
+
+
+FAILPOINTS = {
+    # where: what the ledger has when the node is back, and whether it stands for an exact answer
+    ("budget.reserved", "before"): (None, False),
+    ("budget.reserved", "after"): (RowState.RELEASED, False),
+    ("budget.charged", "before"): (RowState.RELEASED, False),
+    ("budget.charged", "after"): (RowState.CHARGED, False),
+    ("ledger.answering", "before"): (RowState.CHARGED, False),
+    ("ledger.answering", "after"): (RowState.CHARGED, True),
+    ("budget.released", "before"): (RowState.RELEASED, False),
+    ("budget.released", "after"): (RowState.RELEASED, False),
+}
+
+
+@pytest.mark.parametrize(("kind", "when"), FAILPOINTS)
+def test_after_a_real_kill_at_each_failpoint_ledger_and_journal_agree(
+    own_world: World, kind: str, when: str
+) -> None:
+    # An attempt that is stopped before it starts is what frees a reservation.
+    ends = "stopped" if kind == "budget.released" else ""
+    job = killed(own_world, "health", kind, when, ends)
+    expected, exact = FAILPOINTS[kind, when]
+
+    async def play() -> None:
+        async with running(own_world, names=["health"]) as (_, stations):
+            health = stations["health"]
+            ledger = health.state.ledger()
+            row = ledger.row(job, 1)
+            assert (None if row is None else row.state) == expected
+            counting = ledger.of("people")
+            assert [past.exact for past in counting] == ([exact] if expected is RowState.CHARGED else [])
+            # What the entries add up to is what the ledger says, for each limit.
+            said: dict[str, int] = {}
+            for entry in health.entries("budget."):
+                released = entry.kind == "budget.released"
+                said[entry.body["budget"]] = 0 if released else int(entry.body["cost"])
+            spent = {
+                "queries": sum(p.cost.queries for p in counting),
+                "rows": sum(p.cost.rows for p in counting),
+            }
+            assert {**dict.fromkeys(spent, 0), **said} == spent
+            kinds = [e.kind for e in health.entries("budget.")]
+            assert len(kinds) == len(set(kinds)) * 2  # one entry per limit, nothing said twice
+            # Whoever passed commit point 1 is the only one that stays charged.
+            assert bool(health.entries("job.admitted")) == (expected is RowState.CHARGED)
+            if health.run(job) is not None:
+                assert health.run(job) in (
+                    RunState.FAILED,
+                    RunState.CANCELLED,
+                    RunState.AWAITING_APPROVAL,
+                    RunState.CHECKING,
+                )
+
+    asyncio.run(play())
+
+
+def test_no_frame_of_an_answer_leaves_before_it_is_remembered(own_world: World) -> None:
+    """The node dies as it is about to remember; nothing an answer could be made of has gone out."""
+
+    async def play() -> None:
+        async with running(own_world) as (post, stations):
+            job = await crash(own_world, post, stations, "health", "ledger.answering", before=True)
+            sent = {header.round for header, _ in post.frames if header.sender == "source-2"}
+            assert sent  # its list went through the tagging
+            assert not sent & {ROWS, CONTENT_KEY}
+            health = await back(own_world, post, stations, "health")
+            row = health.state.ledger().row(job, 1)
+            assert row is not None
+            # It costs, but it answered nothing, so it is in no other question's way.
+            assert (row.state, row.answering, row.past.exact) == (RowState.CHARGED, False, False)
 
     asyncio.run(play())
 

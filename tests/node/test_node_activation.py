@@ -11,7 +11,7 @@ from simulator import START, World, new_signer
 from node.activation import InForce, activate_policy, activate_roster, pin_signers
 from node.home import Enrolled
 from node.state import State
-from protocols.envelope import POLICY, ROSTER, decode_envelope, sign
+from protocols.envelope import POLICY, ROSTER, decode_envelope, key_id, sign
 from protocols.errors import MinshuError
 from protocols.ids import Digest
 
@@ -110,32 +110,44 @@ def test_another_text_of_the_same_roster_version_is_refused_p3(desk: Desk) -> No
     first = desk.world.make_roster()
     desk.roster(desk.world.sign_roster(first))
     other = replace(first, expires=first.expires - timedelta(days=1))
-    fails("roster-rollback", lambda: desk.roster(desk.world.sign_roster(other)))
+    fails("roster-forked", lambda: desk.roster(desk.world.sign_roster(other)))
 
 
 def test_the_next_roster_names_the_one_before(desk: Desk) -> None:
     desk.roster(desk.world.roster_envelope)
     stranger = desk.world.make_roster(2, Digest("sha256:" + "0" * 64))
-    fails("roster-rollback", lambda: desk.roster(desk.world.sign_roster(stranger)))
+    fails("roster-forked", lambda: desk.roster(desk.world.sign_roster(stranger)))
 
 
-def test_a_node_that_was_off_may_miss_versions(desk: Desk) -> None:
+def test_a_node_that_was_off_takes_the_versions_it_missed_one_by_one(desk: Desk) -> None:
     desk.roster(desk.world.roster_envelope)
     fourth = desk.world.make_roster(4, Digest("sha256:" + "3" * 64))
-    assert desk.roster(desk.world.sign_roster(fourth))
+    fails("roster-fast-forward", lambda: desk.roster(desk.world.sign_roster(fourth)))
+    second = desk.world.make_roster(2, desk.world.roster.digest)
+    third = desk.world.make_roster(3, second.digest)
+    assert desk.roster(desk.world.sign_roster(second))
+    assert desk.roster(desk.world.sign_roster(third))
 
 
 @pytest.mark.parametrize(
     ("code", "changes"),
     [
-        ("roster-of-another-collaboration", {"collaboration": "sz.example"}),
-        ("roster-expired", {"issued": START - timedelta(days=50), "expires": START}),
-        ("roster-expired", {"expires": START + timedelta(days=200)}),
+        ("wrong-collaboration", {"collaboration": "sz.example"}),
+        ("roster-life", {"expires": START + timedelta(days=200)}),
         ("roster-not-valid", {"issued": START + timedelta(hours=1)}),
     ],
 )
 def test_a_roster_that_does_not_hold_now_is_refused(desk: Desk, code: str, changes: dict[str, Any]) -> None:
     fails(code, lambda: desk.roster(desk.world.sign_roster(desk.world.make_roster(**changes))))
+
+
+def test_an_expired_roster_is_walked_through_and_never_gone_by(desk: Desk) -> None:
+    old = desk.world.make_roster(issued=START - timedelta(days=50), expires=START)
+    assert desk.roster(desk.world.sign_roster(old))
+    assert desk.last()[1]["code"] == "roster-expired"
+    fails("roster-expired", lambda: desk.force.fresh(START))
+    assert desk.roster(desk.world.sign_roster(desk.world.make_roster(2, old.digest)))
+    assert desk.force.fresh(START).version == 2
 
 
 # -- policies ----------------------------------------------------------------------------------------------
@@ -210,6 +222,13 @@ def test_signers_are_pinned_once(desk: Desk) -> None:
         "already-pinned",
         lambda: pin_signers(desk.state, new_signer().public_key, new_signer().public_key),
     )
+
+
+def test_who_signs_policies_stands_in_the_journal(desk: Desk) -> None:
+    staff = desk.world.staff["health"]
+    [entry] = [e for e in desk.state.journal.entries() if e.kind == "signers.pinned"]
+    assert entry.body["signers"] == [key_id(staff.dpo.public_key), key_id(staff.owner.public_key)]
+    assert entry.body["roles"] == ["dpo", "owner"]
 
 
 def test_before_signers_are_pinned_no_policy_is_activated(desk: Desk) -> None:

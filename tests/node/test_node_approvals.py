@@ -1,23 +1,37 @@
 """Approvals at a node: who counts, for what, for how long; each one journaled, whether it counts or not."""
 
+import json
 import secrets
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from simulator import START, World, new_signer
 
 from node.activation import InForce, activate_policy, activate_roster
-from node.approvals import check_reason, find_job, make_approval, prompt, purpose_title
-from node.desk import Desk
-from node.gate import Gate, judge
+from node.approvals import (
+    Case,
+    assemble,
+    check_reason,
+    draft_approval,
+    find_job,
+    given_approvals,
+    make_approval,
+    to_sign,
+)
+from node.desk import desk_of
+from node.gate import judge
 from node.logs import Log
 from node.rpc import Attempt
 from node.state import RunState, State
-from policies.decide import Ask
-from protocols.encoding import b64encode
+from policies.decision import Ask
+from protocols.dp.cost import Cost
+from protocols.encoding import b64decode, b64encode
 from protocols.envelope import APPROVAL, KeySigner, decode_envelope, key_id, sign
 from protocols.errors import InputError, MinshuError
 from protocols.ids import JobId
@@ -35,9 +49,10 @@ class Counter:
         enrolled = home.enrolled()
         assert enrolled is not None
         activate_roster(self.state, self.force, world.roster_envelope, enrolled, world.clock)
-        self.gate = Gate(self.state, self.force, home.signer, world.clock, Log(None, world.clock))
+        log = Log(None, world.clock)
         self.answers: list[Verdict] = []
-        self.desk = Desk(self.state, self.force, self.gate, world.clock, self._answered, lambda: None)
+        off = desk_of(self.state, self.force, home, signer=home.signer, now=world.clock, log=log)
+        self.desk, self.gate = replace(off, answered=self._answered), off.gate
         self.spec = world.spec()
         self.offer(self.spec)
 
@@ -51,6 +66,15 @@ class Counter:
         decided = judge(self.state, self.force, spec, Attempt(spec.job_id, 1), self.world.clock())
         assert isinstance(decided, Ask)
         return decided
+
+    def case(self) -> Case:
+        """The job as an officer is shown it."""
+        force, now = self.force, self.world.clock()
+        assert force.policy is not None
+        assert force.roster is not None
+        decision = judge(self.state, force, self.spec, Attempt(self.spec.job_id, 1), now)
+        given = given_approvals(self.state, force, self.spec, now)
+        return Case(self.spec, decision, force.policy, force.roster, given, ("1: AWAITING_APPROVAL",))
 
     def command(self, signer: KeySigner, spec: JobSpec | None = None, **changes: Any) -> dict[str, Any]:
         spec = spec or self.spec
@@ -171,11 +195,29 @@ def test_an_approval_that_expires_before_the_run_counts_no_more(counter: Counter
 
 def test_a_new_policy_voids_the_approvals_given_under_the_old_one(counter: Counter) -> None:
     counter.approve(counter.staff.dpo)
-    newer = counter.world.policy("health", version=2, previous=_digest(counter.world), max_rows=900)
+    newer = counter.world.policy("health", version=2, previous=_digest(counter.world), queries=99)
     counter.desk.handle("policy", {"envelope": b64encode(newer)})
     assert counter.answers[-1].approvals_given == 0
     assert counter.approve(counter.staff.owner)["given"] == 1
     assert counter.approve(counter.staff.dpo)["state"] == "CHECKING"
+    assert [given.counts for given in counter.case().given] == [False, True, True]
+
+
+def test_a_yes_to_one_price_is_no_yes_to_another(counter: Counter) -> None:
+    command = counter.command(counter.staff.dpo)
+    newer = counter.world.policy("health", version=2, previous=_digest(counter.world), max_rows=900)
+    counter.desk.handle("policy", {"envelope": b64encode(newer)})
+    digest = decode_envelope(newer).payload_digest
+    said = Approval.decode(decode_envelope(b64decode(command["envelope"])).payload)
+    # The same words under the new policy still name what the job cost under the old one.
+    moved = sign(APPROVAL, replace(said, policy_digest=digest).encode(), [counter.staff.dpo]).encode()
+    counter.rejected("approval-cost", {**command, "envelope": b64encode(moved)})
+
+
+def test_an_approval_names_the_whole_cost(counter: Counter) -> None:
+    command = counter.command(counter.staff.dpo)
+    said = Approval.decode(decode_envelope(b64decode(command["envelope"])).payload)
+    assert Cost.decode(said.cost) == Cost(rows=1000, queries=1)
 
 
 def test_an_approval_of_one_job_does_not_serve_another(counter: Counter) -> None:
@@ -205,24 +247,101 @@ def test_a_rejected_job_stays_rejected_in_every_attempt(counter: Counter) -> Non
 
 def test_the_prompt_says_who_asks_what_is_read_and_what_would_leave(counter: Counter) -> None:
     counter.approve(counter.staff.dpo)
-    assert counter.force.policy is not None
-    assert counter.force.roster is not None
-    title = purpose_title(counter.force.policy, counter.spec)
-    page = prompt(counter.spec, counter.decision(counter.spec), counter.force.roster, title)
+    page = counter.case().page()
     for part in (
         counter.spec.job_id,
         "analyst-1",
         "P-1 核查",
+        "核实名单并补登",
         "id (key), seen (last_seen), street (street)",
         "present_in = at_least",
         "records",
         "street-table",
         "dpo",
+        "1: AWAITING_APPROVAL",
     ):
         assert part in page
-    assert "将输出" in page
-    assert "What would leave" in page
-    assert "Who would learn what" in page
+    for zh, en in (
+        ("将输出", "What would leave"),
+        ("谁会得知什么", "Who would learn what"),
+        ("参与方", "Who takes part"),
+        ("最多占用额度", "Counts against, at most"),
+        ("rows: 1,000 条个人记录", "rows: 1,000 records about persons"),
+        (
+            "queries: 1 次查询; 本任务之前剩余 100 / 100",
+            "queries: one answered question; left before this job: 100 / 100",
+        ),
+        ("(Asia/Shanghai)", "(Asia/Shanghai)"),
+    ):
+        assert zh in page
+        assert en in page
+
+
+def test_the_case_as_json_has_all_that_the_page_has(counter: Counter) -> None:
+    counter.approve(counter.staff.dpo)
+    plain = json.loads(json.dumps(counter.case().to_json(), ensure_ascii=False))
+    assert (plain["answer"], plain["missing"], plain["approvers"]) == ("ask", 1, ["owner"])
+    assert plain["job"]["expected_use"] == "核实名单并补登"
+    assert plain["purpose_title"] == "核查"
+    assert plain["requester"] == {"name": "analyst-1", "organisation": "data-bureau.gz.example"}
+    assert {part["node"] for part in plain["job"]["takes_part"]} == set(counter.spec.roles.values())
+    assert {line["budget"]: (line["cost"], line["remaining"]) for line in plain["lines"]} == {
+        "queries": ("1", "100"),
+        "rows": ("1000", "100000"),
+    }
+    assert [leaving["class"] for leaving in plain["releases"]] == ["B", "A"]
+    assert plain["leaks"]
+    [given] = plain["approvals"]
+    assert (given["approver"], given["counts"]) == ("dpo", True)
+
+
+# -- signed on the officer's own machine -------------------------------------------------------------------
+
+
+def test_a_draft_that_openssl_signs_counts(counter: Counter, folder: Path) -> None:
+    assert counter.force.policy is not None
+    draft = draft_approval(
+        counter.spec,
+        counter.decision(counter.spec),
+        counter.force.policy,
+        now=START,
+        rand=secrets.token_bytes,
+    )
+    (folder / "draft.pae").write_bytes(to_sign(draft))
+    (folder / "dpo.pem").write_bytes(
+        counter.staff.dpo.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    command = "openssl pkeyutl -sign -rawin -inkey dpo.pem -in draft.pae -out draft.sig"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    envelope = assemble(draft, (folder / "draft.sig").read_bytes(), counter.staff.dpo.public_key)
+    key = b64encode(counter.staff.dpo.public_key)
+    body = {"job": counter.spec.job_id, "envelope": b64encode(envelope), "key": key}
+    assert counter.desk.handle("approve", body)["approver"] == "dpo"
+
+
+def test_a_draft_with_another_ones_signature_does_not_count(counter: Counter) -> None:
+    assert counter.force.policy is not None
+    terms = counter.decision(counter.spec)
+    draft = draft_approval(counter.spec, terms, counter.force.policy, now=START, rand=secrets.token_bytes)
+    forged = assemble(draft, new_signer().sign(to_sign(draft)), counter.staff.dpo.public_key)
+    key = b64encode(counter.staff.dpo.public_key)
+    body = {"job": counter.spec.job_id, "envelope": b64encode(forged), "key": key}
+    counter.rejected("too-few-signatures", body)
+
+
+@pytest.mark.parametrize(
+    ("code", "draft", "signature"),
+    [("bad-draft", b"{}", bytes(64)), ("bad-draft", b"\xff", bytes(64)), ("bad-signature-file", None, b"x")],
+)
+def test_what_is_no_draft_or_no_signature_is_told_apart(
+    counter: Counter, code: str, draft: bytes | None, signature: bytes
+) -> None:
+    assert counter.force.policy is not None
+    terms = counter.decision(counter.spec)
+    good = draft_approval(counter.spec, terms, counter.force.policy, now=START, rand=secrets.token_bytes)
+    with pytest.raises(InputError) as caught:
+        assemble(good if draft is None else draft, signature, counter.staff.dpo.public_key)
+    assert caught.value.code == code
 
 
 def test_a_job_is_found_by_the_beginning_of_its_id(counter: Counter) -> None:

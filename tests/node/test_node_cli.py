@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 import pytest
-from simulator import START, World, approve_all, over, person, running, until
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from simulator import START, World, answered, approve_all, over, person, running, until
 from tls_authority import Authority
 
 from node.cli import main
@@ -22,8 +24,10 @@ from node.config import load_config
 from node.doctor import examine
 from node.home import Home, init_home, read_roots
 from node.state import RunState, read_state
+from protocols.envelope import KeySigner
 from protocols.errors import DecodeError, InputError
 from protocols.jobs.job_type import SUSPECTED
+from protocols.wire import Verdict
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,13 +91,17 @@ def test_commands_reach_a_running_node_and_it_stops_cleanly(
     code, _, err = command("run", "--home", home.path, capsys=capsys)
     assert code == 1
     assert "another process has this journal open" in err
+    # Nobody listens at its coordinator's address; it says so once the dial has failed.
+    begun = time.monotonic()
+    while " warning unreachable" not in home.log.read_text():
+        assert time.monotonic() - begun < 30
+        time.sleep(0.05)
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0
     assert time.monotonic() - begun < 10
     assert " info stopped" in err
-    assert " warning unreachable" in home.log.read_text()
     state = world.open("health")
     assert [e.kind for e in state.journal.entries()][-1] == "policy.refused"
     state.close()
@@ -158,6 +166,175 @@ def test_a_list_sealed_to_another_node_does_not_open(
     assert code == 1
     assert "do not open" in err
     assert not out.exists()
+
+
+# -- approving ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(world: World) -> str:
+    """A job that waits for two people at the health department, whose node is off."""
+
+    async def play() -> str:
+        async with running(world) as (post, _):
+            job = post.submit(world.spec())
+            await answered(post, job)
+            return job
+
+    return asyncio.run(play())
+
+
+def pem(path: Path, signer: KeySigner) -> Path:
+    path.write_bytes(signer.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    path.chmod(0o600)
+    public = signer.private_key.public_key()
+    path.with_name(f"{path.name}.pub").write_bytes(
+        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    return path
+
+
+def test_a_draft_is_signed_with_openssl_elsewhere_and_recorded_here(
+    world: World,
+    waiting: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.cli._now", world.clock)
+    home, draft = world.homes["health"].path, folder / "yes.json"
+    officer = folder / "officer"
+    officer.mkdir()
+    pem(officer / "dpo.pem", world.staff["health"].dpo)
+    code, out, _ = command("approve", waiting, "--draft", draft, "--home", home, capsys=capsys)
+    assert code == 0
+    assert "openssl pkeyutl -sign -rawin -inkey KEY.pem -in yes.json.pae -out yes.json.sig" in out
+    assert "What would leave" in out
+    # On the officer's machine, with what was printed.
+    shutil.copy(folder / "yes.json.pae", officer)
+    told = next(line for line in out.splitlines() if "openssl" in line).replace("KEY.pem", "dpo.pem")
+    subprocess.run(told.split(), cwd=officer, check=True, capture_output=True)
+    # Without the signature, and without a name.
+    by = officer / "dpo.pem.pub"
+    code, _, err = command("approve", waiting, "--signed", draft, "--by", by, "--home", home, capsys=capsys)
+    assert code == 1
+    assert "yes.json.sig cannot be read" in err
+    shutil.copy(officer / "yes.json.sig", folder)
+    code, _, err = command("approve", waiting, "--signed", draft, "--home", home, capsys=capsys)
+    assert (code, "give --by" in err) == (1, True)
+    code, out, err = command("approve", waiting, "--signed", draft, "--by", by, "--home", home, capsys=capsys)
+    assert (code, out, err) == (0, "approved as dpo: 1 of 2 approvals\n", "")
+    # Once.
+    code, _, err = command("approve", waiting, "--signed", draft, "--by", by, "--home", home, capsys=capsys)
+    assert code == 1
+    assert "used before" in err
+    # A second draft does not overwrite the first.
+    code, _, err = command("approve", waiting, "--draft", draft, "--home", home, capsys=capsys)
+    assert (code, "cannot be written" in err) == (1, True)
+
+
+def test_everything_an_officer_is_shown_is_there_as_json(
+    world: World,
+    waiting: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.cli._now", world.clock)
+    home = world.homes["health"].path
+    code, out, _ = command("approve", waiting, "--json", "--home", home, capsys=capsys)
+    assert code == 0
+    shown = json.loads(out)
+    assert (shown["answer"], shown["job"]["id"], shown["missing"]) == ("ask", waiting, 2)
+    code, out, _ = command("show", waiting, "--json", "--home", home, capsys=capsys)
+    assert json.loads(out) == shown
+    key = pem(folder / "dpo.pem", world.staff["health"].dpo)
+    words = ("approve", waiting, "--key", key, "--yes", "--json", "--home", home)
+    code, out, _ = command(*words, capsys=capsys)
+    done = json.loads(out)
+    assert (done["approver"], done["given"], done["case"]["rule"]) == ("dpo", 1, "R1")
+    code, out, _ = command("status", "--json", "--home", home, capsys=capsys)
+    [run] = json.loads(out)["runs"]
+    [given] = run["approvals"]
+    assert (given["approver"], given["counts"]) == ("dpo", True)
+
+
+def test_a_key_may_be_named_by_a_uri(
+    world: World,
+    waiting: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.cli._now", world.clock)
+    key = pem(folder / "dpo.pem", world.staff["health"].dpo)
+    home = world.homes["health"].path
+    words = ("approve", waiting, "--key", f"file://{key}", "--yes", "--home", home)
+    code, out, _ = command(*words, capsys=capsys)
+    assert code == 0
+    assert "approved as dpo" in out
+    words = ("approve", waiting, "--key", "pkcs11:token=none;object=dpo", "--yes", "--home", home)
+    code, _, err = command(*words, capsys=capsys)
+    assert code == 1
+    assert "hint" in err
+
+
+def test_the_reason_of_a_no_reaches_the_analyst(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    async def play() -> Verdict:
+        async with running(world) as (post, stations):
+            job = post.submit(world.spec())
+            await answered(post, job)
+            home = str(world.homes["health"].path)
+            words = ["reject", job, "--reason", "用途不明确 the purpose is unclear", "--home", home]
+            assert await asyncio.to_thread(main, words) == 0
+            task = post.tasks[job]
+            await until(lambda: task.verdicts["health"].answer == "refuse")
+            assert stations["health"].run(job) is RunState.REFUSED
+            return task.verdicts["health"]
+
+    verdict = asyncio.run(play())
+    assert verdict.code == "approver-said-no"
+    assert "用途不明确 the purpose is unclear" in verdict.sentence
+
+
+def test_the_budget_of_a_running_node_is_readable(
+    world: World, process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = world.homes["health"].path
+    code, out, err = command("budget", "--home", home, capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "剩余 left 100 / 100" in out
+    assert process.poll() is None
+
+
+def test_a_stop_reaches_a_running_node(
+    world: World, process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = world.homes["health"].path
+    stop = world.folder / "stop.dsse"
+    stop.write_bytes(world.stop("health", "all", at=datetime.now(UTC)))
+    code, out, err = command("stop", stop, "--home", home, capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "halts every job" in out
+    code, out, _ = command("status", "--json", "--home", home, capsys=capsys)
+    assert len(json.loads(out)["stops"]) == 1
+    assert process.poll() is None
+
+
+def test_registering_a_dataset_is_journaled(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.cli._now", world.clock)
+    path = world.write_list("health", range(20), at=world.folder / "more.csv")
+    home = world.homes["health"].path
+    code, _, _ = command("dataset", "add", "more", path, "--home", home, capsys=capsys)
+    assert code == 0
+    state = world.open("health")
+    entry = list(state.journal.entries())[-1]
+    state.close()
+    assert (entry.kind, entry.body["dataset"], entry.body["rows"]) == ("dataset.registered", "more", 20)
+    assert entry.body["columns"] == ["id", "street", "seen", "phone"]
+    assert str(path) not in entry.encode().decode()
 
 
 # -- settings and home -------------------------------------------------------------------------------------

@@ -1,6 +1,10 @@
 """Every refusal of the gate: signed, journaled, and the same when asked again."""
 
+import ast
+import inspect
+import re
 import secrets
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -11,13 +15,23 @@ import pytest
 from simulator import START, World, new_signer
 
 from audit.entries import Entry
-from node.activation import InForce, activate_policy, activate_roster
+from node import gate as gate_module
+from node import ledger as ledger_module
+from node.activation import InForce, activate_policy, activate_roster, take_freshness
+from node.answers import IN_CHINESE, refusal
 from node.gate import MAX_OFFER_BYTES, Gate
 from node.logs import Log
 from node.rpc import Attempt
-from node.state import RunState, State
+from node.sources import source as source_module
+from node.state import Reader, RunState, State
+from node.stops import apply_stop
+from protocols import encoding as encoding_module
+from protocols import envelope as envelope_module
+from protocols import succession
+from protocols import wire as wire_module
 from protocols.encoding import canonical_json, sha256_digest
-from protocols.envelope import APPROVAL, JOB, VERDICT, decode_envelope, key_id, sign, verify
+from protocols.envelope import APPROVAL, EXPLAIN, JOB, VERDICT, decode_envelope, key_id, sign, verify
+from protocols.errors import Refused, StateConflict
 from protocols.ids import DatasetName, JobId, NodeName, Organisation, Role
 from protocols.wire import JobSpec, RosterAnalyst, Verdict
 
@@ -73,8 +87,13 @@ def opened(world: World, name: str, *, roster: bool = True) -> Iterator[Office]:
 
 def charge(office: Office, spec: JobSpec, number: int = 1) -> None:
     """Pass commit point 1 with an attempt of a job."""
+    attempt = Attempt(spec.job_id, number)
+    allowed = office.gate.allowed(attempt)
+    terms = allowed.permit.terms
     with office.state.change() as change:
-        change.charge(Attempt(spec.job_id, number), spec.series, runs_per_series=1, attempts_per_job=3)
+        change.reserve(allowed.row(attempt, office.world.clock()), allowed.version, None)
+        change.charge(attempt, terms.cost, terms.lines, None)
+        change.start(attempt, spec.question(""))
 
 
 def test_a_fitting_job_waits_for_approvals_and_is_journaled(office: Office) -> None:
@@ -112,7 +131,11 @@ def test_the_same_offer_gets_the_same_answer_and_one_entry(office: Office) -> No
 def refused(office: Office, verdict: Verdict, code: str) -> None:
     """Check that a refusal says why, and that the journal says the same."""
     assert (verdict.answer, verdict.code) == ("refuse", code)
+    # In both languages, with the way out.
     assert verdict.sentence
+    assert verdict.hint
+    assert re.search("[\u4e00-\u9fff]", verdict.sentence_zh)
+    assert re.search("[\u4e00-\u9fff]", verdict.hint_zh)
     entry = office.last()
     assert entry.kind == "job.refused"
     assert entry.body["code"] == code
@@ -163,9 +186,20 @@ def test_bytes_that_are_no_envelope_are_refused(office: Office) -> None:
 
 
 def test_a_signed_text_that_is_no_job_is_refused(office: Office) -> None:
-    payload = canonical_json({"schema": "minshu-job/1", "surprise": 1})
+    payload = canonical_json({"schema": "minshu-job/2", "surprise": 1})
     data = sign(JOB, payload, [office.world.analyst]).encode()
     refused(office, office.offer(data, JobId(sha256_digest(payload))), "missing-field")
+
+
+def test_a_job_of_an_earlier_form_is_refused(office: Office) -> None:
+    payload = canonical_json({"schema": "minshu-job/1"})
+    data = sign(JOB, payload, [office.world.analyst]).encode()
+    refused(office, office.offer(data, JobId(sha256_digest(payload))), "unknown-schema")
+
+
+def test_a_job_signed_to_be_explained_is_not_run(office: Office) -> None:
+    spec = office.world.spec()
+    refused(office, office.ask(spec, kind=EXPLAIN), "wrong-payload-type")
 
 
 def test_a_huge_offer_is_refused_unparsed(office: Office) -> None:
@@ -236,8 +270,38 @@ def test_without_a_policy_everything_is_refused_p6(office: Office) -> None:
 
 
 def test_an_expired_policy_refuses_everything_p6(office: Office) -> None:
-    office.world.clock.at = START + timedelta(days=80)
-    refused(office, office.ask(office.world.spec(roster_digest=office.world.roster.digest)), "policy-expired")
+    world = office.world
+    world.clock.at = START + timedelta(days=80)
+    later = replace(
+        world.roster,
+        version=2,
+        previous=world.roster.digest,
+        issued=world.clock(),
+        expires=world.clock() + timedelta(days=60),
+    )
+    enrolled = world.homes["health"].enrolled()
+    assert enrolled is not None
+    assert activate_roster(office.state, office.force, world.sign_roster(later), enrolled, world.clock)
+    refused(office, office.ask(world.spec(roster_digest=later.digest)), "policy-expired")
+
+
+def test_a_roster_nobody_confirmed_for_a_week_refuses_everything_p6(office: Office) -> None:
+    office.world.clock.at = START + timedelta(days=6)
+    refused(office, office.ask(office.world.spec()), "roster-stale")
+
+
+def test_a_confirmed_roster_is_gone_by_again(office: Office) -> None:
+    office.world.clock.at = START + timedelta(days=6)
+    enrolled = office.world.homes["health"].enrolled()
+    assert enrolled is not None
+    assert office.ask(office.world.spec()).code == "roster-stale"
+    assert take_freshness(office.state, office.force, office.world.fresh(), enrolled, office.world.clock)
+    assert office.ask(office.world.spec()).answer == "ask"
+
+
+def test_an_expired_roster_refuses_everything_p6(office: Office) -> None:
+    office.world.clock.at = START + timedelta(days=60)
+    refused(office, office.ask(office.world.spec()), "roster-expired")
 
 
 def test_without_a_roster_everything_is_refused_p6(world: World) -> None:
@@ -283,31 +347,88 @@ def test_a_column_the_dataset_lost_is_refused_with_the_closest(office: Office) -
 # -- how often? --------------------------------------------------------------------------------------------
 
 
-def test_the_same_question_in_another_job_is_refused(matcher: Office) -> None:
+def done(office: Office, spec: JobSpec, number: int = 1) -> None:
+    """Bring a job to its good end."""
+    charge(office, spec, number)
+    with office.state.change() as change:
+        change.move(Attempt(spec.job_id, number), RunState.DONE)
+
+
+def test_the_same_question_names_the_job_that_answered_it(matcher: Office) -> None:
     first, second = matcher.world.spec(), matcher.world.spec()
-    assert first.series == second.series
-    assert matcher.ask(first).answer == "permit"
-    assert matcher.ask(second).answer == "permit"  # nothing was opened yet
-    charge(matcher, first)
-    third = matcher.world.spec()
-    refused(matcher, matcher.ask(third), "series-rate")
+    assert matcher.ask(first).answered == ""
+    assert matcher.ask(second).answered == ""  # nothing was answered yet
+    done(matcher, first)
+    third = matcher.ask(matcher.world.spec())
+    assert (third.answer, third.answered) == ("permit", first.job_id)
+    assert matcher.last().body["answered_by"] == first.job_id
 
 
-def test_another_question_is_not_hindered_by_an_earlier_one(matcher: Office) -> None:
+def test_another_question_names_no_earlier_job(matcher: Office) -> None:
     first = matcher.world.spec()
     matcher.ask(first)
-    charge(matcher, first)
+    done(matcher, first)
     other = changed_input(matcher.world.spec(), "register", dataset="other")
-    assert other.series != first.series
-    assert matcher.ask(other).answer == "permit"
+    assert matcher.ask(other).answered == ""
 
 
-def test_the_same_lists_under_another_key_holder_are_the_same_question(matcher: Office) -> None:
+@pytest.mark.parametrize("state", [RunState.FAILED, RunState.CANCELLED, RunState.RUNNING])
+def test_a_job_without_a_good_end_has_answered_nothing(matcher: Office, state: RunState) -> None:
     first = matcher.world.spec()
     matcher.ask(first)
-    charge(matcher, first)
-    params = {**first.params, "key_holder": "source-2"}
-    refused(matcher, matcher.ask(matcher.world.spec(params=params)), "series-rate")
+    done(matcher, first)
+    with matcher.state.change() as change:
+        change.move(Attempt(first.job_id, 1), state)
+    assert matcher.ask(matcher.world.spec()).answered == ""
+
+
+def test_a_question_over_the_rate_names_the_stored_answer_beside_the_refusal(world: World) -> None:
+    world.activate("statistics", jobs=1)
+    for matcher in opened(world, "statistics"):
+        first = world.spec()
+        matcher.ask(first)
+        done(matcher, first)
+        verdict = matcher.ask(world.spec())
+        assert (verdict.answer, verdict.code, verdict.answered) == ("refuse", "rate-exceeded", first.job_id)
+
+
+def test_a_stop_names_no_stored_answer(matcher: Office) -> None:
+    first = matcher.world.spec()
+    matcher.ask(first)
+    done(matcher, first)
+    apply_stop(matcher.state, matcher.force, matcher.world.stop("statistics", "all"), matcher.world.clock)
+    verdict = matcher.ask(matcher.world.spec())
+    assert (verdict.code, verdict.answered) == ("stopped", "")
+
+
+def test_an_answer_over_other_data_is_no_answer(office: Office) -> None:
+    first = office.world.spec()
+    with office.state.change() as change:
+        change.add_job(
+            first.job_id, b"", requester=first.requester, purpose=first.purpose, received=office.world.clock()
+        )
+        change.put_run(Attempt(first.job_id, 1), RunState.CHECKING, b"")
+        change.start(Attempt(first.job_id, 1), first.question("2026-01-01T00:00:00Z"))
+        change.move(Attempt(first.job_id, 1), RunState.DONE)
+    assert office.ask(office.world.spec()).answered == ""
+    snapshot = office.state.dataset("people").snapshot  # type: ignore[union-attr]  # furnished
+    with office.state.change() as change:
+        change.start(Attempt(first.job_id, 1), first.question(snapshot))
+        change.move(Attempt(first.job_id, 1), RunState.DONE)
+    assert office.ask(office.world.spec()).answered == first.job_id
+
+
+def test_an_answer_for_another_purpose_is_not_named(office: Office) -> None:
+    first = office.world.spec()
+    snapshot = office.state.dataset("people").snapshot  # type: ignore[union-attr]  # furnished
+    with office.state.change() as change:
+        change.add_job(
+            first.job_id, b"", requester=first.requester, purpose="P-9", received=office.world.clock()
+        )
+        change.put_run(Attempt(first.job_id, 1), RunState.CHECKING, b"")
+        change.start(Attempt(first.job_id, 1), first.question(snapshot))
+        change.move(Attempt(first.job_id, 1), RunState.DONE)
+    assert office.ask(office.world.spec()).answered == ""
 
 
 def test_a_fourth_attempt_is_refused(matcher: Office) -> None:
@@ -346,21 +467,82 @@ def test_a_refused_job_stays_refused_when_offered_again(office: Office) -> None:
     assert office.size == size
 
 
-def test_two_racing_jobs_cannot_both_take_the_last_place(matcher: Office) -> None:
-    from protocols.errors import StateConflict
+def test_two_racing_jobs_cannot_both_take_the_last_place(world: World) -> None:
+    world.activate("statistics", jobs=1)
+    for matcher in opened(world, "statistics"):
+        first, second = world.spec(), world.spec()
+        matcher.ask(first)
+        matcher.ask(second)
+        raced = matcher.gate.allowed(Attempt(second.job_id, 1))
+        charge(matcher, first)
+        size = matcher.size
+        with pytest.raises(StateConflict) as caught, matcher.state.change() as change:
+            change.reserve(raced.row(Attempt(second.job_id, 1), world.clock()), raced.version, None)
+        assert caught.value.code == "ledger-conflict"
+        with pytest.raises(Refused) as refusal:
+            matcher.gate.allowed(Attempt(second.job_id, 1))
+        assert refusal.value.code == "rate-exceeded"
+        assert matcher.state.ledger().row(second.job_id, 1) is None
+        assert matcher.size == size
 
-    first, second = matcher.world.spec(), matcher.world.spec()
-    matcher.ask(first)
-    matcher.ask(second)
-    charge(matcher, first)
-    size = matcher.size
-    with pytest.raises(StateConflict) as caught:
-        charge(matcher, second)
-    assert caught.value.code == "series-rate"
-    run = matcher.state.run(Attempt(second.job_id, 1))
-    assert run is not None
-    assert not run.charged
-    assert matcher.size == size
+
+# -- in Chinese, too ---------------------------------------------------------------------------------------
+
+
+def codes_of(*where: object) -> set[str]:
+    """Return every code that the source of these functions, classes or modules can raise."""
+    found: set[str] = set()
+    for each in where:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(each)))  # type: ignore[arg-type]  # code objects all
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
+                found.add(node.value.value)
+    return found
+
+
+def test_every_error_that_becomes_a_refusal_is_in_the_chinese_table() -> None:
+    reachable = codes_of(
+        gate_module.authentic,
+        gate_module._forged,
+        gate_module.dataset_of,
+        InForce.me,
+        succession.in_force,
+        succession.fresh,
+        envelope_module,
+        encoding_module.decode_json,
+        encoding_module.canonical_json,
+        encoding_module.b64decode,
+        encoding_module.digest_bytes,
+        wire_module.Fields,
+        wire_module._named,
+        wire_module.parse_utc,
+        wire_module.JobSpec,
+        wire_module.JobInput,
+        source_module.check_columns,
+        ledger_module.Row,
+        ledger_module.Ledger,
+        ledger_module._storage,
+        ledger_module._damaged,
+        Reader._all,
+    )
+    assert len(reachable) > 20
+    assert reachable <= set(IN_CHINESE)
+
+
+@pytest.mark.parametrize("code", sorted(IN_CHINESE))
+def test_a_refusal_that_began_as_an_error_has_both_languages(code: str) -> None:
+    no = refusal(Refused("found this, expected that", code=code, hint="do that"))
+    assert re.search("[\u4e00-\u9fff]", no.zh)
+    assert re.search("[\u4e00-\u9fff]", no.hint_zh)
+    assert no.zh.endswith("。")
+    assert (no.sentence, no.hint) == ("Found this, expected that.", "do that")
+
+
+def test_an_unforeseen_error_is_said_in_chinese_with_its_code() -> None:
+    no = refusal(Refused("odd", code="never-seen"))
+    assert "never-seen" in no.zh
+    assert no.hint
+    assert no.hint_zh
 
 
 def test_a_purpose_that_looks_like_an_identifier_does_not_enter_the_journal(office: Office) -> None:
@@ -372,4 +554,6 @@ def test_a_purpose_that_looks_like_an_identifier_does_not_enter_the_journal(offi
 def test_verdicts_are_readable_lines(office: Office) -> None:
     verdict = office.ask(office.world.spec(nonce=secrets.token_hex(16)))
     assert verdict.sentence.isprintable()
-    assert "审批" in verdict.sentence
+    assert "approval" in verdict.sentence
+    assert verdict.sentence_zh.isprintable()
+    assert "审批" in verdict.sentence_zh

@@ -218,7 +218,7 @@ def test_a_job_stopped_before_it_runs_has_opened_nothing(world: World) -> None:
             task = await over(post, job)
             assert not any(e.opened for e in task.ended.values())
             assert not post.frames
-            assert not stations["health"].state.series_taken(world.spec().series, JobId("sha256:" + "0" * 64))
+            assert not stations["health"].state.ledger().of("people")
 
     asyncio.run(play())
 

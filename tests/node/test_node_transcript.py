@@ -9,11 +9,10 @@ import re
 import shlex
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulator import World, answered, approve_all, over, person, running, until
+from simulator import World, answered, approve_all, new_signer, over, person, running, until
 
 from node.state import RunState
 from protocols.ids import JobId
@@ -58,10 +57,7 @@ def prepared(world: World, folder: Path) -> tuple[JobId, JobId]:
             await approve_all(post, stations, done)
             await over(post, done)
             await until(lambda: stations["police"].run(done) is RunState.DONE)
-            inputs = tuple(
-                replace(i, dataset="residents") if i.role == "register" else i for i in world.spec().inputs
-            )
-            waiting = post.submit(world.spec(inputs=inputs))
+            waiting = post.submit(world.spec())
             await answered(post, waiting)
             return waiting, done
 
@@ -71,6 +67,8 @@ def prepared(world: World, folder: Path) -> tuple[JobId, JobId]:
     rows = "".join(f"{person(n)},S{n % 3},2026-0{1 + n % 9}\n" for n in range(1234))
     (folder / "patients.csv").write_text("id,street,seen\n" + rows, encoding="utf-8")
     (folder / "gbk.csv").write_bytes("id,姓名\n".encode("gb18030"))
+    (folder / "stop.dsse").write_bytes(world.stop("health", "purpose=P-1"))
+    (folder / "stranger.dsse").write_bytes(world.stop("health", "all", signer=new_signer()))
     for name in ("health", "police"):
         shutil.copytree(world.homes[name].path, folder / name)
     (folder / "empty.dsse").write_bytes(b"{}")
@@ -112,7 +110,7 @@ def test_the_transcript_is_what_happens(
         if line.startswith("# "):
             seen += ("\n" if seen else "") + line + "\n"
         if line.startswith("$ "):
-            typed = line[2:].replace("JOB", waiting[7:27]).replace("DONE", done)
+            typed = line[2:].replace("JOB", waiting).replace("DONE", done)
             seen += line + "\n" + run(typed, capfd, folder)
     assert seen == written
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -11,14 +12,27 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from policies.decide import VerifiedApproval
+from policies.decision import VerifiedApproval
 from policies.model import ActivePolicy, PinnedSigners
 from policies.parse import parse_policy
+from protocols.dp.cost import NOTHING, Cost
 from protocols.encoding import sha256_digest
 from protocols.envelope import APPROVAL, Envelope, KeySigner, key_id, sign
+from protocols.errors import InputError
 from protocols.ids import DatasetName, KeyId, NodeName, Organisation, Role
+from protocols.jobs import JOB_TYPES
+from protocols.jobs.job_type import (
+    REQUESTER,
+    ColumnNeed,
+    OutputClass,
+    PlannedRelease,
+    Separation,
+    Statement,
+)
+from protocols.statistics.differencing import Between, Query
 from protocols.wire import (
     Approval,
+    Constraints,
     JobInput,
     JobSpec,
     Roster,
@@ -30,6 +44,8 @@ from protocols.wire import (
 
 EXAMPLES = Path(__file__).parents[2] / "policies" / "examples"
 NOW = datetime(2026, 12, 2, 3, 4, 5, tzinfo=UTC)
+COST = Cost(rows=20_000, queries=1)
+"""What a source's rule charges scenario 1 with: its row cap."""
 DATASETS = {
     "police": ("register", "population"),
     "human-resources": ("source-1", "insured"),
@@ -39,9 +55,57 @@ DATASETS = {
 }
 
 
+class Count:
+    """A job type of class A: persons counted by street, exactly, or with noise of `rho` or `epsilon`."""
+
+    name = "count/1"
+    output_class = OutputClass.AGGREGATE
+
+    def check(self, spec: JobSpec) -> None:
+        if not spec.params.keys() <= {"rho", "epsilon", "delta", "streets", "ages"}:
+            raise InputError("params that nobody asked for", code="unknown-param", hint="remove them")
+
+    def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
+        return frozenset({"aggregator"} if spec.input_of(role) is None else {"source"})
+
+    def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
+        return (ColumnNeed("street", "group", ("code", "enum")),)
+
+    def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
+        return (PlannedRelease("counts", OutputClass.AGGREGATE, Role("matcher"), REQUESTER),)
+
+    def separation(self, spec: JobSpec, requester: Organisation) -> tuple[Separation, ...]:
+        matcher = frozenset({organisation_of(spec.roles[Role("matcher")])})
+        return (Separation("sums", matcher, frozenset({requester})),)
+
+    def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
+        return {frozenset({Role("matcher")}): (Statement("sums", "sums", "总数"),)}
+
+    def cost(self, spec: JobSpec, role: Role, constraints: Constraints) -> Cost:
+        if spec.input_of(role) is None:
+            return NOTHING
+        rho, epsilon, delta = (Fraction(spec.params.get(name, 0)) for name in ("rho", "epsilon", "delta"))
+        return Cost.zcdp(rho, delta) + Cost.pure_dp(epsilon) + Cost(queries=1)
+
+    def query(self, spec: JobSpec, role: Role) -> Query | None:
+        if spec.input_of(role) is None:
+            return None
+        filters: dict[str, frozenset[str] | Between] = {}
+        if "streets" in spec.params:
+            filters["street"] = frozenset(spec.params["streets"])
+        if "ages" in spec.params:
+            low, high = spec.params["ages"]
+            filters["age"] = Between(Fraction(low), Fraction(high))
+        return Query("count/1", filters, noisy=not spec.params.keys().isdisjoint({"rho", "epsilon"}))
+
+    def sources_asked(self, spec: JobSpec) -> int:
+        return len(spec.inputs)
+
+
 @dataclass(frozen=True)
 class World:
     now: datetime = NOW
+    types: Any = (*JOB_TYPES, Count())
 
     def signer(self, name: str) -> KeySigner:
         return KeySigner(Ed25519PrivateKey.from_private_bytes(sha256(name.encode()).digest()))
@@ -131,6 +195,7 @@ class World:
             roles={**roles, Role("matcher"): self.node("statistics")},
             purpose="P-2026-001",
             legal_basis="DPIA-2026-001",
+            expected_use="核实名单并补登",
             recipients=(Organisation("police.gz.example"),),
             requester=self.key("analyst"),
             collaboration="gz.example",
@@ -140,6 +205,20 @@ class World:
             nonce="0" * 32,
         )
         return replace(spec, **changes)
+
+    def count(self, **params: Any) -> JobSpec:
+        """The same departments but the police, their persons counted by street."""
+        spec = self.spec()
+        return replace(
+            spec,
+            job_type="count/1",
+            params=params,
+            inputs=tuple(
+                replace(i, columns={"street": "street"}) for i in spec.inputs if i.role != "register"
+            ),
+            roles={role: name for role, name in spec.roles.items() if role != "register"},
+            recipients=(Organisation("data-bureau.gz.example"),),
+        )
 
     def with_columns(self, spec: JobSpec, role: str, columns: Mapping[str, str]) -> JobSpec:
         return replace(
@@ -153,7 +232,7 @@ class World:
             node=NodeName(active.policy.policy_id),
             policy_digest=active.digest,
             rule="R1",
-            cost="0",
+            cost=COST.encode(),
             issued=NOW - timedelta(minutes=5),
             expires=NOW + timedelta(days=1),
             nonce="a" * 32,

@@ -6,17 +6,11 @@ from typing import Any
 
 import pytest
 
-from policies.decide import (
-    MAX_JOB_LIFETIME,
-    Ask,
-    Decision,
-    Permit,
-    Refuse,
-    check_merged,
-    decide,
-    verify_approval,
-)
+from policies.approving import verify_approval
+from policies.decide import MAX_JOB_LIFETIME, check_merged, decide
+from policies.decision import Ask, Decision, Permit, Refuse
 from policies.model import ActivePolicy
+from protocols.dp.cost import NOTHING, Cost
 from protocols.encoding import sha256_digest
 from protocols.envelope import JOB, sign
 from protocols.errors import DecodeError, PolicyInvalid, SignatureInvalid
@@ -29,6 +23,7 @@ from protocols.jobs.job_type import (
     Separation,
     Statement,
 )
+from protocols.statistics.differencing import Query
 from protocols.wire import Constraints, JobSpec, RosterOrganisation, strictest
 
 DEPARTMENTS = ["police", "human-resources", "health", "housing", "education"]
@@ -417,6 +412,15 @@ class Sketch:
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
         return {}
 
+    def cost(self, spec: JobSpec, role: Role, constraints: Constraints) -> Cost:
+        return NOTHING
+
+    def query(self, spec: JobSpec, role: Role) -> Query | None:
+        return None
+
+    def sources_asked(self, spec: JobSpec) -> int:
+        return len(spec.inputs)
+
 
 def sketched(world: Any, sketch: Sketch, department: str, **edits: str) -> Decision:
     spec = world.with_columns(world.spec(job_type="sketch/1"), "source-1", {"key": "resident_id"})
@@ -572,7 +576,7 @@ def test_a_signed_approval_is_verified_down_to_the_person(world: Any):
         ({"node": NodeName("health.gz.example/node-a")}, "approval-of-another-job"),
         ({"policy_digest": sha256_digest(b"before")}, "approval-of-another-policy"),
         ({"rule": "R9"}, "approver-not-listed"),
-        ({"cost": "0.0"}, "approval-cost"),
+        ({"cost": NOTHING.encode()}, "approval-cost"),
         ({"expires": datetime(2026, 12, 2, 3, 4, 5, tzinfo=UTC)}, "approval-expired"),
         ({"expires": datetime(2026, 12, 9, 2, 59, 6, tzinfo=UTC)}, "approval-too-long"),
         ({"expires": datetime(2026, 12, 1, tzinfo=UTC)}, "approval-too-long"),
@@ -583,6 +587,22 @@ def test_an_approval_is_void_unless_it_is_for_exactly_this(world: Any, change: d
     active, spec = world.active(), world.spec()
     envelope = world.signed(world.approval(active, spec, **change), "human-resources dpo")
     assert verified(world, active, spec, envelope) == code
+
+
+@pytest.mark.parametrize("change", [{"job_type": "lookup/1"}, {"params": {}}, {"roles": {}, "inputs": ()}])
+def test_what_nobody_could_be_asked_to_approve_has_no_approval(world: Any, change: dict[str, Any]):
+    active, spec = world.active(), world.spec(**change)
+    assert verified(
+        world, active, spec, world.signed(world.approval(active, spec), "human-resources dpo")
+    ) == ("approval-cost")
+
+
+def test_an_approval_names_the_cost_under_its_rule(world: Any):
+    edits = {"max_rows = 20000": "max_rows = 100"}
+    active, spec = world.active(edits=edits), world.spec()
+    for rows, expected in ((100, "dpo"), (20_000, "approval-cost")):
+        approval = world.approval(active, spec, cost=Cost(rows=rows, queries=1).encode())
+        assert verified(world, active, spec, world.signed(approval, "human-resources dpo")) == expected
 
 
 def test_an_approval_may_last_exactly_seven_days(world: Any):

@@ -47,33 +47,52 @@ def test_validity_is_hours_a_time_or_a_week(world: Any):
     assert exact.expires.isoformat() == "2026-12-04T00:00:00+00:00"
 
 
-def test_asking_the_same_twice_makes_two_jobs_of_one_series(world: Any):
+def test_asking_the_same_twice_makes_two_jobs_of_one_question(world: Any):
     first, second = load(world, JOB), load(world, JOB, nonce="1" * 32)
     assert first.job_id != second.job_id
-    assert first.series == second.series
+    assert first.question("today") == second.question("today") != first.question("tomorrow")
+
+
+def test_a_job_says_what_its_answer_is_for(world: Any):
+    assert load(world, JOB).expected_use == "派出所逐户上门核实后补登居住证"
+    line = 'expected_use = "派出所逐户上门核实后补登居住证"\n'
+    with pytest.raises(InputError, match="expected_use") as caught:
+        load(world, JOB.replace(line, ""))
+    assert caught.value.code == "missing-key"
+    assert 'for example expected_use = "' in caught.value.hint
+    for empty in ('""', '"two\\nlines"', "3"):
+        with pytest.raises(InputError, match="line 4: expected_use") as caught:
+            load(world, JOB.replace(line, f"expected_use = {empty}\n"))
+        assert caught.value.code == "job-invalid"
+
+
+def test_a_file_of_the_format_before_is_refused_by_its_schema(world: Any):
+    assert load(world, 'schema = "minshu-job/2"\n' + JOB) == load(world, JOB)
+    with pytest.raises(InputError, match="expected minshu-job/2"):
+        load(world, 'schema = "minshu-job/1"\n' + JOB)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "code", "line"),
     [
-        ("valid_hours = 72", "valid_days = 3", "unknown-key", 6),
-        ("valid_hours = 72", "valid_hours = 0", "job-invalid", 6),
-        ("valid_hours = 72", "valid_hours = 721", "job-invalid", 6),
-        ("valid_hours = 72", "valid_hours = 1\nexpires = 2026-12-04T08:00:00Z", "bad-time", 7),
-        ("valid_hours = 72", "expires = 2026-12-04T08:00:00", "job-invalid", 6),
+        ("valid_hours = 72", "valid_days = 3", "unknown-key", 7),
+        ("valid_hours = 72", "valid_hours = 0", "job-invalid", 7),
+        ("valid_hours = 72", "valid_hours = 721", "job-invalid", 7),
+        ("valid_hours = 72", "valid_hours = 1\nexpires = 2026-12-04T08:00:00Z", "bad-time", 8),
+        ("valid_hours = 72", "expires = 2026-12-04T08:00:00", "job-invalid", 7),
         ('job_type = "crosscheck/1"', 'job_type = "crosscheck"', "job-invalid", 1),
         ('purpose = "P-2026-001"\n', "", "missing-key", 0),
-        ("k = 2", "k = 2.0", "job-invalid", 10),
-        ("k = 2", "k = 2026-12-04", "job-invalid", 10),
-        ('matcher = "statistics', 'matcher = "police', "bad-roles", 15),
-        ('role = "register"', 'role = "source-9"', "bad-inputs", 20),
-        ('role = "source-2"', 'role = "source-1"', "bad-inputs", 30),
-        ('organisation = "health', 'organisation = "police', "bad-inputs", 31),
-        ('dataset = "population"', 'dataset = "../population"', "job-invalid", 21),
-        ('columns = { key = "resident_id" }', 'columns = { key = "a b" }', "job-invalid", 22),
-        ("[params]", "[params", "not-toml", 8),
-        ('recipients = ["police.gz.example"]', "recipients = []", "empty-list", 5),
-        ('["police.gz.example"]', '["police.gz.example", "police.gz.example"]', "listed-twice", 5),
+        ("k = 2", "k = 2.0", "job-invalid", 11),
+        ("k = 2", "k = 2026-12-04", "job-invalid", 11),
+        ('matcher = "statistics', 'matcher = "police', "bad-roles", 16),
+        ('role = "register"', 'role = "source-9"', "bad-inputs", 21),
+        ('role = "source-2"', 'role = "source-1"', "bad-inputs", 31),
+        ('organisation = "health', 'organisation = "police', "bad-inputs", 32),
+        ('dataset = "population"', 'dataset = "../population"', "job-invalid", 22),
+        ('columns = { key = "resident_id" }', 'columns = { key = "a b" }', "job-invalid", 23),
+        ("[params]", "[params", "not-toml", 9),
+        ('recipients = ["police.gz.example"]', "recipients = []", "empty-list", 6),
+        ('["police.gz.example"]', '["police.gz.example", "police.gz.example"]', "listed-twice", 6),
     ],
 )
 def test_a_wrong_job_file_is_refused_at_its_line(world: Any, old: str, new: str, code: str, line: int):
@@ -82,6 +101,7 @@ def test_a_wrong_job_file_is_refused_at_its_line(world: Any, old: str, new: str,
         load(world, JOB.replace(old, new))
     assert caught.value.code == code
     assert caught.value.message.startswith(f"line {line}: ") == bool(line)
+    assert caught.value.hint
 
 
 def test_params_may_nest_what_json_carries_exactly(world: Any):

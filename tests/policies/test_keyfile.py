@@ -69,9 +69,41 @@ def test_missing_folders_and_files_are_named(tmp_path: Path):
     assert refused(load_signer, tmp_path) == "key-unreadable"
 
 
-def pem(key, password: bytes | None = None) -> bytes:
+@pytest.mark.parametrize("load", [load_signer, load_public])
+def test_pipes_and_devices_are_refused_and_hold_nobody_up(tmp_path: Path, load):
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    assert refused(load, tmp_path / "pipe") == "bad-key"
+    assert refused(load, Path("/dev/zero")) == "bad-key"
+
+
+def test_a_name_that_changes_hands_between_check_and_read_changes_nothing(tmp_path: Path, monkeypatch):
+    checked, other = new_key(tmp_path / "checked"), new_key(tmp_path / "other")
+    link = tmp_path / "link"
+    link.symlink_to("checked")
+    fstat = os.fstat
+
+    def swap_after(descriptor: int) -> os.stat_result:
+        status = fstat(descriptor)
+        link.unlink()
+        link.symlink_to("other")
+        return status
+
+    monkeypatch.setattr(os, "fstat", swap_after)
+    assert load_signer(link).public_key == checked
+    monkeypatch.undo()
+    assert load_signer(link).public_key == other
+
+
+def test_a_link_to_a_key_that_others_can_read_is_refused(tmp_path: Path):
+    new_key(tmp_path / "key")
+    (tmp_path / "key").chmod(0o644)
+    (tmp_path / "link").symlink_to("key")
+    assert refused(load_signer, tmp_path / "link") == "key-exposed"
+
+
+def pem(key, password: bytes | None = None, form=serialization.PrivateFormat.PKCS8) -> bytes:
     hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
+    return key.private_bytes(serialization.Encoding.PEM, form, hidden)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +113,16 @@ def pem(key, password: bytes | None = None) -> bytes:
         b"not a key",
         b"\xff\xfe",
         pem(ec.generate_private_key(ec.SECP256R1())),
-        pem(Ed25519PrivateKey.generate(), b"password"),
+        pem(
+            ec.generate_private_key(ec.SECP256R1()),
+            b"password",
+            serialization.PrivateFormat.TraditionalOpenSSL,
+        ),
+        pem(Ed25519PrivateKey.generate())[:-40],
+        pem(Ed25519PrivateKey.generate()).replace(b"MC4", b"MC5"),
         b"x" * (17 << 10),
     ],
-    ids=["empty", "text", "binary", "other curve", "encrypted", "too long"],
+    ids=["empty", "text", "binary", "other curve", "older encryption", "cut short", "tampered", "too long"],
 )
 def test_what_is_no_plain_ed25519_key_is_refused(tmp_path: Path, data: bytes):
     (tmp_path / "key").write_bytes(data)

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from policies.decide import Ask, Permit, check_merged, decide
+from policies.decide import check_merged, decide
+from policies.decision import Ask, Permit
 from policies.explain import explain_policy
 from policies.parse import parse_policy, unsupported_clauses
 from protocols.jobs.job_type import OutputClass
@@ -33,15 +34,36 @@ def test_under_the_examples_the_first_scenario_runs_once_everybody_has_approved(
     permits = []
     for path in EXAMPLES:
         active = world.active(path.stem)
-        approvals = world.verified(active, spec)
         common = {"node": world.node(path.stem), "roster": world.roster, "now": world.now}
         asked = decide(active, spec, **common)
         assert isinstance(asked, Permit if path.stem == "statistics" else Ask)
+        approvals = world.verified(active, spec, cost=asked.terms.cost.encode())
         permit = decide(active, spec, **common, approvals=approvals)
         assert isinstance(permit, Permit)
         permits.append(permit)
     merged = strictest(permit.terms.constraints for permit in permits)
     assert all(check_merged(permit, merged, spec) is None for permit in permits)
+
+
+LIMITS = {"police": {"questions"}, "statistics": set()}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_limit_what_leaks_without_noise(path: Path, world: Any):
+    policy = parse_policy(path.read_bytes()).policy
+    (rule,) = policy.rules
+    assert set(rule.quotas) == set(policy.quotas) == LIMITS.get(path.stem, {"records", "questions"})
+    assert all(quota.scope == "per-purpose" for quota in policy.quotas.values())
+    assert rule.rate is not None
+    assert (rule.rate.jobs, rule.rate.per) == (10, "month")
+    assert "release_requires" in path.read_text("utf-8")
+    decision = decide(
+        world.active(path.stem), world.spec(), node=world.node(path.stem), roster=world.roster, now=world.now
+    )
+    assert {line.budget for line in decision.terms.lines} == set(policy.quotas)
+    # Three full lists a quarter, however many jobs the rate would let run.
+    records = [line for line in decision.terms.lines if line.notion == "rows"]
+    assert all((line.cost, line.limit) == ("20000", "60000") for line in records)
 
 
 def test_in_the_examples_records_leave_for_the_police_alone(world: Any):

@@ -1,4 +1,5 @@
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,16 @@ from typing import Any
 import pytest
 
 from policies.model import COLUMN_TYPES, COLUMN_USES, Policy
-from policies.parse import MAX_POLICY_BYTES, MAX_RULES, parse_policy, parse_stop, unsupported_clauses
+from policies.parse import (
+    MAX_POLICY_BYTES,
+    MAX_RULES,
+    cautions,
+    overlap,
+    parse_policy,
+    parse_stop,
+    shared_job,
+    unsupported_clauses,
+)
 from policies.schema import render
 from protocols.encoding import sha256_digest
 from protocols.errors import PolicyInvalid
@@ -54,6 +64,7 @@ def test_a_bad_vector_is_refused_with_its_code_at_its_line(vector: dict[str, Any
         error.message
     )
     assert bool(error.line) == bool(vector["at"])
+    assert error.hint
 
 
 def test_the_digest_is_of_the_exact_bytes_comments_included():
@@ -101,7 +112,7 @@ def test_a_number_of_five_thousand_digits_is_a_clean_error():
 def test_the_number_of_rules_is_bounded():
     text = edited({"edits": []})
     at = text.index("[[rules]]")
-    rule = text[at : text.index("[approvers.dpo]")]
+    rule = re.sub(r" +#.*", "", text[at : text.index("[approvers.dpo]")])
     many = "".join(rule.replace('"R1"', f'"R{n}"') for n in range(MAX_RULES + 1))
     with pytest.raises(PolicyInvalid) as caught:
         parse_policy((text[:at] + many + text[text.index("[approvers.dpo]") :]).encode())
@@ -154,6 +165,10 @@ def test_rules_without_datasets_overlap_only_where_their_roles_do(change: dict[s
     assert caught.value.code == "rules-overlap"
 
 
+UNIT = [
+    'personal = "sensitive"\n',
+    'personal = "sensitive"\nunit = { column = "resident_id", max_rows = 12 }\n',
+]
 WHOLE_FORMAT = """
 [budgets.elder_quarter]
 dataset = "insured"
@@ -172,6 +187,7 @@ datasets = ["insured"]
 columns = ["street"]
 budget = "elder_quarter"
 max_cost = "0.10"
+quotas = ["questions"]
 min_group_size = 50
 min_organisations = 3
 recipients = ["bureau"]
@@ -187,23 +203,45 @@ reason = "under review"
 """
 
 
-def test_clauses_not_honoured_yet_parse_and_are_named_with_their_lines():
-    edits = [["max_runtime_s = 3600", 'max_runtime_s = 3600\nrelease_requires = "cosigned"']]
-    text = edited({"edits": edits}) + WHOLE_FORMAT
-    parsed = parse_policy(text.encode())
+def test_every_clause_of_the_format_is_honoured():
+    parsed = parse_policy((edited({"edits": [UNIT]}) + WHOLE_FORMAT).encode())
     budget = parsed.policy.budgets["elder_quarter"]
     assert (budget.limit, budget.delta) == (Fraction(1, 2), Fraction(1, 10**9))
-    lines = text.split("\n")
-    found = [(lines[line - 1].partition(" =")[0], clause) for line, clause in unsupported_clauses(parsed)]
-    assert found == [
-        ("release_requires", 'release_requires = "cosigned"'),
-        ("[budgets.elder_quarter]", "budgets.elder_quarter"),
-        ("budget", "budget of rule R2"),
-        ("max_cost", "max_cost of rule R2"),
-        ("window", "window of rule R2"),
-        ("rate", "rate of rule R2"),
-        ("[[stops]]", "stops[0]"),
-    ]
+    assert parsed.policy.rules[1].max_cost == Fraction(1, 10)
+    assert unsupported_clauses(parsed) == []
+
+
+def test_only_cosigned_releases_are_not_honoured_yet_and_the_line_is_named():
+    text = edited({"edits": [UNIT, ['"checkpoint"           #', '"cosigned"           #']]}) + WHOLE_FORMAT
+    ((line, clause),) = unsupported_clauses(parse_policy(text.encode()))
+    assert clause == 'release_requires = "cosigned"'
+    assert text.split("\n")[line - 1].startswith("release_requires")
+
+
+def test_whoever_sets_a_limit_is_told_that_a_restored_backup_could_spend_again():
+    text = edited({"edits": []})
+    (caution,) = cautions(parse_policy(text.encode()))
+    assert text.split("\n")[caution.line - 1].startswith("release_requires")
+    assert "checkpoint" in caution.en
+    assert "checkpoint" in caution.zh
+    assert "restored from a backup could spend again" in caution.en
+    start, end = text.index("[quotas.records]"), text.index("[[rules]]")
+    without = (text[:start] + text[end:]).replace('quotas = ["records", "questions"]\n', "")
+    assert cautions(parse_policy(without.encode())) == []
+
+
+def test_an_overlap_is_named_with_both_rules_and_a_job_that_fits_both():
+    text = edited({"edits": [UNIT]}) + WHOLE_FORMAT
+    with pytest.raises(PolicyInvalid) as caught:
+        parse_policy((text + WHOLE_FORMAT[WHOLE_FORMAT.index("[[rules]]") : WHOLE_FORMAT.index("[[stops]]")]
+                      .replace('"R2"', '"R3"').replace('"table/1", ', "")).encode())  # fmt: skip
+    assert caught.value.message.endswith(
+        "rules R2 and R3 both fit one job, for example requester bureau, purpose P-2026-001, "
+        "job type release/1, dataset insured"
+    )
+    rules = parse_policy(text.encode()).policy.rules
+    assert not overlap(*rules)
+    assert shared_job(rules[0], rules[0]) == ("bureau", "P-2026-001", "crosscheck/1", "dataset insured")
 
 
 STOP = """schema = "minshu-stop/1"
@@ -216,11 +254,27 @@ reason = "under review"
 """
 
 
-def test_a_stop_document_parses_strictly():
+@pytest.mark.parametrize(
+    ("old", "new", "code", "line"),
+    [
+        ('value = "patients"\n', "", "bad-stop", 4),
+        ("issued", "signed", "unknown-key", 3),
+        ('"dataset"', '"everything"', "policy-invalid", 5),
+        ('"dataset"', '"all"', "bad-stop", 4),
+        ('"dataset"', '"job"', "bad-stop", 6),
+        ('"patients"', '"Patients of 2026"', "bad-stop", 6),
+        ('"under review"', '"under\\u202e review"', "unreadable-character", 7),
+        ("minshu-stop/1", "minshu-policy/1", "unknown-schema", 1),
+        ("2026-12-02T00:00:00Z", "2026-12-02", "policy-invalid", 3),
+        ("[[stops]]", "[[stop]]", "unknown-key", 4),
+    ],
+)
+def test_a_stop_document_parses_strictly(old: str, new: str, code: str, line: int):
     assert parse_stop(STOP.encode()).stops[0].value == "patients"
-    for old, new in (('value = "patients"\n', ""), ("issued", "signed"), ('"dataset"', '"everything"')):
-        with pytest.raises(PolicyInvalid):
-            parse_stop(STOP.replace(old, new).encode())
+    with pytest.raises(PolicyInvalid) as caught:
+        parse_stop(STOP.replace(old, new).encode())
+    assert (caught.value.code, caught.value.line) == (code, line)
+    assert caught.value.hint
 
 
 def test_a_policy_may_be_as_narrow_as_no_rule_at_all():

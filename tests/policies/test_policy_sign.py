@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.model import ActivePolicy, PinnedSigners, StoredPolicy
-from policies.sign import check_activation, reopen, sign_policy
+from policies.sign import SignedStop, check_activation, check_stop, reopen, sign_policy, sign_stop
 from protocols.encoding import sha256_digest
-from protocols.envelope import JOB, POLICY, Envelope, decode_envelope, sign
+from protocols.envelope import JOB, POLICY, STOP, Envelope, decode_envelope, sign
 from protocols.errors import (
     DecodeError,
     InputError,
@@ -18,6 +18,7 @@ from protocols.errors import (
     StateConflict,
 )
 from protocols.ids import Digest
+from protocols.wire import utc_text
 
 DPO, OWNER = "human-resources dpo", "human-resources owner"
 
@@ -177,18 +178,32 @@ def test_a_policy_for_another_node_is_refused(world: Any):
 
 
 def test_a_clause_that_would_be_ignored_is_refused_with_its_line(world: Any):
-    text = world.text(**{"max_rows = 20000": 'rate = { jobs = 1, per = "month" }\nmax_rows = 20000'})
-    with pytest.raises(PolicyInvalid, match="rate of rule R1") as caught:
+    text = world.text(**{'"checkpoint"           #': '"cosigned"           #'})
+    with pytest.raises(PolicyInvalid, match="cosigned") as caught:
         activate(world, signed(world, text, DPO, OWNER))
     assert caught.value.code == "unsupported-clause"
-    assert text.split("\n")[caught.value.line - 1].startswith("rate")
+    assert text.split("\n")[caught.value.line - 1].startswith("release_requires")
 
 
-def test_a_stop_document_is_refused_as_unsupported_not_ignored(world: Any):
+def test_a_stop_document_is_no_policy_whatever_it_is_signed_as(world: Any):
     text = '# halt\nschema = "minshu-stop/1"\n'
     with pytest.raises(PolicyInvalid) as caught:
         activate(world, signed(world, text, DPO, OWNER))
-    assert (caught.value.code, caught.value.line) == ("unsupported-clause", 2)
+    assert (caught.value.code, caught.value.line) == ("unknown-schema", 2)
+    assert "minshu-node stop" in caught.value.hint
+
+
+def test_a_policy_lifts_only_stops_that_are_in_force(world: Any):
+    stop, other = sha256_digest(b"a stop"), sha256_digest(b"another")
+    text = world.text(**{"timezone =": f'lifted_stops = ["{stop}"]\ntimezone ='})
+    envelope = signed(world, text, DPO, OWNER)
+    assert activate(world, envelope, stops=[other, stop]).policy.lifted_stops == (stop,)
+    for stops in ((), (other,)):
+        with pytest.raises(PolicyInvalid, match=r"lifted_stops\[0\]") as caught:
+            activate(world, envelope, stops=stops)
+        assert caught.value.code == "unknown-stop"
+        assert text.split("\n")[caught.value.line - 1].startswith("lifted_stops")
+        assert (other if stops else "none") in caught.value.hint
 
 
 def test_a_wrong_policy_with_good_signatures_is_refused_with_its_line(world: Any):
@@ -244,3 +259,83 @@ def test_nobody_signs_twice_nor_another_text_nor_a_wrong_one(world: Any):
     assert caught.value.code == "other-policy-text"
     with pytest.raises(PolicyInvalid):
         sign_policy(b"schema = 1", world.signer(DPO))
+
+
+def stop_text(world: Any, **edits: str) -> bytes:
+    text = f"""schema = "minshu-stop/1"
+policy_id = "{world.node("human-resources")}"
+issued = {utc_text(world.now)}
+[[stops]]
+scope = "purpose"
+value = "P-2026-001"
+reason = "under review"
+"""
+    return str(world.edited(text, edits)).encode()
+
+
+def stopped(world: Any, data: bytes, *who: str, **changes: Any) -> SignedStop:
+    envelope = sign(changes.pop("kind", STOP), data, [world.signer(name) for name in who])
+    arguments = {"node": world.node("human-resources"), "known": (), **changes}
+    now = arguments.pop("now", world.now)
+    return check_stop(envelope.encode(), arguments.pop("pinned", world.pinned()), now, **arguments)
+
+
+@pytest.mark.parametrize(("who", "role"), [(DPO, "dpo"), (OWNER, "owner")])
+def test_one_signature_of_any_role_stops(world: Any, who: str, role: str):
+    data = stop_text(world)
+    stop = stopped(world, data, who)
+    assert (stop.role, stop.key, stop.digest) == (role, world.key(who), sha256_digest(data))
+    assert stop.document.stops[0].value == "P-2026-001"
+    envelope = sign_stop(data, world.signer(who)).encode()
+    again = check_stop(envelope, world.pinned(), world.now, node=world.node("human-resources"), known=())
+    assert again == stop
+
+
+@pytest.mark.parametrize(
+    ("who", "changes", "code"),
+    [
+        ((), {}, "too-few-signatures"),
+        (("stranger",), {}, "too-few-signatures"),
+        (("health dpo",), {}, "too-few-signatures"),
+        ((DPO,), {"pinned": PinnedSigners({})}, "too-few-signatures"),
+        ((DPO,), {"kind": POLICY}, "wrong-payload-type"),
+    ],
+)
+def test_nobody_else_stops_anything(world: Any, who: tuple[str, ...], changes: dict[str, Any], code: str):
+    with pytest.raises(SignatureInvalid) as caught:
+        stopped(world, b"not toml at all [", *who, **changes)
+    assert caught.value.code == code
+
+
+def test_a_stop_is_for_one_node_within_seven_days_of_its_issue(world: Any):
+    data = stop_text(world)
+    for change, code in (
+        ({"node": world.node("health")}, "stop-of-another-node"),
+        ({"now": world.now - timedelta(minutes=6)}, "stop-not-yet-valid"),
+        ({"now": world.now + timedelta(days=7, seconds=1)}, "stop-too-old"),
+    ):
+        with pytest.raises(StateConflict) as caught:
+            stopped(world, data, DPO, **change)
+        assert caught.value.code == code
+        assert caught.value.hint
+    for now in (world.now - timedelta(minutes=4), world.now + timedelta(days=7)):
+        assert stopped(world, data, DPO, now=now)
+
+
+def test_a_stop_that_was_lifted_does_not_come_back(world: Any):
+    data = stop_text(world)
+    known = {stopped(world, data, DPO).digest}
+    with pytest.raises(StateConflict) as caught:
+        stopped(world, data, OWNER, known=known)
+    assert caught.value.code == "stop-applied-before"
+    later = stop_text(world, **{utc_text(world.now): utc_text(world.now + timedelta(seconds=1))})
+    assert stopped(world, later, OWNER, known=known)
+
+
+def test_nobody_signs_a_stop_that_no_node_would_accept(world: Any):
+    for old, new in (('scope = "purpose"', 'scope = "all"'), ("reason", "because")):
+        with pytest.raises(PolicyInvalid):
+            sign_stop(stop_text(world, **{old: new}), world.signer(DPO))
+    with pytest.raises(PolicyInvalid) as caught:
+        stopped(world, world.text().encode(), DPO)
+    assert caught.value.code == "unknown-schema"

@@ -1,7 +1,7 @@
 """tests/transcripts/policy*.txt: what a newcomer types and sees. Lines after `$` are run and compared.
 
 Digests, fingerprints of fresh keys and the job type's own statements are shown as `…`; standard error comes
-after standard output; an exit code other than 0 stands in brackets.
+after standard output; an exit code other than 0 stands in brackets. `export NAME=VALUE` holds to the end.
 """
 
 import re
@@ -52,7 +52,10 @@ def test_the_transcript_is_what_happens(
     for line in written.splitlines():
         if line.startswith("# "):
             seen += ("\n" if seen else "") + line + "\n"
-        if line.startswith("$ "):
+        if line.startswith("$ export "):
+            monkeypatch.setenv(*line.removeprefix("$ export ").split("=", 1))
+            seen += line + "\n"
+        elif line.startswith("$ "):
             seen += line + "\n" + run(line[2:], capfd)
     assert seen == written
 

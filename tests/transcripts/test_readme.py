@@ -104,7 +104,9 @@ def test_what_the_readme_has_people_type_by_hand_works(tmp_path: Path) -> None:
     assert_shown(blocks(text, "text"), output)
     (folder,) = (path for path in tmp_path.iterdir() if (path / "city").is_dir())
 
-    people = pq.read_table(folder / "city" / "truth" / "flagged.parquet", columns=["resident_id", "sources"])
+    people = pq.read_table(
+        folder / "city" / "truth" / "flagged.parquet", columns=["resident_id", "sources", "meaning"]
+    )
     # Bits 0 and 1 of `sources` are human resources and health. Whoever both know, and the police do not, is
     # among the flagged of the four-source question, too.
     right = {f"RIC:{p['resident_id']}" for p in people.to_pylist() if p["sources"] & 3 == 3}
@@ -112,6 +114,8 @@ def test_what_the_readme_has_people_type_by_hand_works(tmp_path: Path) -> None:
         csv.DictReader(io.StringIO((folder / "police" / "list.csv").read_text("utf-8").lstrip("\ufeff")))
     )
     assert len(right) > 100
+    confirmed = {f"RIC:{p['resident_id']}" for p in people.to_pylist() if p["meaning"] == "true"} & right
+    assert f"outcome: {len(confirmed)} of {len(right)} confirmed" in output
     assert len(records) == len(right)
     assert {record["key"] for record in records} == right
     assert all(record["mark"].startswith("疑似, 需人工核实") for record in records)

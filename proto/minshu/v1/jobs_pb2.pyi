@@ -99,13 +99,79 @@ class RosterRequest(_message.Message):
     def __init__(self, request: _Optional[bytes] = ...) -> None: ...
 
 class RosterResponse(_message.Message):
-    __slots__ = ("roster",)
+    __slots__ = ("roster", "freshness", "between")
     ROSTER_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    BETWEEN_FIELD_NUMBER: _ClassVar[int]
     roster: bytes
-    def __init__(self, roster: _Optional[bytes] = ...) -> None: ...
+    freshness: bytes
+    between: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, roster: _Optional[bytes] = ..., freshness: _Optional[bytes] = ..., between: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("question",)
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    question: bytes
+    def __init__(self, question: _Optional[bytes] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("node", "verdict", "code")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    verdict: bytes
+    code: str
+    def __init__(self, node: _Optional[str] = ..., verdict: _Optional[bytes] = ..., code: _Optional[str] = ...) -> None: ...
+
+class FileRequest(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: bytes
+    def __init__(self, outcome: _Optional[bytes] = ...) -> None: ...
+
+class FileResponse(_message.Message):
+    __slots__ = ("view",)
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    view: JobView
+    def __init__(self, view: _Optional[_Union[JobView, _Mapping]] = ...) -> None: ...
+
+class UsageRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+
+class UsageResponse(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[UsageRow]
+    def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ...) -> None: ...
+
+class UsageRow(_message.Message):
+    __slots__ = ("organisation", "purpose", "jobs", "succeeded", "refused", "rows", "records", "rho", "last")
+    ORGANISATION_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    RHO_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    organisation: str
+    purpose: str
+    jobs: int
+    succeeded: int
+    refused: int
+    rows: int
+    records: int
+    rho: str
+    last: str
+    def __init__(self, organisation: _Optional[str] = ..., purpose: _Optional[str] = ..., jobs: _Optional[int] = ..., succeeded: _Optional[int] = ..., refused: _Optional[int] = ..., rows: _Optional[int] = ..., records: _Optional[int] = ..., rho: _Optional[str] = ..., last: _Optional[str] = ...) -> None: ...
 
 class JobView(_message.Message):
-    __slots__ = ("job", "state", "attempt", "job_type", "purpose", "code", "sentence", "hint", "submitted", "runs", "releases")
+    __slots__ = ("job", "state", "attempt", "job_type", "purpose", "code", "sentence", "hint", "submitted", "runs", "releases", "answered_by", "legal_basis", "expected_use", "outcomes")
     JOB_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +183,10 @@ class JobView(_message.Message):
     SUBMITTED_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     RELEASES_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_BY_FIELD_NUMBER: _ClassVar[int]
+    LEGAL_BASIS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_USE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     job: str
     state: str
     attempt: int
@@ -128,7 +198,11 @@ class JobView(_message.Message):
     submitted: str
     runs: _containers.RepeatedCompositeFieldContainer[RunView]
     releases: _containers.RepeatedCompositeFieldContainer[ReleaseView]
-    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., job_type: _Optional[str] = ..., purpose: _Optional[str] = ..., code: _Optional[str] = ..., sentence: _Optional[str] = ..., hint: _Optional[str] = ..., submitted: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[RunView, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseView, _Mapping]]] = ...) -> None: ...
+    answered_by: str
+    legal_basis: str
+    expected_use: str
+    outcomes: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., job_type: _Optional[str] = ..., purpose: _Optional[str] = ..., code: _Optional[str] = ..., sentence: _Optional[str] = ..., hint: _Optional[str] = ..., submitted: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[RunView, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseView, _Mapping]]] = ..., answered_by: _Optional[str] = ..., legal_basis: _Optional[str] = ..., expected_use: _Optional[str] = ..., outcomes: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class RunView(_message.Message):
     __slots__ = ("node", "role", "state", "attempt", "code", "sentence", "hint", "verdict", "phase", "done", "total", "approvals_needed", "approvals_given")

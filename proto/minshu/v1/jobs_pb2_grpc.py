@@ -75,6 +75,21 @@ class BureauServiceStub(object):
                 request_serializer=minshu_dot_v1_dot_jobs__pb2.RosterRequest.SerializeToString,
                 response_deserializer=minshu_dot_v1_dot_jobs__pb2.RosterResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_stream(
+                '/minshu.v1.BureauService/Explain',
+                request_serializer=minshu_dot_v1_dot_jobs__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=minshu_dot_v1_dot_jobs__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.File = channel.unary_unary(
+                '/minshu.v1.BureauService/File',
+                request_serializer=minshu_dot_v1_dot_jobs__pb2.FileRequest.SerializeToString,
+                response_deserializer=minshu_dot_v1_dot_jobs__pb2.FileResponse.FromString,
+                _registered_method=True)
+        self.Usage = channel.unary_unary(
+                '/minshu.v1.BureauService/Usage',
+                request_serializer=minshu_dot_v1_dot_jobs__pb2.UsageRequest.SerializeToString,
+                response_deserializer=minshu_dot_v1_dot_jobs__pb2.UsageResponse.FromString,
+                _registered_method=True)
 
 
 class BureauServiceServicer(object):
@@ -137,6 +152,27 @@ class BureauServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Explain asks every node of a job what it would answer, and streams the signed answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def File(self, request, context):
+        """File hands in an outcome: what the recipient of a release found out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Usage(self, request, context):
+        """Usage returns what the requester's organisation has asked and spent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BureauServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -179,6 +215,21 @@ def add_BureauServiceServicer_to_server(servicer, server):
                     servicer.Roster,
                     request_deserializer=minshu_dot_v1_dot_jobs__pb2.RosterRequest.FromString,
                     response_serializer=minshu_dot_v1_dot_jobs__pb2.RosterResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_stream_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=minshu_dot_v1_dot_jobs__pb2.ExplainRequest.FromString,
+                    response_serializer=minshu_dot_v1_dot_jobs__pb2.ExplainResponse.SerializeToString,
+            ),
+            'File': grpc.unary_unary_rpc_method_handler(
+                    servicer.File,
+                    request_deserializer=minshu_dot_v1_dot_jobs__pb2.FileRequest.FromString,
+                    response_serializer=minshu_dot_v1_dot_jobs__pb2.FileResponse.SerializeToString,
+            ),
+            'Usage': grpc.unary_unary_rpc_method_handler(
+                    servicer.Usage,
+                    request_deserializer=minshu_dot_v1_dot_jobs__pb2.UsageRequest.FromString,
+                    response_serializer=minshu_dot_v1_dot_jobs__pb2.UsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -398,6 +449,87 @@ class BureauService(object):
             '/minshu.v1.BureauService/Roster',
             minshu_dot_v1_dot_jobs__pb2.RosterRequest.SerializeToString,
             minshu_dot_v1_dot_jobs__pb2.RosterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/minshu.v1.BureauService/Explain',
+            minshu_dot_v1_dot_jobs__pb2.ExplainRequest.SerializeToString,
+            minshu_dot_v1_dot_jobs__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def File(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/minshu.v1.BureauService/File',
+            minshu_dot_v1_dot_jobs__pb2.FileRequest.SerializeToString,
+            minshu_dot_v1_dot_jobs__pb2.FileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Usage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/minshu.v1.BureauService/Usage',
+            minshu_dot_v1_dot_jobs__pb2.UsageRequest.SerializeToString,
+            minshu_dot_v1_dot_jobs__pb2.UsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

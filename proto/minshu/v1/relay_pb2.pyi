@@ -7,23 +7,29 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ControlRequest(_message.Message):
-    __slots__ = ("hello", "answer", "progress", "ended", "upload", "admitted")
+    __slots__ = ("hello", "answer", "progress", "ended", "upload", "admitted", "explained", "outcome", "rotation")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_FIELD_NUMBER: _ClassVar[int]
     ADMITTED_FIELD_NUMBER: _ClassVar[int]
+    EXPLAINED_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ROTATION_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     answer: Answer
     progress: RunProgress
     ended: RunEnded
     upload: ReleaseUpload
     admitted: Admitted
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., ended: _Optional[_Union[RunEnded, _Mapping]] = ..., upload: _Optional[_Union[ReleaseUpload, _Mapping]] = ..., admitted: _Optional[_Union[Admitted, _Mapping]] = ...) -> None: ...
+    explained: Explained
+    outcome: OutcomeFiled
+    rotation: KeyRotation
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., ended: _Optional[_Union[RunEnded, _Mapping]] = ..., upload: _Optional[_Union[ReleaseUpload, _Mapping]] = ..., admitted: _Optional[_Union[Admitted, _Mapping]] = ..., explained: _Optional[_Union[Explained, _Mapping]] = ..., outcome: _Optional[_Union[OutcomeFiled, _Mapping]] = ..., rotation: _Optional[_Union[KeyRotation, _Mapping]] = ...) -> None: ...
 
 class ControlResponse(_message.Message):
-    __slots__ = ("welcome", "roster", "offer", "start", "stop", "stored", "noted", "admit")
+    __slots__ = ("welcome", "roster", "offer", "start", "stop", "stored", "noted", "admit", "explain", "freshness", "filed")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +38,9 @@ class ControlResponse(_message.Message):
     STORED_FIELD_NUMBER: _ClassVar[int]
     NOTED_FIELD_NUMBER: _ClassVar[int]
     ADMIT_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    FILED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     roster: RosterUpdate
     offer: JobOffer
@@ -40,7 +49,10 @@ class ControlResponse(_message.Message):
     stored: ReleaseStored
     noted: RunNoted
     admit: Admit
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., roster: _Optional[_Union[RosterUpdate, _Mapping]] = ..., offer: _Optional[_Union[JobOffer, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., stored: _Optional[_Union[ReleaseStored, _Mapping]] = ..., noted: _Optional[_Union[RunNoted, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ...) -> None: ...
+    explain: Explain
+    freshness: FreshnessUpdate
+    filed: StatementStored
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., roster: _Optional[_Union[RosterUpdate, _Mapping]] = ..., offer: _Optional[_Union[JobOffer, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., stored: _Optional[_Union[ReleaseStored, _Mapping]] = ..., noted: _Optional[_Union[RunNoted, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., explain: _Optional[_Union[Explain, _Mapping]] = ..., freshness: _Optional[_Union[FreshnessUpdate, _Mapping]] = ..., filed: _Optional[_Union[StatementStored, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "node", "roster_version", "catalogue", "live")
@@ -65,18 +77,74 @@ class Attempt(_message.Message):
     def __init__(self, job: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("coordinator", "roster")
+    __slots__ = ("coordinator", "roster", "freshness", "time")
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
     coordinator: str
     roster: bytes
-    def __init__(self, coordinator: _Optional[str] = ..., roster: _Optional[bytes] = ...) -> None: ...
+    freshness: bytes
+    time: str
+    def __init__(self, coordinator: _Optional[str] = ..., roster: _Optional[bytes] = ..., freshness: _Optional[bytes] = ..., time: _Optional[str] = ...) -> None: ...
 
 class RosterUpdate(_message.Message):
     __slots__ = ("roster",)
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     roster: bytes
     def __init__(self, roster: _Optional[bytes] = ...) -> None: ...
+
+class FreshnessUpdate(_message.Message):
+    __slots__ = ("freshness",)
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    freshness: bytes
+    def __init__(self, freshness: _Optional[bytes] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("csr",)
+    CSR_FIELD_NUMBER: _ClassVar[int]
+    csr: bytes
+    def __init__(self, csr: _Optional[bytes] = ...) -> None: ...
+
+class RenewResponse(_message.Message):
+    __slots__ = ("certificate",)
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    def __init__(self, certificate: _Optional[bytes] = ...) -> None: ...
+
+class Explain(_message.Message):
+    __slots__ = ("id", "request")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    request: bytes
+    def __init__(self, id: _Optional[str] = ..., request: _Optional[bytes] = ...) -> None: ...
+
+class Explained(_message.Message):
+    __slots__ = ("id", "verdict")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    verdict: bytes
+    def __init__(self, id: _Optional[str] = ..., verdict: _Optional[bytes] = ...) -> None: ...
+
+class OutcomeFiled(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: bytes
+    def __init__(self, outcome: _Optional[bytes] = ...) -> None: ...
+
+class KeyRotation(_message.Message):
+    __slots__ = ("rotation",)
+    ROTATION_FIELD_NUMBER: _ClassVar[int]
+    rotation: bytes
+    def __init__(self, rotation: _Optional[bytes] = ...) -> None: ...
+
+class StatementStored(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    def __init__(self, sha256: _Optional[str] = ...) -> None: ...
 
 class JobOffer(_message.Message):
     __slots__ = ("attempt", "job")

@@ -45,6 +45,11 @@ class NodeServiceStub(object):
                 request_serializer=minshu_dot_v1_dot_relay__pb2.DataRequest.SerializeToString,
                 response_deserializer=minshu_dot_v1_dot_relay__pb2.DataResponse.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/minshu.v1.NodeService/Renew',
+                request_serializer=minshu_dot_v1_dot_relay__pb2.RenewRequest.SerializeToString,
+                response_deserializer=minshu_dot_v1_dot_relay__pb2.RenewResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer(object):
@@ -65,6 +70,13 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """Renew gives the caller a new TLS leaf for the very key that this connection proved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Data,
                     request_deserializer=minshu_dot_v1_dot_relay__pb2.DataRequest.FromString,
                     response_serializer=minshu_dot_v1_dot_relay__pb2.DataResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=minshu_dot_v1_dot_relay__pb2.RenewRequest.FromString,
+                    response_serializer=minshu_dot_v1_dot_relay__pb2.RenewResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class NodeService(object):
             '/minshu.v1.NodeService/Data',
             minshu_dot_v1_dot_relay__pb2.DataRequest.SerializeToString,
             minshu_dot_v1_dot_relay__pb2.DataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/minshu.v1.NodeService/Renew',
+            minshu_dot_v1_dot_relay__pb2.RenewRequest.SerializeToString,
+            minshu_dot_v1_dot_relay__pb2.RenewResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,13 +5,16 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from crosscheck_case import CROSSCHECK, LOOSE, ZERO, job_spec
+from crosscheck_case import CROSSCHECK, LOOSE, ZERO, case, job_spec
 
+from protocols.dp.cost import Cost
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import DatasetName, NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES, job_type
-from protocols.jobs.crosscheck import MATCHER, REGISTER, source
+from protocols.jobs.crosscheck import CONTENT_KEY, MATCHER, REGISTER, ROWS, source
 from protocols.jobs.job_type import REQUESTER, OutputClass
+from protocols.party import Finished
+from protocols.statistics.differencing import differenced
 from protocols.wire import Constraints, InputSummary, JobInput, JobSpec
 
 BUREAU = Organisation("bureau.example")
@@ -298,3 +301,71 @@ def test_sources_and_organisations_are_enough_for_the_strictest_rule(spec, limit
 
 def test_the_registry_knows_it():
     assert job_type("crosscheck/1") in JOB_TYPES
+
+
+# ---------------------------------------------------------------- cost, query, answers
+
+
+def test_a_source_counts_every_record_the_cap_lets_leave():
+    spec = job_spec(3, k=2)
+    for role in (source(1), source(2), source(3)):
+        assert CROSSCHECK.cost(spec, role, LOOSE) == Cost(rows=1000, queries=1)
+    assert CROSSCHECK.cost(spec, REGISTER, LOOSE) == Cost(queries=1)
+    assert CROSSCHECK.cost(spec, MATCHER, LOOSE) == Cost()
+
+
+def test_another_threshold_or_another_set_of_lists_is_another_group():
+    spec = job_spec(3, k=2)
+    asked = CROSSCHECK.query(spec, source(1))
+    assert asked is not None
+    swapped = {source(2): spec.roles[source(3)], source(3): spec.roles[source(2)]}
+    inputs = tuple(
+        replace(i, organisation=swapped[i.role].partition("/")[0]) if i.role in swapped else i
+        for i in spec.inputs
+    )
+    for same in (
+        replace(spec, params={**spec.params, "key_holder": "source-2"}),
+        replace(spec, inputs=spec.inputs[::-1]),
+        replace(spec, roles={**spec.roles, **swapped}, inputs=inputs),
+        replace(spec, roles={**spec.roles, MATCHER: NodeName("other.example/a")}),
+    ):
+        other = CROSSCHECK.query(same, source(1))
+        assert other is not None
+        assert not differenced(other, asked)
+    for another in (job_spec(3, k=3), job_spec(2, k=2), job_spec(3, present_in="all")):
+        other = CROSSCHECK.query(another, source(1))
+        assert other is not None
+        assert differenced(other, asked)
+
+
+class Watched:
+    """A party whose every step is noted: which rounds it sent, and whether it said that it answers."""
+
+    def __init__(self, party):
+        self.party, self.answering, self.quiet = party, set(), set()
+
+    def note(self, step):
+        step = replace(step, outgoing=list(step.outgoing))
+        answers = isinstance(step, Finished) or step.answering
+        (self.answering if answers else self.quiet).update(message.round for message in step.outgoing)
+        return step
+
+    def start(self):
+        return self.note(self.party.start())
+
+    def receive(self, message):
+        return self.note(self.party.receive(message))
+
+
+@pytest.mark.parametrize("params", [{"k": 2}, {"present_in": "all"}])
+def test_whoever_gives_rows_or_shares_says_first_that_it_answers(params):
+    rows = dict.fromkeys(range(4), ("东街", "2026-01"))
+    played = case([rows, rows, rows], **params)
+    played.parties = {role: Watched(party) for role, party in played.parties.items()}
+    played.run()
+    for role, watched in played.parties.items():
+        if role == MATCHER:
+            continue
+        assert not watched.quiet & {ROWS, CONTENT_KEY}, f"{role} gave rows away without a word"
+        if role != REGISTER or params.get("present_in"):
+            assert ROWS in watched.answering

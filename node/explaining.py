@@ -1,0 +1,126 @@
+"""Dry answers: what this node would say to a job, asked by an analyst before submitting it.
+
+A question is a job signed as a question, so that neither can be made of the other. (1) It is small enough and
+well-formed. (2) An analyst whom the roster lists signed it, and is the requester it names. (3) That analyst
+has not asked too often. (4) The gate judges it as it would judge the job now, ledger included.
+
+Nothing runs, nothing is set aside and no data is touched. Each answer is signed, for attempt 0, which no
+attempt has, and stands in the journal.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from node.answers import ANSWERS, make_verdict, refusal
+from node.gate import Gate, authentic
+from node.journal import named, policy_ref
+from policies.decision import Ask, Refuse
+from protocols.encoding import sha256_digest
+from protocols.envelope import EXPLAIN, Signer, decode_envelope
+from protocols.errors import MinshuError
+from protocols.ids import JobId
+
+if TYPE_CHECKING:
+    from node.activation import InForce
+    from node.logs import Log
+    from node.state import State
+
+MAX_A_MINUTE: Final = 60
+"""Questions of one analyst that are answered in a minute, and as many that nobody on the roster signed."""
+
+_NOBODY: Final = ""
+
+TOO_MANY: Final = Refuse(
+    "too-many-questions",
+    f"{MAX_A_MINUTE} questions of this analyst were answered within a minute, no more are.",
+    f"该分析员一分钟内的询问已达 {MAX_A_MINUTE} 次, 暂不再答复。",
+    "ask again in a minute",
+    "请一分钟后再问",
+)
+
+
+class Explaining:
+    """Answers questions. One per node, used from the thread that uses the gate."""
+
+    def __init__(
+        self,
+        state: "State",
+        force: "InForce",
+        gate: Gate,
+        signer: Signer,
+        *,
+        monotonic: Callable[[], float],
+        log: "Log",
+    ) -> None:
+        """Answer as `gate` would; `monotonic` counts seconds and never goes back."""
+        self._state = state
+        self._force = force
+        self._gate = gate
+        self._signer = signer
+        self._monotonic = monotonic
+        self._log = log
+        self._asked: dict[str, deque[float]] = {}
+
+    def answer(self, request: bytes) -> bytes | None:
+        """Return the signed dry answer, an envelope; None to one forged question too many.
+
+        Raises:
+            DecodeError: not even an envelope.
+            StateConflict: it cannot be journaled, so it is not answered.
+        """
+        # (1)
+        job = JobId(decode_envelope(request).payload_digest)
+        try:
+            # (2)
+            spec = authentic(self._force, job, request, EXPLAIN)
+        except MinshuError as error:
+            if not self._may_ask(_NOBODY):
+                return None
+            no = refusal(error)
+            self._record(job, request, no.code, {"state": ANSWERS[Refuse]})
+            return self._refuse(job, no)
+        # (3)
+        if not self._may_ask(spec.requester):
+            self._log.warning(TOO_MANY.code, job=job)
+            return self._refuse(job, TOO_MANY)
+        # (4)
+        decision, verdict = self._gate.dry(spec)
+        facts: dict[str, str | int] = {
+            "state": ANSWERS[type(decision)],
+            "requester": spec.requester,
+            "job_type": spec.job_type,
+            "purpose": named(spec.purpose),
+        }
+        if isinstance(decision, Ask):
+            facts |= {"approvals": len(decision.approvals), "needed": decision.missing}
+        self._record(job, request, decision.code, facts, rule=decision.rule, actor=spec.requester)
+        return verdict
+
+    def _may_ask(self, who: str) -> bool:
+        now = self._monotonic()
+        asked = self._asked.setdefault(who, deque())
+        while asked and asked[0] <= now - 60:
+            asked.popleft()
+        if len(asked) >= MAX_A_MINUTE:
+            return False
+        asked.append(now)
+        return True
+
+    def _refuse(self, job: JobId, no: Refuse) -> bytes:
+        return make_verdict(no, job, 0, self._force.name, signer=self._signer)
+
+    def _record(
+        self,
+        job: JobId,
+        request: bytes,
+        code: str,
+        facts: dict[str, str | int],
+        *,
+        rule: str = "",
+        actor: str = "",
+    ) -> None:
+        body = {"code": code, "envelope_sha256": sha256_digest(request), **facts}
+        with self._state.change() as change:
+            policy = policy_ref(self._force.policy, rule)
+            change.log("job.explained", body, job=job, policy=policy, actor=actor)

@@ -1,0 +1,174 @@
+"""Outcomes: what the recipient of a list found out about it, filed at the node that received the list.
+
+(1) This node received a list of that job. (2) The figures fit together and the note names nobody. (3) No
+figure is of a group smaller than the rule lets be shown. (4) The job has fewer than 16 outcomes.
+
+Filed means journaled here; it then goes to the coordinator, with every welcome and now and then, until that
+has stored it, or has said why it does not. It is signed when it is sent, by the identity key of that time.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from node import rpc
+from node.rpc import ControlRequest
+from node.state import Reader, State, StoredOutcome, StoredOutput
+from policies.index import constraints_of
+from protocols.encoding import sha256_digest
+from protocols.envelope import OUTCOME, Signer, decode_envelope, sign
+from protocols.errors import DecodeError, InputError, Refused
+from protocols.ids import JobId
+from protocols.jobs.job_type import OutputClass
+from protocols.statistics.suppress import MIN_GROUP
+from protocols.wire import Outcome, Verdict, organisation_of, utc_text
+
+if TYPE_CHECKING:
+    from node.activation import InForce
+    from node.logs import Log
+
+MAX_OUTCOMES: Final = 16
+"""Outcomes of one job; each is a later state of the verification."""
+
+
+class Outcomes:
+    """Files outcomes and brings them to the coordinator."""
+
+    def __init__(
+        self,
+        state: State,
+        force: "InForce",
+        signer: Signer,
+        *,
+        now: Callable[[], datetime],
+        log: "Log",
+        post: Callable[[ControlRequest], None],
+    ) -> None:
+        """Send with `post`, which may lose what it is given."""
+        self._state = state
+        self._force = force
+        self._signer = signer
+        self._now = now
+        self._post = post
+        self._log = log
+
+    def file(self, job: JobId, checked: int, confirmed: int, note: str) -> dict[str, Any]:
+        """Journal an outcome and send it; return it as plain JSON.
+
+        Raises:
+            InputError: (1) or (2).
+            Refused: (3) or (4).
+        """
+        # (1)
+        received = _received(self._state, job, organisation_of(self._force.name))
+        outcome = Outcome(job, self._force.name, checked, confirmed, " ".join(note.split()), self._now())
+        payload = outcome.encode()
+        # (2)
+        try:
+            Outcome.decode(payload)
+        except DecodeError as error:
+            raise InputError(
+                error.message,
+                code=error.code,
+                hint="0 <= confirmed <= checked, and a note of one sentence that names nobody",
+            ) from None
+        # (3)
+        smallest = self._smallest_group(received)
+        if any(0 < figure < smallest for figure in (checked, confirmed, checked - confirmed)):
+            raise Refused(
+                f"a figure of the outcome, or the difference of both, is between 1 and {smallest - 1}",
+                code="small-count",
+                hint="file it once more has been checked; what is known of so few stays with the department",
+            )
+        # (4)
+        if sum(not known.code for known in self._state.outcomes(job)) >= MAX_OUTCOMES:
+            raise Refused(
+                f"{MAX_OUTCOMES} outcomes are filed for this job, no more are kept",
+                code="too-many-outcomes",
+                hint="an outcome is a later state of the whole verification, not of one more person",
+            )
+        digest = sha256_digest(payload)
+        body = {
+            "sha256": digest,
+            "release": received.release,
+            "recipient": received.recipient,
+            "checked": checked,
+            "confirmed": confirmed,
+        }
+        with self._state.change() as change:
+            change.add_outcome(digest, job, payload)
+            change.log("outcome.filed", body, attempt=received.attempt)
+        self.resend()
+        return outcome_json(StoredOutcome(digest, job, payload, stored=False, code=""))
+
+    def _smallest_group(self, received: StoredOutput) -> int:
+        """Return the smallest group that the rule which allowed the run lets be shown."""
+        active, run = self._force.policy, self._state.run(received.attempt)
+        if active is None:
+            return MIN_GROUP
+        policy = active.policy
+        rule = ""
+        if run is not None and run.verdict:
+            rule = Verdict.decode(decode_envelope(run.verdict).payload).rule
+        found = next((constraints_of(policy, known) for known in policy.rules if known.id == rule), None)
+        smallest = policy.defaults.min_group_size if found is None else found.min_group_size
+        return smallest or MIN_GROUP
+
+    def resend(self) -> None:
+        """Send what the coordinator has not confirmed."""
+        for waiting in self._state.outcomes():
+            if not waiting.stored and not waiting.code:
+                envelope = sign(OUTCOME, waiting.payload, [self._signer]).encode()
+                self._post(rpc.outcome(envelope))
+
+    def stored(self, sha256: str) -> None:
+        """The coordinator has a statement; if it is an outcome, it need not be sent again."""
+        with self._state.change() as change:
+            change.settle_outcome(sha256)
+
+    def refused(self, job: JobId, code: str) -> None:
+        """The coordinator does not keep what is still under way for a job, and says why."""
+        for waiting in self._state.outcomes(job):
+            if not waiting.stored and not waiting.code:
+                with self._state.change() as change:
+                    change.settle_outcome(waiting.sha256, code)
+                self._log.warning(code, job=job)
+
+
+def _received(reader: Reader, job: JobId, organisation: str) -> StoredOutput:
+    """Return the list that came here with a job.
+
+    Raises:
+        InputError: none did.
+    """
+    for output in reader.outputs(job):
+        if output.output_class == OutputClass.DIRECTED and output.recipient == organisation:
+            return output
+    raise InputError(
+        "no list of this job was received here",
+        code="not-a-recipient",
+        hint="who got a list files at the node that got it; who got a table: minshu outcome",
+    )
+
+
+def outcome_json(stored: StoredOutcome) -> dict[str, Any]:
+    """Return a filed outcome as plain JSON; `state` is filed, stored, or why the coordinator refused it."""
+    outcome = Outcome.decode(stored.payload)
+    return {
+        "sha256": stored.sha256,
+        "job": stored.job,
+        "checked": outcome.checked,
+        "confirmed": outcome.confirmed,
+        "note": outcome.note,
+        "filed": utc_text(outcome.filed),
+        "state": stored.code or ("stored" if stored.stored else "filed"),
+    }
+
+
+def outcome_line(plain: dict[str, Any]) -> str:
+    """Return `outcome_json`'s output for people."""
+    share = f" ({100 * plain['confirmed'] / plain['checked']:.1f} %)" if plain["checked"] else ""
+    where = {"stored": "the coordinator has it", "filed": "not yet at the coordinator"}
+    state = where.get(plain["state"], f"refused by the coordinator: {plain['state']}")
+    note = f": {plain['note']}" if plain["note"] else ""
+    return f"{plain['confirmed']:,} of {plain['checked']:,} confirmed{share}, {plain['filed']}, {state}{note}"

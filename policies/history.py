@@ -1,0 +1,230 @@
+"""What a node has answered before, as `decide` needs it: rates, budgets, quotas and the differencing guard.
+
+A node's ledger has one row per attempt that was set aside (reserved) or passed commit point 1 (charged). A
+row belongs to a source of the catalogue, not to a policy: a new version, another name of a budget or a longer
+period never make spending forgotten.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from fractions import Fraction
+from functools import lru_cache
+from typing import Literal, Protocol, Self
+
+from policies.model import Budget, Quota
+from protocols.dp.cost import Cost, Notion, decimal_down, decimal_up, total
+from protocols.ids import JobId, KeyId
+from protocols.statistics.differencing import Query, differenced
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One attempt that counts.
+
+    Attributes:
+        job, attempt: which.
+        time: when it was set aside, UTC, as `ledger_time` says: never before an earlier row.
+        requester: the analyst's key id.
+        purpose, job_type: as the job says.
+        source: catalogue name of the dataset, empty for a seat without one.
+        unit: the unit column of the policy it was charged under, empty where it names none.
+        cost: what it was charged.
+        query: what it selects, None without a dataset.
+        charged: whether commit point 1 was passed; else it is only set aside.
+        exact: whether an answer without noise was or may yet be given; not, once the attempt ended before
+            this node had sent anything an answer could be made of.
+        rule: the rule that allowed it.
+    """
+
+    job: JobId
+    attempt: int
+    time: datetime
+    requester: KeyId
+    purpose: str
+    job_type: str
+    source: str
+    unit: str
+    cost: Cost
+    query: Query | None
+    charged: bool
+    exact: bool
+    rule: str
+
+
+class History(Protocol):
+    """A node's ledger, read. Rows that were freed are not in it."""
+
+    def of(self, source: str) -> Sequence[Past]:
+        """Return every row of a source, oldest first; of seats without a dataset for the empty name."""
+        ...
+
+    def newest(self) -> datetime | None:
+        """Return the newest time of any row, None without rows: no period before it opens again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A history in memory."""
+
+    rows: tuple[Past, ...] = ()
+    _of: Mapping[str, tuple[Past, ...]] = field(init=False, repr=False, compare=False)
+    _newest: datetime | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sort the rows by source, so that each question is one look-up."""
+        of: dict[str, list[Past]] = {}
+        for row in self.rows:
+            of.setdefault(row.source, []).append(row)
+        object.__setattr__(self, "_of", {source: tuple(rows) for source, rows in of.items()})
+        object.__setattr__(self, "_newest", max((row.time for row in self.rows), default=None))
+
+    def of(self, source: str) -> Sequence[Past]:
+        """Return every row of a source, oldest first."""
+        return self._of.get(source, ())
+
+    def newest(self) -> datetime | None:
+        """Return the newest time of any row."""
+        return self._newest
+
+
+def ledger_time(now: datetime, history: History) -> datetime:
+    """Return the time that an attempt is judged and recorded by: `now`, never before the newest row.
+
+    A clock that was set back would else spend what an earlier period had left over.
+    """
+    newest = history.newest()
+    return now if newest is None or newest <= now else newest
+
+
+@dataclass(frozen=True, slots=True)
+class Lookback:
+    """One source's rows, as a decision looks back on them.
+
+    Attributes:
+        rows: by time, oldest first; `times` are theirs.
+        jobs: whose rows they are.
+        exact: what was or may yet be answered without noise, each query once.
+    """
+
+    rows: tuple[Past, ...]
+    times: tuple[datetime, ...]
+    jobs: frozenset[JobId]
+    exact: tuple[Query, ...]
+
+    @classmethod
+    def of(cls, rows: tuple[Past, ...]) -> Self:
+        """Return the rows of a source, looked back on."""
+        ordered = tuple(sorted(rows, key=lambda row: row.time))
+        queries = (row.query for row in ordered if row.exact and row.query is not None)
+        different = {(query.asks, frozenset(query.filters.items()), query.noisy): query for query in queries}
+        return cls(
+            ordered,
+            tuple(row.time for row in ordered),
+            frozenset(row.job for row in ordered),
+            tuple(different.values()),
+        )
+
+    def since(self, begin: datetime) -> tuple[Past, ...]:
+        """Return the rows from `begin` on."""
+        return self.rows[bisect_left(self.times, begin) :]
+
+    def without(self, job: JobId, attempt: int) -> "Lookback":
+        """Return the same without the row of that attempt."""
+        if job not in self.jobs:
+            return self
+        return Lookback.of(tuple(row for row in self.rows if (row.job, row.attempt) != (job, attempt)))
+
+    def charged(self, job: JobId) -> int:
+        """Return how many attempts of a job were charged."""
+        return sum(row.charged and row.job == job for row in self.rows) if job in self.jobs else 0
+
+    def differs(self, query: Query, since: datetime) -> bool:
+        """Whether an exact answer since then and one to `query` give away the difference of two groups."""
+        if not any(differenced(query, other) for other in self.exact):
+            return False
+        return any(
+            row.exact and row.query is not None and row.time > since and differenced(query, row.query)
+            for row in self.rows
+        )
+
+
+# Told apart by identity: a policy has one of each, and comparing fractions takes longer than all the rest.
+@dataclass(frozen=True, slots=True, eq=False)
+class Limit:
+    """A budget or a quota of a policy: `most` of `notion`, and `delta`, in each `period`."""
+
+    name: str
+    dataset: str
+    notion: Notion
+    most: Fraction
+    delta: Fraction
+    period: str
+    scope: Literal["all-requesters", "per-requester", "per-purpose"]
+
+    @classmethod
+    def of(cls, name: str, clause: Budget | Quota) -> Self:
+        """Return the clause of that name."""
+        notion: Notion = clause.counts if isinstance(clause, Quota) else clause.notion
+        delta = None if isinstance(clause, Quota) else clause.delta
+        most, none = Fraction(clause.limit), Fraction(0)
+        return cls(name, clause.dataset, notion, most, delta or none, clause.period, clause.scope)
+
+    @property
+    def private(self) -> bool:
+        """Whether it limits privacy loss, and not a count."""
+        return self.notion not in ("rows", "queries")
+
+    def spent(self, rows: Iterable[Past], *, alias: str, purpose: str, alias_of: Mapping[str, str]) -> Cost:
+        """Return what rows of the limit's source in this period have spent of it.
+
+        Args:
+            rows: of the source and the period.
+            alias: the requester's name in the policy; matters for `per-requester`, as `purpose` does for
+                `per-purpose`.
+            purpose: the job's.
+            alias_of: key id → alias, as the policy has it now. A key it no longer lists counts for everybody:
+                a new version that exchanges a key resets nothing.
+        """
+        if self.scope == "per-requester":
+            rows = [row for row in rows if alias_of.get(row.requester, alias) == alias]
+        elif self.scope == "per-purpose":
+            rows = [row for row in rows if row.purpose == purpose]
+        if self.notion == "rows":
+            return Cost(rows=sum([row.cost.rows for row in rows]))
+        if self.notion == "queries":
+            return Cost(queries=sum([row.cost.queries for row in rows]))
+        return total(row.cost for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a job would add to what a limit counts, as decimal texts in the limit's own measure.
+
+    `cost` is rounded up, None where the notion or the δ that is left has no measure for it; `remaining` is
+    what is left before the job, rounded down; `most` is the limit.
+    """
+
+    fits: bool
+    cost: str | None
+    remaining: str
+    most: str
+
+
+@lru_cache(maxsize=4096)
+def standing(limit: Limit, spent: Cost, cost: Cost) -> Standing:
+    """Return where a job of that cost stands with a limit of which `spent` is spent.
+
+    A job is charged what it adds: costs of different mechanisms compose to less than the sum of their ε or ρ.
+    """
+    after = spent + cost
+    before, then = spent.amount(limit.notion, limit.delta), after.amount(limit.notion, limit.delta)
+    left = Fraction(0) if before is None else max(limit.most - before, Fraction(0))
+    fits = after.within(limit.notion, limit.most, limit.delta)
+    added = None
+    # What is within the limit and still does not fit has more δ than the limit allows.
+    if before is not None and then is not None and (fits or then > limit.most):
+        added = decimal_up(then - before)
+    return Standing(fits, added, remaining=decimal_down(left), most=decimal_down(limit.most, 18))

@@ -1,0 +1,210 @@
+"""What the past leaves room for, and when: `decide`, steps (18) to (22) and (24).
+
+Attempts, rates, the differencing guard, costs, budgets and quotas, and windows. Periods are of the policy's
+calendar; what was answered before is in `policies.history`.
+"""
+
+import zoneinfo
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from policies.calendar import next_open, period, unit_of
+from policies.decision import Ask, Permit, Refuse
+from policies.history import History, Limit, Lookback, Standing, standing
+from policies.index import Clause, Derived, Index
+from policies.model import Rule, Window
+from protocols.dp.cost import Cost, decimal_up
+from protocols.ids import JobId
+from protocols.statistics.differencing import Query
+from protocols.wire import CostLine, utc_text
+
+ATTEMPTS_PER_JOB: Final = 3
+"""How many attempts of one job may be charged at one node; failed ones count."""
+
+_lookback: Final = Derived(Lookback.of, keep=32)
+
+
+def look_back(history: History, source: str) -> Lookback:
+    """Return what a node has answered from a source."""
+    # Rows in a tuple never change, and `tuple` returns a tuple as it is; any other sequence is read anew.
+    return _lookback(tuple(history.of(source)))
+
+
+# --- (18)
+
+
+def check_attempts(past: Lookback, job: JobId, rule: str) -> Refuse | None:
+    """Refuse one attempt too many."""
+    if past.charged(job) < ATTEMPTS_PER_JOB:
+        return None
+    return Refuse(
+        "attempts-exhausted",
+        f"{ATTEMPTS_PER_JOB} attempts of this job have run here already.",
+        f"本任务已在本节点执行 {ATTEMPTS_PER_JOB} 次。",
+        "find out why the attempts failed, then submit a new job",
+        "请先查明失败原因, 再提交新任务",
+        rule,
+    )
+
+
+# --- (19)
+
+_PER: Final = {"hour": "小时", "day": "日", "week": "周", "month": "月", "quarter": "季度", "year": "年"}
+
+
+def check_rate(index: Index, clause: Clause, history: History, job: JobId, moment: datetime) -> Refuse | None:
+    """Refuse one job too many in the period of the rule's rate, whichever of its datasets it asks for.
+
+    A job counts that the rule allowed or, as it stands now, covers: another id in a new version resets
+    nothing. So does one by a key that the policy no longer lists.
+    """
+    rule = clause.rule
+    if rule.rate is None:
+        return None
+    span = period(unit_of(rule.rate.per), moment, index.zone)
+    jobs = {
+        row.job
+        for source in clause.sources
+        for row in look_back(history, source).since(span.begin)
+        if row.job != job
+        and (
+            row.rule == rule.id
+            or (
+                row.purpose in rule.purposes
+                and row.job_type in rule.job_types
+                and index.alias_of.get(row.requester, rule.requesters[0]) in rule.requesters
+            )
+        )
+    }
+    if len(jobs) < rule.rate.jobs:
+        return None
+    until = utc_text(span.end)
+    return Refuse(
+        "rate-exceeded",
+        f"The rule lets {rule.rate.jobs} job(s) run per {rule.rate.per}; none is left until {until}.",
+        f"规则每{_PER[rule.rate.per]}最多允许 {rule.rate.jobs} 个任务, {until} 之前的次数已用完。",
+        f"submit the job again after {until}",
+        f"请在 {until} 之后重新提交",
+        rule.id,
+    )
+
+
+# --- (20)
+
+
+def as_charged(query: Query | None, budget: Limit | None) -> Query | None:
+    """Return the query as exact where no budget pays for its noise: asked again, that noise averages out."""
+    if query is not None and query.noisy and budget is None:
+        return replace(query, noisy=False)
+    return query
+
+
+def check_differencing(past: Lookback, query: Query | None, since: datetime, rule: str) -> Refuse | None:
+    """Refuse an exact answer that, less one given since then, would answer a third question."""
+    if query is None or not past.differs(query, since):
+        return None
+    # It names no other job and no figure: what others asked is theirs.
+    return Refuse(
+        "differencing",
+        "An exact answer would differ from earlier ones by a group that nobody approved asking about.",
+        "精确结果与以往结果相减, 会得出未经批准的人群的信息。",
+        "ask about exactly the same group as before, about one that does not overlap it, or with noise",
+        "请使用与以往完全相同或互不重叠的范围, 或采用加噪结果",
+        rule,
+    )
+
+
+# --- (21)
+
+
+def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | None:
+    """Refuse a job that costs more than the rule lets one job cost, in the measure of its budget."""
+    most = rule.max_cost
+    if most is None or budget is None or cost.within(budget.notion, most, budget.delta):
+        return None
+    return Refuse(
+        "cost-above-rule",
+        f"The rule lets one job cost at most {decimal_up(most, 18)} ({budget.notion}); this one costs more.",
+        f"规则规定单个任务的代价不超过 {decimal_up(most, 18)} ({budget.notion}), 本任务超出。",
+        "ask for less accuracy or fewer figures",
+        "请降低精度或减少统计项",
+        rule.id,
+    )
+
+
+# --- (22)
+
+
+def charge(
+    index: Index,
+    limits: Iterable[Limit],
+    past: Lookback,
+    cost: Cost,
+    *,
+    moment: datetime,
+    alias: str,
+    purpose: str,
+    rule: str,
+) -> tuple[CostLine, ...] | Refuse:
+    """Return what the job would cost each budget and quota of its dataset, or the first it does not fit."""
+    lines = []
+    for limit in limits:
+        span = period(unit_of(limit.period), moment, index.zone)
+        rows = past.since(span.begin)
+        spent = limit.spent(rows, alias=alias, purpose=purpose, alias_of=index.alias_of)
+        found = standing(limit, spent, cost)
+        if not found.fits or found.cost is None:
+            return _exceeded(limit, found, utc_text(span.end), rule)
+        lines.append(CostLine(limit.name, limit.notion, found.cost, found.remaining, found.most, span.end))
+    return tuple(lines)
+
+
+def _exceeded(limit: Limit, found: Standing, until: str, rule: str) -> Refuse:
+    what, what_zh = ("budget", "预算") if limit.private else ("quota", "配额")
+    most = f"{found.most} {limit.notion}"
+    if found.cost is None:
+        sentence = (
+            f"The job's noise cannot be charged to {what} {limit.name}: it has no measure there, "
+            "or more δ than is left"
+        )
+        sentence_zh = f"本任务的噪声无法计入预算 {limit.name}: 该预算没有对应的度量, 或剩余的 δ 不足"
+    else:
+        sentence = f"The job would take {found.cost} of {what} {limit.name}"
+        sentence_zh = f"本任务将占用{what_zh} {limit.name} {found.cost}"
+    return Refuse(
+        "budget-exceeded",
+        f"{sentence}; of {most} in this period, {found.remaining} is left until {until}.",
+        f"{sentence_zh}; 本周期上限 {most}, 至 {until} 还剩 {found.remaining}。",
+        f"ask for less, submit the job again after {until}, or have the {what} raised in a new version",
+        f"请减少申请量, 或在 {until} 之后重新提交, 或在新版本策略中提高{what_zh}",
+        rule,
+    )
+
+
+# --- (24)
+
+
+def in_window(permit: Permit, window: Window, zone: zoneinfo.ZoneInfo, now: datetime) -> Permit | Ask:
+    """Return the permit while the rule's window is open; else ask to wait until it opens."""
+    opens = next_open(window, now, zone)
+    if opens == now:
+        return permit
+    if opens is None:
+        when, when_zh = "never opens: it has no days", "没有任何开放日"
+    else:
+        local = f"{opens.astimezone(zone):%Y-%m-%d %H:%M} ({zone.key})"
+        when, when_zh = f"opens at {local}", f"将于 {local} 开放"
+    return Ask(
+        permit.terms,
+        0,
+        (),
+        permit.approvals,
+        f"The job fits the rule, whose window {when}.",
+        f"任务符合规则, 规则的时间窗口{when_zh}。",
+        "nothing is left to do: this node decides again then",
+        "无需操作, 届时本节点会重新判断",
+        "window-closed",
+        opens,
+    )

@@ -1,0 +1,286 @@
+"""What a job asks of one seat, and whether one rule covers all of it: `decide`, steps (12) to (17)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
+from typing import Final, Self
+
+from policies.decision import Leak, Refuse
+from policies.index import Clause, Derived, Index, Members
+from policies.model import NEUTRAL_KINDS, Dataset
+from protocols.dp.cost import Cost
+from protocols.ids import Organisation, Role
+from protocols.jobs.job_type import (
+    REQUESTER,
+    ColumnNeed,
+    JobType,
+    OutputClass,
+    PlannedRelease,
+    Separation,
+)
+from protocols.statistics.differencing import Query
+from protocols.wire import Constraints, JobInput, JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a well-formed job of a known type asks of one role, for a requester of that organisation.
+
+    `together` is what one organisation would learn that holds two seats which must be apart, empty where none
+    does; `organisations` give data, `sources` is the smallest number of them that a record takes.
+    """
+
+    kinds: frozenset[str]
+    needs: Mapping[str, ColumnNeed]
+    releases: tuple[PlannedRelease, ...]
+    together: str
+    organisations: int
+    sources: int
+    query: Query | None
+
+    @classmethod
+    def of(cls, spec: JobSpec, job_type: JobType, role: Role, requester: Organisation) -> Self:
+        """Ask the job type.
+
+        Raises:
+            InputError: the job is not well-formed for it.
+        """
+        job_type.check(spec)
+        return cls(
+            job_type.kinds(spec, role),
+            {need.slot: need for need in job_type.columns(spec, role)},
+            tuple(
+                replace(release, recipient=requester) if release.recipient == REQUESTER else release
+                for release in job_type.releases(spec)
+            ),
+            _together(job_type.separation(spec, requester)),
+            len({given.organisation for given in spec.inputs}),
+            job_type.sources_asked(spec),
+            job_type.query(spec, role),
+        )
+
+
+def _cost(job_type: JobType, spec: JobSpec, role: Role, constraints: Constraints) -> Cost:
+    return job_type.cost(spec, role, constraints)
+
+
+# A node decides about one job again and again, from offer to start, and job types read the spec each time.
+asked_of: Final = Derived(Asked.of, keep=128)
+cost_of: Final = Derived(_cost, keep=128)
+
+
+def leaks_of(job_type: JobType, spec: JobSpec, role: Role) -> tuple[Leak, ...]:
+    """Return the leakage statement, single roles first, so that the smallest coalitions are read first."""
+    ordered = sorted(job_type.learns(spec).items(), key=lambda item: (len(item[0]), sorted(item[0])))
+    return tuple(
+        Leak(tuple(sorted(coalition)), statement, role in coalition)
+        for coalition, statements in ordered
+        for statement in statements
+    )
+
+
+# --- (12)
+
+
+def fitting_clause(
+    index: Index, spec: JobSpec, alias: str, brings: JobInput | None, kinds: Iterable[str]
+) -> Clause | Refuse:
+    """Return the one rule that fits, or say which dimension left none over."""
+    if brings is None:
+        seat = reduce(or_, (index.neutral.get(kind, 0) for kind in kinds), 0)
+    else:
+        seat = index.datasets.get(brings.dataset, 0)
+    left = -1
+    for those, code, word, word_zh in (
+        (index.requesters.get(alias, 0), "requester-not-allowed", "requester", "申请方"),
+        (index.purposes.get(spec.purpose, 0), "purpose-not-allowed", "purpose", "用途"),
+        (index.job_types.get(spec.job_type, 0), "job-type-not-allowed", "job type", "任务类型"),
+        (seat, "role-not-allowed", "role", "角色")
+        if brings is None
+        else (seat, "dataset-not-allowed", "dataset", "数据集"),
+    ):
+        left &= those
+        if not left:
+            return Refuse(
+                code,
+                f"No rule allows this {word}.",
+                f"没有规则允许该{word_zh}。",
+                "have a rule for it added to the policy, or ask within the rules there are",
+                "请在策略中增加相应规则, 或在现有规则范围内申请",
+            )
+    # Rules cannot overlap; where two neutral ones are left, each covers a part of the seat, and (13) refuses.
+    return index.clauses[(left & -left).bit_length() - 1]
+
+
+# --- (13)
+
+
+def check_roles(clause: Clause, kinds: frozenset[str]) -> Refuse | None:
+    """Check that the rule covers everything the seat plays."""
+    # A rule with datasets that names no roles opens them to data-giving roles, never to neutral ones.
+    outside = kinds - clause.roles if clause.roles else kinds & NEUTRAL_KINDS
+    if not outside and kinds:
+        return None
+    return Refuse(
+        "role-not-allowed",
+        f"The rule does not let this node play: {', '.join(sorted(outside)) or 'no known role'}.",
+        f"规则不允许本节点担任: {', '.join(sorted(outside)) or '未知角色'}。",
+        "give the seat to another node, or have the rule's roles extended",
+        "请由其他节点担任, 或在规则中增加角色",
+        clause.rule.id,
+    )
+
+
+# --- (14)
+
+
+def check_columns(
+    dataset: Dataset, clause: Clause, job_type: str, brings: JobInput, needs: Mapping[str, ColumnNeed]
+) -> Refuse | None:
+    """Check that every column exists, is in the rule, of a fitting type and used as allowed."""
+    rule = clause.rule
+    for slot, name in sorted(brings.columns.items()):
+        need, column = needs.get(slot), dataset.columns.get(name)
+        if need is None:
+            return Refuse(
+                "unknown-slot",
+                f"{job_type} has no column slot {slot} for this role.",
+                f"{job_type} 的该角色没有列位 {slot}。",
+                f"known slots: {', '.join(sorted(needs)) or 'none'}",
+                f"可用列位: {', '.join(sorted(needs)) or '无'}",
+                rule.id,
+            )
+        if column is None:
+            return Refuse(
+                "unknown-column",
+                f"The policy does not list column {name}, so it does not exist for jobs.",
+                f"策略未列出列 {name}, 对任务而言该列不存在。",
+                "use a column that the catalogue lists",
+                "请使用目录中列出的列",
+                rule.id,
+            )
+        if name not in clause.columns:
+            return Refuse(
+                "column-not-allowed",
+                f"The rule does not open column {name}.",
+                f"规则没有开放列 {name}。",
+                f"columns of the rule: {', '.join(rule.columns)}",
+                f"规则开放的列: {', '.join(rule.columns)}",
+                rule.id,
+            )
+        if need.use not in column.use:
+            return Refuse(
+                "column-use",
+                f"Column {name} may not be used to {need.use}.",
+                f"列 {name} 不可用于 {need.use}。",
+                f"its uses are: {', '.join(column.use)}",
+                f"允许的用途: {', '.join(column.use)}",
+                rule.id,
+            )
+        if column.type not in need.types:
+            return Refuse(
+                "column-type",
+                f"Column {name} is of type {column.type}, slot {slot} takes {', '.join(need.types)}.",
+                f"列 {name} 的类型是 {column.type}, 列位 {slot} 需要 {', '.join(need.types)}。",
+                "map the slot to a column of a fitting type",
+                "请选择类型相符的列",
+                rule.id,
+            )
+    return None
+
+
+# --- (15)
+
+
+def check_recipients(
+    clause: Clause,
+    members: Members,
+    spec: JobSpec,
+    releases: Iterable[PlannedRelease],
+    requester: Organisation,
+) -> Refuse | None:
+    """Check that nothing leaves for anybody whom the rule does not name."""
+    allowed = _allowed(clause, members)
+    outside = set(spec.recipients) - allowed
+    for release in releases:
+        if release.recipient in spec.recipients:
+            continue
+        # What is about groups may go to whom the rule lets ask; records only to whom it names.
+        if release.recipient != requester or release.output_class is OutputClass.DIRECTED:
+            outside.add(release.recipient)
+    if not outside:
+        return None
+    return Refuse(
+        "recipient-not-allowed",
+        f"The rule does not let anything leave for: {', '.join(sorted(outside))}.",
+        f"规则不允许向以下机构输出: {', '.join(sorted(outside))}。",
+        f"recipients of the rule: {', '.join(sorted(allowed)) or 'none'}",
+        f"规则允许的接收方: {', '.join(sorted(allowed)) or '无'}",
+        clause.rule.id,
+    )
+
+
+def _allowed(clause: Clause, members: Members) -> frozenset[str]:
+    """Return the organisations the rule names: outright, or as the organisation of a requester alias."""
+    if not clause.recipient_keys:
+        return clause.recipients
+    analysts = (members.analysts.get(key) for key in clause.recipient_keys)
+    return clause.recipients.union(analyst.organisation for analyst in analysts if analyst is not None)
+
+
+# --- (16)
+
+
+def check_separation(together: str, rule: str) -> Refuse | None:
+    """Check that nobody holds two seats which must be apart."""
+    if not together:
+        return None
+    return Refuse(
+        "organisations-not-separate",
+        "One organisation, or one and a part of it, holds two seats that must be apart; "
+        f"which would learn {together}.",
+        "同一机构(或其下属机构)占据了必须分离的两个角色, 合谋会泄露信息。",
+        "give the seats to different organisations",
+        "请由互不隶属的机构担任这些角色",
+        rule,
+    )
+
+
+def _together(separation: Iterable[Separation]) -> str:
+    """Return what one organisation would learn that holds two seats which must be apart; empty: none does."""
+    for apart in separation:
+        if any(_one_house(this, that) for this in apart.these for that in apart.those):
+            return apart.why
+    return ""
+
+
+def _one_house(one: str, other: str) -> bool:
+    """Whether two names are of one organisation, or of one and a part: `lab.police.example` is the police."""
+    return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
+
+
+# --- (17)
+
+
+def check_enough(organisations: int, asked: int, constraints: Constraints, rule: str) -> Refuse | None:
+    """Check that enough organisations give data, and that a record takes enough sources."""
+    if constraints.min_organisations is not None and organisations < constraints.min_organisations:
+        return Refuse(
+            "too-few-organisations",
+            f"{organisations} organisations give data, {constraints.min_organisations} are required.",
+            f"提供数据的机构有 {organisations} 家, 至少需要 {constraints.min_organisations} 家。",
+            "ask more organisations to take part",
+            "请增加参与机构",
+            rule,
+        )
+    if constraints.min_sources is not None and asked < constraints.min_sources:
+        return Refuse(
+            "too-few-sources",
+            f"The job asks for persons in at least {asked} list(s), {constraints.min_sources} are required.",
+            f"任务要求至少在 {asked} 份清单中出现, 规则要求 {constraints.min_sources} 份。",
+            f"set k to {constraints.min_sources} or more",
+            f"请将 k 设为 {constraints.min_sources} 或更大",
+            rule,
+        )
+    return None

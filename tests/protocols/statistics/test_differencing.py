@@ -1,0 +1,115 @@
+"""The differencing guard against an oracle that lists every row a small table could have."""
+
+from fractions import Fraction
+from itertools import product
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from protocols.errors import DecodeError
+from protocols.statistics.differencing import Between, Query, differenced, disjoint
+
+STREETS = ("东街", "西街", "南街")
+AGES = tuple(range(6))
+ROWS = tuple(product(STREETS, AGES))
+
+STREET_FILTERS = st.frozensets(st.sampled_from(STREETS))
+AGE_FILTERS = st.builds(
+    Between,
+    st.none() | st.integers(-1, 7).map(Fraction),
+    st.none() | st.integers(-1, 7).map(Fraction),
+)
+QUERIES = st.builds(
+    lambda asks, street, age, noisy: Query(
+        asks,
+        {key: kept for key, kept in (("street", street), ("age", age)) if kept is not None},
+        noisy,
+    ),
+    st.sampled_from(["k = 2", "k = 3"]),
+    st.none() | STREET_FILTERS,
+    st.none() | AGE_FILTERS,
+    st.booleans(),
+)
+
+
+def selected(query: Query) -> frozenset[tuple[str, int]]:
+    def kept(column: str, value: str | int) -> bool:
+        wanted = query.filters.get(column)
+        if wanted is None:
+            return True
+        if isinstance(wanted, frozenset):
+            return value in wanted
+        number = Fraction(value)
+        return (wanted.low is None or wanted.low <= number) and (wanted.high is None or number <= wanted.high)
+
+    return frozenset(row for row in ROWS if kept("street", row[0]) and kept("age", row[1]))
+
+
+@given(QUERIES, QUERIES)
+@example(Query("k = 2"), Query("k = 3"))
+@example(Query("k = 2"), Query("k = 2", {"age": Between(Fraction(1))}))
+def test_two_exact_answers_never_leave_a_difference(one, other):
+    if not differenced(one, other):
+        same = one.asks == other.asks and selected(one) == selected(other)
+        apart = not selected(one) & selected(other)
+        assert one.noisy or other.noisy or same or apart
+
+
+@given(QUERIES, QUERIES)
+def test_the_guard_does_not_mind_who_was_first(one, other):
+    assert differenced(one, other) == differenced(other, one)
+    assert disjoint(one, other) == disjoint(other, one)
+
+
+@given(QUERIES)
+def test_the_same_question_is_no_difference(query):
+    assert not differenced(query, query)
+
+
+def test_neighbouring_groups_are_apart_and_overlapping_ones_are_not():
+    young, old = (
+        Query("count", {"age": Between(None, Fraction(59))}),
+        Query("count", {"age": Between(Fraction(60))}),
+    )
+    assert not differenced(young, old)
+    assert differenced(young, Query("count", {"age": Between(Fraction(59))}))
+    assert differenced(young, Query("count"))
+
+
+def test_a_group_of_k_and_then_of_one_less_needs_noise():
+    street = Query("count", {"street": frozenset({"东街"})})
+    without = Query("count", {"street": frozenset({"东街"}), "id": frozenset({"a", "b"})})
+    assert differenced(without, street)
+    assert not differenced(Query(without.asks, without.filters, noisy=True), street)
+
+
+def test_a_set_and_an_interval_are_not_known_to_be_apart():
+    assert differenced(Query("x", {"a": frozenset({"1"})}), Query("x", {"a": Between(Fraction(2))}))
+
+
+@given(QUERIES)
+def test_a_query_round_trips(query):
+    assert Query.decode(query.encode()) == query
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"asks":"x","filters":{}}',
+        '{"asks":"x","filters":{},"noisy":0}',
+        '{"asks":"x","filters":{},"noisy":false,"more":1}',
+        '{"asks":"x","filters":{"a":{"values":[1]}},"noisy":false}',
+        '{"asks":"x","filters":{"a":{"values":["b","a"]}},"noisy":false}',
+        '{"asks":"x","filters":{"a":{"high":null,"low":"1e999999999"}},"noisy":false}',
+        '{"asks":"x","filters":{"a":{"high":null,"low":"2/4"}},"noisy":false}',
+        '{"asks":"x","filters":{"a":{"high":null,"low":"1/0"}},"noisy":false}',
+        '{"asks":"x","filters":{"a":{}},"noisy":false}',
+    ],
+)
+def test_any_other_text_is_refused(text):
+    with pytest.raises(DecodeError):
+        Query.decode(text)
