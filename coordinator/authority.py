@@ -109,19 +109,30 @@ def read_csr(pem: str) -> ec.EllipticCurvePublicKey:
         DecodeError: not a request.
         InputError: not P-256, or the signature does not hold.
     """
+    request, key = _parsed(pem)
+    _check_signature(request)
+    return key
+
+
+def _parsed(pem: str) -> tuple[x509.CertificateSigningRequest, ec.EllipticCurvePublicKey]:
     try:
-        csr = x509.load_pem_x509_csr(pem.encode("utf-8"))
-        key = csr.public_key()
-        # The key's kind first: the signature of a huge RSA key costs whoever checks it.
-        fits = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
-        valid = fits and csr.is_signature_valid
+        request = x509.load_pem_x509_csr(pem.encode("utf-8"))
+        key = request.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise DecodeError("the certificate request is not PKCS#10 in PEM", code="bad-csr") from None
+    # The signature of a huge RSA key would cost whoever checks it.
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise InputError("the certificate request has no P-256 key", code="bad-csr")
+    return request, key
+
+
+def _check_signature(request: x509.CertificateSigningRequest) -> None:
+    try:
+        valid = request.is_signature_valid
     except (ValueError, UnsupportedAlgorithm, InvalidSignature):
         raise DecodeError("the certificate request is not PKCS#10 in PEM", code="bad-csr") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not fits:
-        raise InputError("the certificate request has no P-256 key", code="bad-csr")
     if not valid:
         raise InputError("the certificate request is not signed by its own key", code="bad-csr")
-    return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +250,9 @@ class Renewals:
     def leaf(self, node: NodeName, spki: Digest, csr: bytes) -> bytes:
         """Return a new leaf, PEM, for the key that the node's connection proved.
 
-        (1) The request is bounded. (2) The node has not tried too often: this comes before any signature is
-        checked or made, so that a flood costs neither. (3) The request is signed by its own key. (4) That
-        key is the connection's.
+        (1) The request is bounded. (2) It is for the connection's key; what is not costs no signature and
+        does not count. (3) The node has not tried too often: this comes before any signature is checked or
+        made, so that a flood costs neither. (4) The request is signed by its own key.
 
         Args:
             node: whom the roster names for the connection's key.
@@ -257,16 +268,17 @@ class Renewals:
                 f"certificate request of {len(csr)} bytes, at most {MAX_CSR_BYTES} accepted", code="too-long"
             )
         # (2)
-        self._count(node)
-        # (3)
-        key = read_csr(csr.decode("utf-8", "replace"))
-        # (4)
+        request, key = _parsed(csr.decode("utf-8", "replace"))
         if not hmac.compare_digest(spki_digest(key).encode(), spki.encode()):
             raise SignatureInvalid(
                 "the certificate request is for another key than the connection's",
                 code="wrong-tls-key",
                 hint="a renewal keeps the key; for a new key enrol again and have it put in the roster",
             )
+        # (3)
+        self._count(node)
+        # (4)
+        _check_signature(request)
         return self._authority.node_leaf(node, key, self._now())
 
     def _count(self, node: NodeName) -> None:

@@ -64,6 +64,14 @@ def _parser() -> argparse.ArgumentParser:
         help="public key whose owner confirms the roster every week; default: the current ones",
     )
     draft.add_argument(
+        "--with",
+        dest="readmit",
+        action="append",
+        default=[],
+        metavar="NODE",
+        help="list a node again that was left out",
+    )
+    draft.add_argument(
         "--keep-key", action="append", default=[], metavar="NODE", help="do not propose the key it announced"
     )
     draft.add_argument(
@@ -198,38 +206,40 @@ def _invite(arguments: argparse.Namespace) -> int:
 
 
 def _draft(arguments: argparse.Namespace) -> int:
-    from coordinator.drafting import MAX_CARD_BYTES, Card, changes, draft, next_roots
+    from coordinator.drafting import MAX_CARD_BYTES, Card, changes, draft, left_out, next_roots
     from coordinator.files import read_bounded, replace_file
     from policies.keyfile import load_public
 
     home = _home(arguments)
     with _opened(home) as (store, registry):
-        current = registry.roster
+        current, enrolments, rotations = registry.roster, store.enrolments(), store.rotations()
         roster = draft(
             current,
             collaboration=home.config.collaboration,
             suite=home.config.suite,
-            enrolments=store.enrolments(),
+            enrolments=enrolments,
             cards=[Card.decode(read_bounded(path, MAX_CARD_BYTES)) for path in arguments.analyst],
             titles=dict(_title(text) for text in arguments.title),
             without=arguments.without,
             days=arguments.days,
             now=_now(),
-            rotations=store.rotations(),
+            rotations=rotations,
             keep_key=arguments.keep_key,
+            readmit=arguments.readmit,
             freshness=[load_public(path) for path in arguments.freshness],
             next_roots=next_roots(
                 [load_public(path) for path in arguments.next_root], arguments.next_threshold
             ),
         )
     replace_file(arguments.out, roster.encode())
-    changed = changes(current, roster)
+    changed, missing = changes(current, roster), left_out(current, roster, enrolments, rotations)
     command.show(
         arguments,
-        {"file": str(arguments.out), **_summary(roster), "changes": changed},
+        {"file": str(arguments.out), **_summary(roster), "changes": changed, "left_out": missing},
         [
             *_lines(roster),
             *_changes(current, changed),
+            *missing,
             f"written to {arguments.out}: compare each fingerprint, then sign",
         ],
     )

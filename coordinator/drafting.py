@@ -4,8 +4,8 @@ Publishing is the registry's.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Self
 
@@ -98,10 +98,14 @@ def draft(
     now: datetime,
     rotations: Iterable[StoredRotation] = (),
     keep_key: Iterable[str] = (),
+    readmit: Iterable[str] = (),
     freshness: Sequence[bytes] = (),
     next_roots: NextRoots | None = None,
 ) -> Roster:
-    """Return the roster that follows `current`: every enrolled node, the known analysts and the new cards.
+    """Return the roster that follows `current`: its nodes, who enrolled since, its analysts, the new cards.
+
+    What `current` does not list although it was there when `current` was issued was left out by those who
+    signed it, a node as much as an announced key: it is not proposed again.
 
     Args:
         current: the newest published roster.
@@ -113,14 +117,16 @@ def draft(
         without: nodes, analysts or whole organisations to leave out.
         days: how long the roster is valid.
         now: when it is issued.
-        rotations: identity keys that nodes announced; each is proposed in the place of the one before.
-        keep_key: nodes whose announced key is not proposed.
+        rotations: identity keys that nodes announced; each is proposed in the place of the one before, the
+            first one where there are several.
+        keep_key: nodes whose announced key is not proposed: their line stays as it is.
+        readmit: nodes that were left out, to be listed again with the keys they enrolled with.
         freshness: raw keys that confirm the roster; none given, the current ones.
         next_roots: root keys that sign from the next roster on; None, the present ones stay.
 
     Raises:
-        InputError: a name in `without`, `titles` or `keep_key` that stands for nobody, or a life above 90
-            days.
+        InputError: a name in `without`, `titles`, `keep_key` or `readmit` that stands for nobody, a life
+            above 90 days, or a node to readmit that has given up the key it enrolled with.
         DecodeError: names or keys that clash.
     """
     if not timedelta(0) < timedelta(days=days) <= MAX_LIFE:
@@ -134,11 +140,32 @@ def draft(
     analysts |= {
         card.name: RosterAnalyst(card.name, card.organisation, card.key, card.recipient_key) for card in cards
     }
-    kept = set(keep_key)
-    announced = {(one.node, one.previous_key): one.next_key for one in rotations if one.node not in kept}
-    nodes = {enrolment.node: _node(enrolment, announced) for enrolment in enrolments}
+    kept, back = set(keep_key), set(readmit)
+    enrolled = {enrolment.node: enrolment for enrolment in enrolments}
+    announced = list(rotations)
+    nodes = {node.name: node for node in (current.nodes if current else ())}
+    given_up = {(one.node, one.previous_key) for one in announced if not one.refused}
+    for name, enrolment in enrolled.items():
+        if name not in nodes and name in back:
+            _check_readmitted(enrolment, given_up)
+        # A roster's date has no fractions of a second: a node listed under its next key enrolled before.
+        elif not _since(enrolment.enrolled, current) or (
+            name in nodes
+            and nodes[name].identity_key != enrolment.identity_key
+            and (name, enrolment.identity_key) in given_up
+        ):
+            continue
+        nodes[name] = _enrolled(enrolment)
+    following = {
+        (one.node, one.previous_key): one.next_key
+        for one in announced
+        if not one.refused and one.node not in kept and _since(one.arrived, current)
+    }
+    nodes = {name: _following(node, following) for name, node in nodes.items()}
     members = {organisation_of(node) for node in nodes} | {a.organisation for a in analysts.values()}
-    if unknown := sorted((out | set(titles)) - {*nodes, *analysts, *members} | kept - set(nodes)):
+    if unknown := sorted(
+        (out | set(titles)) - {*nodes, *enrolled, *analysts, *members} | (kept | back) - set(nodes)
+    ):
         raise InputError(
             f"{unknown[0]} is no enrolled node, analyst or organisation",
             code="unknown-name",
@@ -166,14 +193,86 @@ def draft(
     return Roster.decode(roster.encode())
 
 
-def _node(enrolment: Enrolment, announced: Mapping[tuple[NodeName, bytes], bytes]) -> RosterNode:
-    """Return a node's line: the keys it enrolled with, and the identity key that it announced since."""
-    key, vkey = enrolment.identity_key, enrolment.journal_vkey
+def left_out(
+    current: Roster | None,
+    after: Roster,
+    enrolments: Iterable[Enrolment],
+    rotations: Iterable[StoredRotation] = (),
+) -> list[str]:
+    """Return what a draft does not propose although it is there, or proposes although it is in doubt.
+
+    A line each, in words for the coordinator's operator.
+    """
+    lines = [
+        f"node {one.node} is left out as in the roster before; list it again: --with {one.node}"
+        for one in enrolments
+        if after.node(one.node) is None
+        and not _since(one.enrolled, current)
+        and (current is None or current.node(one.node) is None)
+    ]
+    away: dict[tuple[NodeName, bytes], list[StoredRotation]] = {}
+    for rotation in rotations:
+        listed = None if current is None else current.node(rotation.node)
+        if listed is not None and listed.identity_key == rotation.previous_key:
+            away.setdefault((rotation.node, rotation.previous_key), []).append(rotation)
+    for (node, _), announced in sorted(away.items()):
+        fresh = [one for one in announced if _since(one.arrived, current)]
+        proposed = after.node(node)
+        if len(fresh) > 1:
+            lines.append(f"node {node} announced {len(fresh)} different keys, one of them may be a thief's:")
+            lines += [
+                f"  {fingerprint(one.next_key)}{'  proposed' * _lists(proposed, one.next_key)}"
+                for one in fresh
+            ]
+            lines.append(f"  ask its operators; propose none of them: --keep-key {node}")
+        lines += [
+            f"node {node}: the announced key {fingerprint(one.next_key)} was declined in the roster before"
+            for one in announced
+            if one not in fresh and not one.refused and not _lists(proposed, one.next_key)
+        ]
+    return lines
+
+
+def _lists(node: RosterNode | None, key: bytes) -> bool:
+    return node is not None and node.identity_key == key
+
+
+def _since(moment: datetime, current: Roster | None) -> bool:
+    return current is None or moment > current.issued
+
+
+def _enrolled(enrolment: Enrolment) -> RosterNode:
+    return RosterNode(
+        enrolment.node,
+        enrolment.identity_key,
+        enrolment.tls_spki_sha256,
+        enrolment.journal_vkey,
+        enrolment.recipient_key,
+    )
+
+
+def _check_readmitted(enrolment: Enrolment, given_up: Container[tuple[NodeName, bytes]]) -> None:
+    if (enrolment.node, enrolment.identity_key) in given_up:
+        raise InputError(
+            f"{enrolment.node} has announced another key than the one it enrolled with, so neither is taken"
+            " back",
+            code="key-given-up",
+            hint=f"have it enrol anew: minshu-coordinator token {enrolment.node}",
+        )
+
+
+def _following(node: RosterNode, announced: Mapping[tuple[NodeName, bytes], bytes]) -> RosterNode:
+    """Return a node's line with the identity key that it announced."""
+    key = node.identity_key
     seen = {key}
-    while (following := announced.get((enrolment.node, key))) is not None and following not in seen:
-        key, vkey = following, str(VerifierKey(f"{enrolment.node}/journal/1", ED25519, following))
+    while (following := announced.get((node.name, key))) is not None and following not in seen:
+        key = following
         seen.add(key)
-    return RosterNode(enrolment.node, key, enrolment.tls_spki_sha256, vkey, enrolment.recipient_key)
+    if key == node.identity_key:
+        return node
+    return replace(
+        node, identity_key=key, journal_vkey=str(VerifierKey(f"{node.name}/journal/1", ED25519, key))
+    )
 
 
 def next_roots(keys: Sequence[bytes], threshold: int) -> NextRoots | None:

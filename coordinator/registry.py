@@ -69,7 +69,8 @@ MAX_ROTATION_BYTES: Final = 8 << 10
 MAX_BETWEEN_BYTES: Final = 1 << 20
 """Rosters in between that one answer carries; who lacks more asks again."""
 
-MAX_JOB_LIFE: Final = timedelta(days=30)
+MAX_REFUSED_ROTATIONS: Final = 4
+"""Announcements kept beside the one that stands; more are refused without a trace."""
 
 NODE_NAME: Final = re.compile(
     r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?/[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?"
@@ -267,7 +268,8 @@ class Registry:
         after = succession.freshen(before, envelope, self._now())
         roster, statement = after.roster, after.freshness
         assert roster is not None
-        assert statement is not None
+        if after is before or statement is None:
+            raise _as_new(roster)
         keys = {key_id(key): key for key in roster.freshness_keys}
         body = {
             "version": statement.version,
@@ -276,15 +278,10 @@ class Registry:
             "created": format_time(statement.issued),
             "expires": format_time(succession.fresh_until(roster, statement)),
         }
-        kept = after is not before and self._store.put_freshness(
+        if not self._store.put_freshness(
             statement.version, statement.issued, envelope, [Entry("roster.fresh", body)]
-        )
-        if not kept:
-            raise StateConflict(
-                f"a statement as new as this one, on roster version {roster.version}, is published already",
-                code="already-published",
-                hint="make a new one: minshu-coordinator roster freshen",
-            )
+        ):
+            raise _as_new(roster)
         self.refresh()
         return statement
 
@@ -502,7 +499,10 @@ class Registry:
         It changes nothing before the root key holders have signed a roster with that key.
 
         (1) Signed by the node's key in the roster, and by the next key. (2) From the one to the other, in
-        this node's name. (3) Not issued in the future. (4) The next key is nobody's yet.
+        this node's name. (3) Not issued in the future. (4) The next key is nobody's yet. (5) No other
+        announcement away from this key stands, that is, has arrived since the roster in force was issued:
+        one of the two may be a thief's. The draft of the next roster shows both; once that roster is in force
+        and still lists the present key, neither stands, and the node's own is taken when it comes again.
 
         Raises:
             DecodeError, SignatureInvalid, StateConflict: which of them does not hold.
@@ -524,16 +524,39 @@ class Registry:
         used = {one.previous_key for one in self._store.rotations()}
         if self._roster is None or rotation.next_key in used | succession.signing_keys(self._roster):
             raise StateConflict("the next key is or was somebody's already", code="key-in-use")
+        # (5)
+        since = self._roster.issued
+        away = [
+            one
+            for one in self._store.rotations()
+            if (one.node, one.previous_key) == (node, rotation.previous_key)
+        ]
+        taken = {decode_envelope(one.envelope).payload_digest for one in away if not one.refused}
+        if document.payload_digest in taken:
+            return document.payload_digest
+        refused = any(one.arrived > since for one in away if not one.refused)
+        others = {one.next_key for one in away if one.refused and one.arrived > since}
         body = {
             "peer": node,
             "sha256": document.payload_digest,
             "envelope_sha256": sha256_digest(envelope),
             "kind": "rotation",
         }
-        self._store.put_rotation(
-            StoredRotation(node, rotation.previous_key, rotation.next_key, rotation.issued, envelope),
-            [Entry("peer.receipt", body)],
-        )
+        if refused:
+            body["code"] = "other-announcement"
+        if not refused or (rotation.next_key not in others and len(others) < MAX_REFUSED_ROTATIONS):
+            self._store.put_rotation(
+                StoredRotation(
+                    node, rotation.previous_key, rotation.next_key, self._now(), envelope, refused=refused
+                ),
+                [Entry("peer.receipt", body)],
+            )
+        if refused:
+            raise StateConflict(
+                "another announcement of the next identity key, away from the same key, came before",
+                code="other-announcement",
+                hint="if it is not yours, tell the coordinator's operator at once: roster draft --keep-key",
+            )
         return document.payload_digest
 
     def node_outcome(self, node: NodeName, envelope: bytes) -> Outcome:
@@ -582,6 +605,17 @@ class Registry:
             raise StateConflict("the request was seen before", code="request-replayed")
         return analyst, request
 
+    def still_listed(self, analyst: RosterAnalyst) -> RosterAnalyst:
+        """Return an analyst as the roster in force lists the key.
+
+        Raises:
+            SignatureInvalid: `unknown-analyst`: it does not.
+        """
+        found = None if self._roster is None else self._roster.analyst(KeyId(key_id(analyst.key)))
+        if found is None:
+            raise _stranger()
+        return found
+
     def question(self, envelope: bytes) -> tuple[JobSpec, RosterAnalyst]:
         """Return the job that is asked about, and who asks: signed as a question, which is no job.
 
@@ -629,6 +663,7 @@ class Registry:
         Raises:
             DecodeError, SignatureInvalid, InputError, StateConflict, Refused: which of them does not hold.
         """
+        from policies.decide import MAX_JOB_LIFETIME
         from protocols.jobs import job_type
 
         # (1)
@@ -661,7 +696,7 @@ class Registry:
         now = self._now()
         succession.in_force(self._roster, now)
         # (4)
-        if spec.expires <= now or spec.expires - now > MAX_JOB_LIFE:
+        if spec.expires <= now or spec.expires - now > MAX_JOB_LIFETIME:
             raise InputError(
                 "the job has expired, or is valid for more than 30 days",
                 code="bad-expiry",
@@ -690,6 +725,14 @@ def _same(found: tuple[str, str, int], expected: tuple[str, str, int], what: str
             f"the {what} is about another node, job or attempt than the message it came in",
             code="wrong-subject",
         )
+
+
+def _as_new(roster: Roster) -> StateConflict:
+    return StateConflict(
+        f"a statement as new as this one, on roster version {roster.version}, is published already",
+        code="already-published",
+        hint="make a new one: minshu-coordinator roster freshen",
+    )
 
 
 def _stale() -> Refused:

@@ -124,11 +124,17 @@ def error_of(error: grpc.RpcError) -> MinshuError:
                 "the coordinator cannot be reached, or its certificate is not the one expected",
                 hint="check the network, and that the coordinator is running; then try again",
             )
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in str(error.details()):
             return Refused(
                 "the message is longer than the coordinator accepts",
                 code="too-long",
                 hint="a job names datasets and columns, it carries no data",
+            )
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return Unreachable(
+                "the coordinator has too many calls open",
+                code="too-many-calls",
+                hint="try again in a moment; if it stays so, tell the coordinator's operator",
             )
         case grpc.StatusCode.UNIMPLEMENTED:
             return Refused(

@@ -297,13 +297,15 @@ class Scheduler:
 
         Raises:
             InputError: no such job.
+            SignatureInvalid: the roster in force lists the analyst no more.
         """
         while True:
-            changed = self._changes.setdefault(job_id, asyncio.Event())
-            ended = self.record(job_id, analyst).job.ended
-            yield self.view(job_id, analyst)
-            if ended:
+            analyst = self._registry.still_listed(analyst)
+            if self.record(job_id, analyst).job.ended:
+                yield self.view(job_id, analyst)
                 return
+            changed = self._changes.setdefault(job_id, asyncio.Event())
+            yield self.view(job_id, analyst)
             await changed.wait()
             await asyncio.sleep(WATCH_PAUSE_S)
 
@@ -691,6 +693,10 @@ class Scheduler:
         if self._roster_version() != self._announced:
             self._announced = self._roster_version()
             self._tell_rosters()
+            # Whoever watches looks itself up again.
+            for changed in self._changes.values():
+                changed.set()
+            self._changes.clear()
         freshness = self._registry.freshness_envelope
         for present in self._present.values():
             if freshness and present.freshness != freshness:

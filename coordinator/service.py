@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import wraps
 from typing import Any, Final
 
 import grpc
@@ -23,6 +22,7 @@ import grpc.aio
 
 from coordinator import rpc
 from coordinator.authority import Authority, Renewals, load_tls_key, peer_of, private_pem
+from coordinator.calls import Calls, Context, answers, first_message
 from coordinator.config import Config
 from coordinator.files import replace_file
 from coordinator.home import Home
@@ -52,8 +52,11 @@ MAX_PUBLIC_MESSAGE: Final = 640 << 10
 MAX_NODES_MESSAGE: Final = MAX_FRAME_BYTES + (128 << 10)
 """Bytes of one message on the nodes' port: a sealed frame, or a release piece of 1 MiB with its note."""
 
-FIRST_MESSAGE_S: Final = 10.0
-"""How long a stream may stay silent before its first message."""
+MAX_CALLS: Final = 1024
+"""Calls that are open on the public port at once; an address has at most an eighth of them."""
+
+MAX_NODES_CALLS: Final = 4096
+"""The same of the nodes' port, where an address is a member's or the network's that members share."""
 
 TICK_S: Final = 0.2
 CLEAN_S: Final = 60.0
@@ -77,12 +80,6 @@ _OPTIONS: Final = (
 )
 _log = logging.getLogger("minshu.coordinator")
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
-_FAULT: Final = MinshuError(
-    "the coordinator failed to answer; its log says why", hint="tell the coordinator's operator, try again"
-)
-
 
 def check_link(context: Context) -> Mapping[str, Any]:
     """Return the connection's facts after checking that it is what it has to be.
@@ -101,24 +98,6 @@ def check_link(context: Context) -> Mapping[str, Any]:
     return facts
 
 
-def _answers(handler: Callable[[Any, Any, Context], Awaitable[Any]]) -> Any:
-    """Turn our errors into statuses; of any other the caller learns nothing but that it was one."""
-
-    @wraps(handler)
-    async def answer(self: Any, request: Any, context: Context) -> Any:
-        try:
-            return await handler(self, request, context)
-        except MinshuError as error:
-            await rpc.abort(context, error)
-        except Exception:  # noqa: BLE001  # the outermost frame of a call
-            if context.done():
-                return None  # the caller has hung up; gRPC says so by whatever the next call fails with
-            _log.exception("a call failed")
-            await rpc.abort(context, _FAULT)
-
-    return answer
-
-
 class BureauService(jobs_pb2_grpc.BureauServiceServicer):
     """What analysts call. Each request is signed, or what it hands in is: a job, a question, an outcome."""
 
@@ -130,13 +109,13 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
         self._releases = releases
         self._open: dict[tuple[str, str], int] = {}
 
-    @_answers
+    @answers
     async def Submit(self, request: jobs_pb2.SubmitRequest, context: Context) -> jobs_pb2.SubmitResponse:  # noqa: N802  # gRPC's name
         """Take in a job."""
         check_link(context)
         return jobs_pb2.SubmitResponse(job=self._scheduler.submit(request.job))
 
-    @_answers
+    @answers
     async def Watch(self, request: jobs_pb2.WatchRequest, context: Context) -> None:  # noqa: N802  # gRPC's name
         """Stream a job's view until it has ended."""
         analyst, job = self._asked("Watch", request.request, context)
@@ -144,19 +123,19 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
             async for view in self._scheduler.views(JobId(job), analyst):
                 await context.write(jobs_pb2.WatchResponse(view=view))
 
-    @_answers
+    @answers
     async def Show(self, request: jobs_pb2.ShowRequest, context: Context) -> jobs_pb2.ShowResponse:  # noqa: N802  # gRPC's name
         """Return a job's view."""
         analyst, job = self._asked("Show", request.request, context)
         return jobs_pb2.ShowResponse(view=self._scheduler.view(JobId(job), analyst))
 
-    @_answers
+    @answers
     async def List(self, request: jobs_pb2.ListRequest, context: Context) -> jobs_pb2.ListResponse:  # noqa: N802  # gRPC's name
         """Return the newest jobs."""
         analyst, _ = self._asked("List", request.request, context)
         return jobs_pb2.ListResponse(views=self._scheduler.views_of(analyst))
 
-    @_answers
+    @answers
     async def Fetch(self, request: jobs_pb2.FetchRequest, context: Context) -> None:  # noqa: N802  # gRPC's name
         """Stream a sealed release."""
         analyst, name = self._asked("Fetch", request.request, context)
@@ -166,14 +145,14 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
             await context.write(jobs_pb2.FetchResponse(note=note, piece=piece))
             note = b""
 
-    @_answers
+    @answers
     async def Cancel(self, request: jobs_pb2.CancelRequest, context: Context) -> jobs_pb2.CancelResponse:  # noqa: N802  # gRPC's name
         """Stop a job."""
         analyst, job = self._asked("Cancel", request.request, context)
         self._scheduler.cancel(JobId(job), analyst)
         return jobs_pb2.CancelResponse(view=self._scheduler.view(JobId(job), analyst))
 
-    @_answers
+    @answers
     async def Catalogue(  # noqa: N802  # gRPC's name
         self, request: jobs_pb2.CatalogueRequest, context: Context
     ) -> jobs_pb2.CatalogueResponse:
@@ -181,7 +160,7 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
         self._asked("Catalogue", request.request, context)
         return jobs_pb2.CatalogueResponse(catalogues=self._registry.catalogues())
 
-    @_answers
+    @answers
     async def Roster(self, request: jobs_pb2.RosterRequest, context: Context) -> jobs_pb2.RosterResponse:  # noqa: N802  # gRPC's name
         """Return the newest roster, what confirms it, and the rosters that lead to it."""
         _, version = self._asked("Roster", request.request, context)
@@ -191,7 +170,7 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
             between=self._registry.between(int(version or 0)),
         )
 
-    @_answers
+    @answers
     async def Explain(self, request: jobs_pb2.ExplainRequest, context: Context) -> None:  # noqa: N802  # gRPC's name
         """Stream what the nodes of a job would answer."""
         check_link(context)
@@ -201,7 +180,7 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
                 async for node, verdict, code in answers:
                     await context.write(jobs_pb2.ExplainResponse(node=node, verdict=verdict, code=code))
 
-    @_answers
+    @answers
     async def File(self, request: jobs_pb2.FileRequest, context: Context) -> jobs_pb2.FileResponse:  # noqa: N802  # gRPC's name
         """Take in an outcome."""
         check_link(context)
@@ -209,7 +188,7 @@ class BureauService(jobs_pb2_grpc.BureauServiceServicer):
         self._scheduler.file(outcome, analyst, request.outcome)
         return jobs_pb2.FileResponse(view=self._scheduler.view(outcome.job, analyst))
 
-    @_answers
+    @answers
     async def Usage(self, request: jobs_pb2.UsageRequest, context: Context) -> jobs_pb2.UsageResponse:  # noqa: N802  # gRPC's name
         """Return what the requester's organisation has asked and spent."""
         analyst, _ = self._asked("Usage", request.request, context)
@@ -247,7 +226,7 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServiceServicer):
         self._authority = authority
         self._nodes_address = nodes_address
 
-    @_answers
+    @answers
     async def Enrol(  # noqa: N802  # gRPC's name
         self, request: enrolment_pb2.EnrolRequest, context: Context
     ) -> enrolment_pb2.EnrolResponse:
@@ -391,7 +370,12 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
                 if not revoked.done():
                     revoked.set_exception(error)
 
-    def _peer(self, context: Context) -> tuple[NodeName, Digest]:
+    def peer(self, context: Context) -> tuple[NodeName, Digest]:
+        """Return the member whose TLS key a connection proved, and that key.
+
+        Raises:
+            SignatureInvalid: a weak link, or nobody whom the roster lists with this key.
+        """
         facts = check_link(context)
         certificate = next(iter(facts.get("x509_pem_cert", ())), b"")
         name, spki = peer_of(certificate)
@@ -399,12 +383,12 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
 
     async def _opened(self, context: Context) -> tuple[NodeName, Digest, Any]:
         """Return who opened a stream, and the stream's first message."""
-        node, spki = self._peer(context)
-        first = await _first(context)
+        node, spki = self.peer(context)
+        first = await first_message(context)
         # A newer roster may have come while the message was waited for.
         return self._registry.check_peer(node, spki), spki, first
 
-    @_answers
+    @answers
     async def Control(self, _requests: object, context: Context) -> None:  # noqa: N802  # gRPC's name
         """Serve a node's control stream."""
         node, spki, first = await self._opened(context)
@@ -432,7 +416,7 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
         finally:
             intake.drop()
 
-    @_answers
+    @answers
     async def Data(self, _requests: object, context: Context) -> None:  # noqa: N802  # gRPC's name
         """Relay an attempt's frames from and to a node."""
         node, spki, first = await self._opened(context)
@@ -463,27 +447,15 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
             del self._data_streams[revoked]
             exchange.leave(node)
 
-    @_answers
+    @answers
     async def Renew(  # noqa: N802  # gRPC's name
         self, request: relay_pb2.RenewRequest, context: Context
     ) -> relay_pb2.RenewResponse:
         """Give the caller a new leaf for the key that this connection proved."""
-        node, spki = self._peer(context)
+        node, spki = self.peer(context)
         leaf = self._renewals.leaf(node, spki, request.csr)
         _log.info("node %s: certificate renewed", node)
         return relay_pb2.RenewResponse(certificate=leaf)
-
-
-async def _first(context: Context) -> Any:
-    try:
-        message = await asyncio.wait_for(context.read(), FIRST_MESSAGE_S)
-    except TimeoutError:
-        message = grpc.aio.EOF
-    if message is grpc.aio.EOF:
-        raise DecodeError(
-            f"no message came within {FIRST_MESSAGE_S:.0f} s of opening the stream", code="silent-stream"
-        )
-    return message
 
 
 async def _either(*parts: Awaitable[None]) -> None:
@@ -559,7 +531,8 @@ class Coordinator:
         self.scheduler.restore()
         public = grpc.aio.server(
             options=(*_OPTIONS, ("grpc.max_receive_message_length", MAX_PUBLIC_MESSAGE)),
-            maximum_concurrent_rpcs=1024,
+            interceptors=(Calls(check_link, MAX_CALLS // 8),),
+            maximum_concurrent_rpcs=MAX_CALLS,
         )
         nodes = grpc.aio.server(
             options=(
@@ -569,7 +542,8 @@ class Coordinator:
                 ("grpc.max_send_message_length", 4 << 20),
                 ("grpc.max_concurrent_streams", 256),
             ),
-            maximum_concurrent_rpcs=4096,
+            interceptors=(Calls(self._nodes.peer, MAX_NODES_CALLS // 8),),
+            maximum_concurrent_rpcs=MAX_NODES_CALLS,
         )
         jobs_pb2_grpc.add_BureauServiceServicer_to_server(
             BureauService(self.scheduler, self.registry, self.store, self.releases), public

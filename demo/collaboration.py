@@ -295,6 +295,19 @@ class Collaboration:
             self.logs / f"{department.folder}.log",
         )  # fmt: skip
 
+    def await_nodes(self) -> None:
+        """Wait until every node has heard the coordinator: from it comes the roster.
+
+        Raises:
+            Unreachable: it took longer than START_TIMEOUT_S, or a child ended.
+        """
+        self._await(lambda: all(self.roster(d) is not None for d in self.departments), "the nodes to connect")
+
+    def roster(self, department: Department) -> int | None:
+        """Return the version of the roster that a node goes by."""
+        version: int | None = command_json("minshu-node", "status", "--home", self.home(department))["roster"]
+        return version
+
     def approve(self, department: Department, job: str, role: str) -> str:
         """Approve a job as the department's dpo or owner; return the prompt they saw."""
         return command(

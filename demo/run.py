@@ -292,6 +292,7 @@ class Demo:
         self._say("Each department's policy is signed by its data protection officer and its data owner.")
         for department in DEPARTMENTS:
             c.start_node(department)
+        c.await_nodes()
         self.summary.seconds["enrol"] = time.perf_counter() - begun
 
     def _one_signature(self) -> None:

@@ -14,7 +14,7 @@ from audit.entries import format_time
 from node.home import Enrolled
 from node.journal import named
 from node.state import Reader, Signed, State
-from node.stops import lift, with_stops
+from node.stops import in_force, lift, with_stops
 from policies.model import ActivePolicy, PinnedSigners, StoredPolicy
 from policies.sign import check_activation, reopen
 from protocols import succession
@@ -224,7 +224,8 @@ def activate_policy(
     """Put a policy into force; a refused one leaves the old one in force. Both are journaled.
 
     Raises:
-        MinshuError: see `policies.sign.check_activation`; `no-signers` before any key is pinned.
+        MinshuError: see `policies.sign.check_activation`; `no-signers` before any key is pinned;
+            `stop-changed`, see `node.stops.in_force`.
     """
     pinned = state.pins()
     if not pinned:
@@ -236,7 +237,7 @@ def activate_policy(
     newest = state.policy()
     stored = None if newest is None else StoredPolicy(newest.version, newest.digest)
     stops = state.stops()
-    held = [stop.digest for stop in stops if stop.lifted is None]
+    held = in_force(state)
     try:
         active = check_activation(envelope, PinnedSigners(pinned), stored, now(), node=force.name, stops=held)
     except MinshuError as error:

@@ -340,7 +340,7 @@ class Agent:
             self.runner.expire_releases(attempt)
 
     def _expire(self) -> None:
-        for run in self._state.runs_in(RunState.AWAITING_APPROVAL, RunState.CHECKING):
+        for run in self._state.runs_in(*WAITING):
             data = self._state.job(run.attempt.job)
             if data is None:
                 continue

@@ -1,13 +1,17 @@
 """What the gate says: its own refusals in both languages, and the signed verdict that carries any answer."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from node.sources.files import fingerprint
 from policies.decision import Ask, Decision, Permit, Refuse
 from protocols import succession
 from protocols.envelope import VERDICT, Signer, sign
-from protocols.errors import MinshuError
-from protocols.ids import JobId, NodeName
-from protocols.wire import Leaving, Verdict
+from protocols.errors import InputError, MinshuError
+from protocols.ids import Digest, JobId, NodeName
+from protocols.wire import JobSpec, Leaving, Verdict
+
+if TYPE_CHECKING:
+    from node.state import Dataset
 
 SAID_NO: Final = "approver-said-no"
 MAX_SENTENCE: Final = 2048
@@ -62,6 +66,25 @@ def refusal(error: MinshuError, rule: str = "") -> Refuse:
     sentence = error.message[:1].upper() + error.message[1:] + "."
     zh, hint_zh = IN_CHINESE.get(error.code, (f"本节点拒绝该任务 ({error.code})。", "请询问该部门"))
     return Refuse(error.code, sentence, zh, error.hint or "ask the department", hint_zh, rule)
+
+
+def question_here(spec: JobSpec, snapshot: str, dataset: "Dataset | None") -> Digest:
+    """Return the digest under which this node remembers what was asked of the file as it is now.
+
+    A snapshot is cut to seconds, as it is published; two tables written within one second are told apart by
+    what only this node sees. Of a file that is gone nothing is ever found again.
+
+    Args:
+        spec: the job.
+        snapshot: when the data that answers was written, empty for a role without a dataset.
+        dataset: the catalogue entry, None for a role without one.
+    """
+    if dataset is None:
+        return spec.question(snapshot)
+    try:
+        return spec.question(f"{snapshot} {fingerprint(dataset.path)}")
+    except InputError:
+        return spec.question(f"{snapshot} gone")
 
 
 def said_no(reason: str) -> Refuse:
@@ -145,4 +168,18 @@ REJECTED_BEFORE: Final = Refuse(
     "审批人已拒绝本任务。",
     "talk to the department before submitting again",
     "请先与该部门沟通",
+)
+ANSWERED_ONCE: Final = Refuse(
+    "answered-once",
+    "An earlier attempt of this job began to answer; one approval pays for one answer.",
+    "本任务先前一次执行已开始作答; 一次审批只对应一次作答。",
+    "submit a new job and have it approved",
+    "请提交新任务并重新审批",
+)
+GIVEN_UP: Final = Refuse(
+    "attempts-exhausted",
+    "Too many attempts of this job were given up before they started.",
+    "本任务多次在开始执行前放弃。",
+    "find out why the attempts never started, then submit a new job",
+    "请先查明未能开始的原因, 再提交新任务",
 )

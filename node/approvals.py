@@ -37,13 +37,17 @@ SIGNATURE_BYTES: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One recorded approval as officers see it: by whom, until when, and whether it counts now."""
+    """One recorded approval as officers see it: by whom, until when, and whether it counts now.
+
+    `used`: its job was answered with it, so it counts no more.
+    """
 
     approver: str
     key: KeyId
     issued: datetime
     expires: datetime
     counts: bool
+    used: bool
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form."""
@@ -53,6 +57,7 @@ class Given:
             "issued": utc_text(self.issued),
             "expires": utc_text(self.expires),
             "counts": self.counts,
+            "used": self.used,
         }
 
 
@@ -141,8 +146,10 @@ def given_approvals(reader: Reader, force: InForce, spec: JobSpec, now: datetime
     for stored in reader.approvals(spec.job_id):
         said = Approval.decode(decode_envelope(stored.envelope).payload)
         identifier = key_id(stored.key)
-        counts = active is not None and _holds(stored, active, spec, force, now)
-        found.append(Given(names.get(identifier, "-"), identifier, said.issued, said.expires, counts))
+        counts = active is not None and not stored.used and _holds(stored, active, spec, force, now)
+        found.append(
+            Given(names.get(identifier, "-"), identifier, said.issued, said.expires, counts, stored.used)
+        )
     return tuple(found)
 
 
@@ -252,7 +259,7 @@ def record_approval(
             signed, force.policy, spec=spec, node=force.name, now=now(), keys=[key], used=used
         )
         # (3)
-        same_person = [a for a in recorded if a.key == key]
+        same_person = [a for a in recorded if a.key == key and not a.used]
         if any(_holds(a, force.policy, spec, force, now()) for a in same_person):
             raise StateConflict(
                 "this person has approved the job already, a second person is needed",

@@ -11,9 +11,9 @@ from typing import Any
 
 from node.ledger import Ledger
 from policies.calendar import period, unit_of
-from policies.explain import limit_words
 from policies.history import Limit, Past, ledger_time, standing
 from policies.model import ActivePolicy, Budget, Policy, Quota
+from policies.words import grouped, limit_words, wall_time
 from protocols.dp.cost import NOTHING, Cost, decimal_up
 from protocols.wire import utc_text
 
@@ -97,17 +97,17 @@ def accounts(active: ActivePolicy, ledger: Ledger, now: datetime) -> list[Accoun
         limit = Limit.of(name, clause)
         found += [
             _account(policy, limit, clause, rows, whose=whose, until=span.end)
-            for whose in _each(policy, clause, rows)
+            for whose in _each(policy, clause)
         ]
     return found
 
 
-def _each(policy: Policy, clause: Budget | Quota, rows: Iterable[Past]) -> Sequence[str]:
+def _each(policy: Policy, clause: Budget | Quota) -> Sequence[str]:
     """Return for whom a limit counts separately; one empty name where it counts for all together."""
     if clause.scope == "per-requester":
         return sorted(policy.requesters)
     if clause.scope == "per-purpose":
-        return sorted({*policy.purposes, *(row.purpose for row in rows)})
+        return sorted(policy.purposes)
     return [""]
 
 
@@ -123,7 +123,7 @@ def _account(
     alias_of = {key: alias for alias, who in policy.requesters.items() for key in who.keys}
 
     def counted(some: Iterable[Past]) -> Cost:
-        return limit.spent(some, alias=whose, purpose=whose, alias_of=alias_of)
+        return limit.spent(some, alias=whose, purpose=whose, alias_of=alias_of, purposes=policy.purposes)
 
     charged, total = counted(row for row in rows if row.charged), counted(rows)
     spent = charged.amount(limit.notion, limit.delta)
@@ -171,10 +171,10 @@ def _section(account: Account, zone: zoneinfo.ZoneInfo) -> list[str]:
     kind = "配额 quota" if isinstance(account.clause, Quota) else "预算 budget"
     en, zh = limit_words(account.clause)
     whose = f" [{account.whose}]" if account.whose else ""
-    until = f"{account.until.astimezone(zone):%Y-%m-%d %H:%M} ({zone.key})"
-    spent, reserved, left = map(_grouped, (account.spent, account.reserved, account.remaining))
+    until = wall_time(account.until, zone)
+    spent, reserved, left = map(grouped, (account.spent, account.reserved, account.remaining))
     stands = (
-        f"    已用 spent {spent} · 预留 reserved {reserved} · 剩余 left {left} / {_grouped(account.most)}"
+        f"    已用 spent {spent} · 预留 reserved {reserved} · 剩余 left {left} / {grouped(account.most)}"
         f" · 至 until {until}"
     )
     lines = [
@@ -185,15 +185,10 @@ def _section(account: Account, zone: zoneinfo.ZoneInfo) -> list[str]:
     ]
     for spending in account.by:
         past = spending.past
-        state = "已扣 charged" if past.charged else "预留 reserved"
+        state = "已占用 charged" if past.charged else "预留 reserved"
         when = f"{past.time.astimezone(zone):%Y-%m-%d %H:%M}"
         lines.append(
-            f"      {when}  {_grouped(spending.amount)}  {state}  {past.purpose}  {spending.requester}"
+            f"      {when}  {grouped(spending.amount)}  {state}  {past.purpose}  {spending.requester}"
             f"  {past.job} #{past.attempt}"
         )
     return lines
-
-
-def _grouped(decimal: str) -> str:
-    whole, point, rest = decimal.partition(".")
-    return f"{int(whole):,}{point}{rest}" if whole.isdigit() else decimal

@@ -410,7 +410,7 @@ def _status(arguments: argparse.Namespace) -> int:
     ]
     lines += [f"  stopped  by {digest}" for digest in held]
     for run in runs:
-        by = ", ".join(sorted(one.approver for one in given[run.attempt.job] if one.counts))
+        by = ", ".join(sorted(one.approver for one in given[run.attempt.job] if one.counts or one.used))
         approvals = f"  approvals {run.given} of {run.needed}{f' ({by})' if by else ''}" if run.needed else ""
         why = f"  {run.code}" if run.code and run.code != "permitted" else ""
         lines.append(f"  {run.attempt.job} attempt {run.attempt.number}  {run.state}{approvals}{why}")
@@ -622,7 +622,7 @@ def _stop(arguments: argparse.Namespace) -> int:
     return _show(
         arguments,
         done,
-        f"{home.name}: 停止指令生效, 签署 {by} · a stop is in force, signed by {by}",
+        f"{home.name}: 停止令生效, 签署 {by} · a stop is in force, signed by {by}",
         explain_stop(stops, "zh"),
         explain_stop(stops, "en"),
         f"  {done['sha256']}",

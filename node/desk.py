@@ -21,12 +21,14 @@ from node.retention import check_kept
 from node.rotation import Announced, announce
 from node.rpc import Attempt
 from node.sources import SourceColumn
-from node.state import Dataset, RunState, State, ask_desk, open_state, read_state
-from node.stops import apply_stop
+from node.sources.files import same_file
+from node.state import Dataset, RunState, State, StoredOutput, ask_desk, open_state, read_state
+from node.stops import apply_stop, covering
 from protocols.encoding import b64decode, b64encode
-from protocols.envelope import Signer, key_id
-from protocols.errors import InputError, MinshuError, StateConflict, Unreachable
+from protocols.envelope import Signer, decode_envelope, key_id
+from protocols.errors import InputError, MinshuError, Refused, StateConflict, Unreachable
 from protocols.ids import DatasetName, JobId
+from protocols.wire import JobSpec
 
 WAIT_S: Final = 30.0
 POLL_S: Final = 0.02
@@ -124,6 +126,7 @@ class Desk:
             raise InputError("no such release at this node", code="unknown-release")
         output = found[0]
         check_kept(output, self.now())
+        self._check_open(output)
         with self.state.change() as change:
             change.log(
                 "output.released",
@@ -139,9 +142,47 @@ class Desk:
             change.mark_stored(release)
         return {"release": release}
 
+    def _check_open(self, output: StoredOutput) -> None:
+        """Refuse to open a list of a run that was given up, or of a job that a stop in force covers.
+
+        Raises:
+            StateConflict: `release-withdrawn`.
+            Refused: `stopped`.
+        """
+        run = self.state.run(output.attempt)
+        if run is None or run.state not in (RunState.RELEASING, RunState.DONE):
+            raise StateConflict(
+                "the attempt that made this list did not end well, so the list is not given out",
+                code="release-withdrawn",
+                hint="if it is still needed, have the question asked and approved again",
+            )
+        data = self.state.job(output.attempt.job)
+        if data is None:  # its time is over, and whom a stop covers cannot be told without it
+            active = self.force.policy
+            halted = active is not None and bool(active.stops or active.policy.stops)
+            sentence, hint = "a stop is in force, and what it covers cannot be told now", "talk to the DPO"
+        else:
+            no = covering(self.force, JobSpec.decode(decode_envelope(data).payload), self.now())
+            halted = no is not None
+            sentence, hint = ("", "") if no is None else (no.sentence, no.hint)
+        if halted:
+            raise Refused(sentence, code="stopped", hint=hint)
+
 
 def register(state: State, dataset: Dataset) -> None:
-    """Put a dataset into the catalogue; policies and jobs may name it from here on."""
+    """Put a dataset into the catalogue; policies and jobs may name it from here on.
+
+    Raises:
+        InputError: `source-twice`: its file has another name already, and what was spent under that one would
+            not count under this one.
+    """
+    for other in state.datasets():
+        if other.name != dataset.name and same_file(dataset.path, other.path):
+            raise InputError(
+                f"this file is registered as {other.name} already, and a file has one name",
+                code="source-twice",
+                hint=f"name local:{other.name} in the policy; two aliases of it would share what is spent",
+            )
     columns = [column.name for column in dataset.columns]
     body = {
         "dataset": dataset.name,

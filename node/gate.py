@@ -3,8 +3,8 @@
 (1) The envelope is small enough and well-formed. (2) Its payload hashes to the job id it is offered under.
 (3) An analyst whom the roster lists signed it, and is the requester it names. (4) The attempt is newer than
 all before. (5) The roster is fresh, and the policy decides, over what the ledger says was answered before.
-(6) The dataset and its columns are registered here. (7) Nobody said no to the job, and it made no release
-before.
+(6) The dataset and its columns are registered here. (7) Nobody said no to the job, it made no release before,
+no attempt of it began to answer, and not too many were given up.
 
 An answer is kept: the same offer gets the same answer again. Nothing here touches data: of a dataset's file
 only the time of its last change is looked at, to tell whether an earlier job answered the same question.
@@ -18,18 +18,21 @@ from typing import Any, Final
 
 from node.activation import InForce
 from node.answers import (
+    ANSWERED_ONCE,
     ANSWERS,
     ATTEMPT_OVER,
+    GIVEN_UP,
     OLD_ATTEMPT,
     OUTPUT_EXISTS,
     REJECTED_BEFORE,
     SAID_NO,
     make_verdict,
+    question_here,
     refusal,
     said_no,
 )
 from node.journal import job_facts, policy_ref
-from node.ledger import Ledger, Row
+from node.ledger import Ledger, Row, RowState
 from node.logs import Log
 from node.rpc import Attempt
 from node.sources import ReadLimits, check_columns, open_source
@@ -48,6 +51,9 @@ from protocols.wire import JobSpec, Roster
 
 MAX_OFFER_BYTES: Final = 512 << 10
 MAX_REMEMBERED: Final = 1024
+
+MAX_GIVEN_UP: Final = 8
+"""Attempts of one job that may end without a charge. Each one's admission tells the list's exact size."""
 
 BY_HISTORY: Final = frozenset({"rate-exceeded", "budget-exceeded", "differencing"})
 """Refusals that only say how much was answered before; an answer that exists already costs nothing more."""
@@ -247,11 +253,11 @@ class Gate:
         given = 0 if isinstance(decision, Refuse) else len(decision.approvals)
         needed = given + decision.missing if isinstance(decision, Ask) else given
         state = _STATES[type(decision)]
-        now = (state, given, needed, decision.code)
-        if before is not None and (before.state, before.given, before.needed, before.code) == now:
-            return before.verdict
         answered = self._answered(spec, decision)
         verdict = self._verdict(attempt, decision, answered)
+        # Whole verdicts are compared: rule, approvers, cost and stored answer may change, and none be stale.
+        if before is not None and (before.state, before.verdict) == (state, verdict):
+            return before.verdict
         facts = job_facts(spec, spec.role_of(self._force.name))
         facts |= {"bytes": len(data), "envelope_sha256": sha256_digest(data)}
         facts["expected_use_sha256"] = sha256_digest(spec.expected_use.encode("utf-8"))
@@ -327,7 +333,8 @@ class Gate:
             snapshot = "" if dataset is None else open_source(dataset.path, ReadLimits()).snapshot()
         except InputError:
             return ""
-        found = self._state.answered(spec.question(snapshot), spec.requester, spec.purpose, spec.job_id)
+        question = question_here(spec, snapshot, dataset)
+        found = self._state.answered(question, spec.requester, spec.purpose, spec.job_id)
         if found is None or any(o.deleted or o.expires <= self._now() for o in self._state.outputs(found)):
             return ""
         return found
@@ -434,6 +441,7 @@ def judge(
             history=ledger or reader.ledger(),
             attempt=attempt.number,
         )
+        others = [r for r in reader.ledger().of_job(spec.job_id) if r.past.attempt != attempt.number]
     except (Refused, StateConflict) as error:
         return refusal(error)
     if isinstance(decision, Refuse):
@@ -448,6 +456,10 @@ def judge(
         return REJECTED_BEFORE
     if any(output.attempt.number != attempt.number for output in reader.outputs(spec.job_id)):
         return replace(OUTPUT_EXISTS, rule=decision.rule)
+    if any(row.answering for row in others):
+        return replace(ANSWERED_ONCE, rule=decision.rule)
+    if sum(row.state is RowState.RELEASED for row in others) >= MAX_GIVEN_UP:
+        return replace(GIVEN_UP, rule=decision.rule)
     return decision
 
 
@@ -482,11 +494,13 @@ def trusted_now(reader: State, now: datetime | None) -> datetime | None:
 
 
 def _approvals(reader: Reader, force: InForce, spec: JobSpec, now: datetime | None) -> list[VerifiedApproval]:
-    """Return the recorded approvals that still hold under the policy now in force."""
+    """Return the recorded approvals that are not used up and still hold under the policy now in force."""
     if force.policy is None or now is None:
         return []
     holding = []
     for stored in reader.approvals(spec.job_id):
+        if stored.used:
+            continue
         try:
             envelope = decode_envelope(stored.envelope)
             holding.append(

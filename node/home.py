@@ -3,7 +3,6 @@
 node.toml                     settings
 keys/identity.pem             Ed25519: admissions, frames, verdicts, journal
 keys/identity.next.pem        the next one, while it is announced and no roster lists it yet
-keys/identity.prev.pem        the one before, after a change
 keys/tls.pem                  P-256: the link
 keys/recipient.key            HPKE private key of the suite, for class-B lists sealed to this node
 tls/leaf.pem authority.pem    from enrolment
@@ -68,11 +67,6 @@ class Home:
     def next_identity_pem(self) -> Path:
         """The identity key that the next roster may list; there is none unless one was announced."""
         return self.path / "keys" / "identity.next.pem"
-
-    @property
-    def previous_identity_pem(self) -> Path:
-        """The identity key before the present one; there is none before the first change."""
-        return self.path / "keys" / "identity.prev.pem"
 
     @property
     def tls_pem(self) -> Path:
@@ -176,22 +170,25 @@ class Home:
         found = self.next_signer()
         if found is not None:
             return found
+        # Of a key that a crash kept from being, or that is the present one by now.
+        public_path(self.next_identity_pem).unlink(missing_ok=True)
         if b"ENCRYPTED" in read_private(self.identity_pem):
             raise InputError(
                 "this node's identity key is encrypted, so its next one may not lie there in the clear",
                 code="no-next-key",
                 hint=f"make keys/{self.next_identity_pem.name} yourself: minshu-policy key new",
             )
-        public_path(self.next_identity_pem).unlink(missing_ok=True)  # of a key that a crash kept from being
         new_key(self.next_identity_pem)
         made = self.next_signer()
         assert made is not None
         return made
 
     def adopt_next_identity(self) -> None:
-        """Put the next identity key in the present one's place; the present one is kept beside it.
+        """Put the next identity key in the present one's place; the present one ends.
 
-        The last step makes the change; a crash before it leaves a home where this begins again.
+        Only once the checkpoint that both keys sign is out: nothing asks for the old one after that. A crash
+        anywhere leaves a home where this begins again, or has only the public half beside it to lose: never
+        that of another key, which would keep an encrypted one from being opened.
 
         Raises:
             InputError: a file cannot be written.
@@ -199,11 +196,13 @@ class Home:
         from policies.keyfile import public_path
 
         try:
-            write_durably(self.previous_identity_pem, self.identity_pem.read_bytes())
             public = public_path(self.next_identity_pem)
+            public_path(self.identity_pem).unlink(missing_ok=True)
+            flush_folder(self.identity_pem.parent)
+            self.next_identity_pem.replace(self.identity_pem)
+            flush_folder(self.identity_pem.parent)
             if public.exists():
                 public.replace(public_path(self.identity_pem))
-            self.next_identity_pem.replace(self.identity_pem)
             self.__dict__.pop("signer", None)
             flush_folder(self.identity_pem.parent)
         except OSError as error:

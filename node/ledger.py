@@ -26,7 +26,7 @@ from protocols.dp.cost import Cost
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import DecodeError, StateConflict
 from protocols.ids import JobId, KeyId
-from protocols.statistics.differencing import Query
+from protocols.statistics.differencing import Query, differenced
 from protocols.wire import CostLine, parse_utc, utc_text
 
 SCHEMA: Final = (
@@ -223,6 +223,19 @@ class Ledger:
         """
         return _row(self.connection, job, attempt)
 
+    def of_job(self, job: JobId) -> tuple[Row, ...]:
+        """Return the rows of all attempts of a job, released ones too, oldest first.
+
+        Raises:
+            StateConflict: `ledger-damaged`, or it cannot be read.
+        """
+        with _storage():
+            found = self.connection.execute(
+                f"SELECT {_COLUMNS} FROM ledger WHERE job = ? ORDER BY row",  # noqa: S608  # our own columns
+                (job,),
+            ).fetchall()
+        return tuple(Row.read(tuple(stored)) for stored in found)
+
     def under_way(self) -> list[Row]:
         """Return the legible rows that are set aside, or charged for an answer nobody began to give."""
         with _storage():
@@ -328,10 +341,24 @@ def release(
 
 
 def settle(connection: sqlite3.Connection, job: JobId, attempt: int) -> None:
-    """Note an attempt's end: where it never began to answer, the cost stays, but no answer was given."""
+    """Note an attempt's end: where it never began to answer, the cost stays, but no answer was given.
+
+    A party that guards a threshold may have told, by stopping or by going on, on which side of it the group
+    is, and this node cannot know whether it did. So that is forgiven for one question of a source: an attempt
+    at another one that overlaps it counts as exact, answered or not, and no threshold is searched for by
+    questions that fail.
+    """
     row = _row(connection, job, attempt)
-    if row is not None and row.state is RowState.CHARGED and row.past.exact and not row.answering:
+    if row is None or row.state is not RowState.CHARGED or not row.past.exact or row.answering:
+        return
+    asked = row.past.query
+    before = (other.past.query for other in Ledger(connection).rows(row.past.source) if _unanswered(other))
+    if asked is None or not any(other is not None and differenced(asked, other) for other in before):
         _store(connection, replace(row, past=replace(row.past, exact=False)))
+
+
+def _unanswered(row: Row) -> bool:
+    return row.state is RowState.CHARGED and not row.answering and not row.past.exact
 
 
 def covers(most: Cost, cost: Cost) -> bool:

@@ -1,7 +1,8 @@
 """Outcomes: what the recipient of a list found out about it, filed at the node that received the list.
 
 (1) This node received a list of that job. (2) The figures fit together and the note names nobody. (3) No
-figure is of a group smaller than the rule lets be shown. (4) The job has fewer than 16 outcomes.
+figure is of a group smaller than any participant of the job lets be shown, nor does it differ by fewer from
+what was filed before. (4) The job has fewer than 16 outcomes.
 
 Filed means journaled here; it then goes to the coordinator, with every welcome and now and then, until that
 has stored it, or has said why it does not. It is signed when it is sent, by the identity key of that time.
@@ -14,14 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from node import rpc
 from node.rpc import ControlRequest
 from node.state import Reader, State, StoredOutcome, StoredOutput
-from policies.index import constraints_of
 from protocols.encoding import sha256_digest
-from protocols.envelope import OUTCOME, Signer, decode_envelope, sign
+from protocols.envelope import OUTCOME, Signer, sign
 from protocols.errors import DecodeError, InputError, Refused
 from protocols.ids import JobId
 from protocols.jobs.job_type import OutputClass
 from protocols.statistics.suppress import MIN_GROUP
-from protocols.wire import Outcome, Verdict, organisation_of, utc_text
+from protocols.wire import Outcome, organisation_of, utc_text
 
 if TYPE_CHECKING:
     from node.activation import InForce
@@ -74,12 +74,21 @@ class Outcomes:
             ) from None
         # (3)
         smallest = self._smallest_group(received)
-        if any(0 < figure < smallest for figure in (checked, confirmed, checked - confirmed)):
+        figures = _figures(outcome)
+        if any(0 < figure < smallest for figure in figures):
             raise Refused(
                 f"a figure of the outcome, or the difference of both, is between 1 and {smallest - 1}",
                 code="small-count",
                 hint="file it once more has been checked; what is known of so few stays with the department",
             )
+        for known in self._state.outcomes(job):
+            before = _figures(Outcome.decode(known.payload))
+            if any(0 < abs(one - other) < smallest for one, other in zip(figures, before, strict=True)):
+                raise Refused(
+                    f"a figure differs by 1 to {smallest - 1} from that of an outcome filed before",
+                    code="small-count",
+                    hint="file it once more has been checked: the difference would tell of so few",
+                )
         # (4)
         if sum(not known.code for known in self._state.outcomes(job)) >= MAX_OUTCOMES:
             raise Refused(
@@ -102,17 +111,12 @@ class Outcomes:
         return outcome_json(StoredOutcome(digest, job, payload, stored=False, code=""))
 
     def _smallest_group(self, received: StoredOutput) -> int:
-        """Return the smallest group that the rule which allowed the run lets be shown."""
-        active, run = self._force.policy, self._state.run(received.attempt)
-        if active is None:
-            return MIN_GROUP
-        policy = active.policy
-        rule = ""
-        if run is not None and run.verdict:
-            rule = Verdict.decode(decode_envelope(run.verdict).payload).rule
-        found = next((constraints_of(policy, known) for known in policy.rules if known.id == rule), None)
-        smallest = policy.defaults.min_group_size if found is None else found.min_group_size
-        return smallest or MIN_GROUP
+        """Return the smallest group that all participants of the attempt let be shown, as it was admitted."""
+        for entry in self._state.journal.entries():
+            place = (entry.kind, entry.job, entry.attempt)
+            if place == ("job.admitted", received.attempt.job, received.attempt.number):
+                return int(entry.body.get("min_group_size", MIN_GROUP))
+        return MIN_GROUP
 
     def resend(self) -> None:
         """Send what the coordinator has not confirmed."""
@@ -133,6 +137,10 @@ class Outcomes:
                 with self._state.change() as change:
                     change.settle_outcome(waiting.sha256, code)
                 self._log.warning(code, job=job)
+
+
+def _figures(outcome: Outcome) -> tuple[int, int, int]:
+    return outcome.checked, outcome.confirmed, outcome.checked - outcome.confirmed
 
 
 def _received(reader: Reader, job: JobId, organisation: str) -> StoredOutput:

@@ -112,7 +112,7 @@ def announce(
 
 
 def go_over(state: State, force: InForce, home: Home, signer: CurrentSigner) -> bool:
-    """Go over to the announced key if the roster lists it; return whether that happened.
+    """Go over to the announced key that the roster lists, if it lists one; return whether that happened.
 
     (1) The journal is handed over: from here on it says that the next key signs. (2) The key files follow.
     (3) So does all that signs in this process. What fails is tried again, from where it got to.
@@ -121,9 +121,11 @@ def go_over(state: State, force: InForce, home: Home, signer: CurrentSigner) -> 
         InputError: the next key cannot be read, or not put in its place.
         StateConflict: the key file is another than was announced, or the journal cannot be written.
     """
-    announced = under_way(state, signer.public_key)
     mine = None if force.roster is None else force.roster.node(force.name)
-    if announced is None or mine is None or mine.identity_key != announced.rotation.next_key:
+    if mine is None or mine.identity_key == signer.public_key:
+        return False
+    announced = _announced(state, signer.public_key, mine.identity_key)
+    if announced is None:
         return False
     following = home.next_signer() or home.signer
     if following.public_key != mine.identity_key:
@@ -134,7 +136,8 @@ def go_over(state: State, force: InForce, home: Home, signer: CurrentSigner) -> 
         )
     # (1)
     if state.journal.public_key != following.public_key:
-        state.journal.rotate(following, announced.envelope)
+        state.journal.rotate(following, announced)
+    state.journal.publish()  # signed by both keys: after (2) the old one is gone
     # (2)
     if following.public_key != home.signer.public_key:
         home.adopt_next_identity()
@@ -142,3 +145,18 @@ def go_over(state: State, force: InForce, home: Home, signer: CurrentSigner) -> 
     signer.replace(following)
     force.identity_key = following.public_key
     return True
+
+
+def _announced(state: State, present: bytes, following: bytes) -> bytes | None:
+    """Return a statement by which `present` announced `following`, None for none.
+
+    The newest one, or one that was replaced: whoever signed the roster may have had that in hand.
+    """
+    newest = under_way(state, present)
+    if newest is not None and newest.rotation.next_key == following:
+        return newest.envelope
+    for entry in state.journal.entries():
+        said = (entry.body.get("previous"), entry.body.get("identity"))
+        if entry.kind == "key.announced" and said == (key_id(present), key_id(following)):
+            return state.journal.get_object(entry.body["envelope_sha256"])
+    return None

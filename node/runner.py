@@ -27,6 +27,7 @@ from node.admission import (
     prepare,
     seal_admission,
 )
+from node.answers import question_here
 from node.approvals import leakage_digest
 from node.config import Config
 from node.exchange import Exchange
@@ -545,7 +546,9 @@ class Runner:
             "class": job_type(allowed.spec.job_type).output_class.value,
         }
         cost = job_type(allowed.spec.job_type).cost(allowed.spec, live.role, agreed.constraints)
-        question = allowed.spec.question("" if live.prepared is None else live.prepared.summary.snapshot)
+        snapshot = "" if live.prepared is None else live.prepared.summary.snapshot
+        question = allowed.spec.question(snapshot)
+        here = question_here(allowed.spec, snapshot, dataset_of(office.state, office.force, allowed.spec))
         facts = cost_facts(cost).items()
         body |= {"question": question, **{k: v for k, v in facts if published("job.admitted", k, v)}}
         for name in ("min_group_size", "max_rows"):
@@ -564,7 +567,7 @@ class Runner:
             }
         with office.state.change() as change:
             change.charge(live.attempt, cost, _lines(live, cost), _policy(live))
-            change.start(live.attempt, question)
+            change.start(live.attempt, here)
             change.log(
                 "job.admitted",
                 body,

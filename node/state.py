@@ -172,11 +172,12 @@ class StoredRun:
 
 @dataclass(frozen=True, slots=True)
 class StoredApproval:
-    """One recorded approval, with the public key that signed it."""
+    """One recorded approval, with the public key that signed it. `used`: its job was answered by it."""
 
     digest: Digest
     key: bytes
     envelope: bytes
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +349,7 @@ class Reader:
     def approvals(self, job: JobId) -> list[StoredApproval]:
         """Return the approvals recorded for a job."""
         rows = self._all("SELECT * FROM approval WHERE job = ? ORDER BY rowid", (job,))
-        return [StoredApproval(Digest(r["digest"]), r["key"], r["envelope"]) for r in rows]
+        return [StoredApproval(Digest(r["digest"]), r["key"], r["envelope"], bool(r["used"])) for r in rows]
 
     def used_approvals(self, other_than: JobId) -> frozenset[Digest]:
         """Return the digests of approvals that other jobs have."""
@@ -588,13 +589,12 @@ class Change:
         )
 
     def start(self, attempt: Attempt, question: Digest) -> None:
-        """Commit point 1: mark the run as running on a question, and the job's approvals as used."""
+        """Commit point 1: mark the run as running on a question."""
         self._connection.execute(
             "UPDATE run SET state = 'RUNNING', charged = 1, opened = 1, question = ?"
             " WHERE job = ? AND attempt = ?",
             (question, attempt.job, attempt.number),
         )
-        self._connection.execute("UPDATE approval SET used = 1 WHERE job = ?", (attempt.job,))
 
     # -- the ledger: every change that a budget or quota feels has its journal entry -------------------------
 
@@ -619,12 +619,13 @@ class Change:
         self._log_lines("budget.charged", row, policy)
 
     def answering(self, attempt: Attempt) -> None:
-        """Remember that frames an answer could be made of are about to go out.
+        """Remember that frames an answer could be made of are about to go out: approvals are used up.
 
         Raises:
             StateConflict: see `ledger.answering`.
         """
         ledger.answering(self._connection, attempt.job, attempt.number)
+        self._connection.execute("UPDATE approval SET used = 1 WHERE job = ?", (attempt.job,))
 
     def release(self, attempt: Attempt, code: str, policy: PolicyRef | None, *, unopened: bool) -> None:
         """Free an attempt's cost where nothing left, else keep it; either way the attempt is over.

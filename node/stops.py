@@ -13,9 +13,9 @@ from node.journal import named
 from node.state import State, StoredStop
 from policies.decide import decide
 from policies.decision import Refuse
-from policies.model import ActivePolicy, PinnedSigners, Stop
+from policies.model import ActivePolicy, PinnedSigners, Policy, Stop
 from policies.parse import parse_stop
-from policies.sign import SignedStop, check_stop
+from policies.sign import SignedStop, check_stop, known_names, names_nobody
 from protocols.encoding import sha256_digest
 from protocols.envelope import STOP, decode_envelope, key_id, verify
 from protocols.errors import MinshuError, StateConflict
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 
 
 def apply_stop(state: State, force: "InForce", envelope: bytes, now: Callable[[], datetime]) -> SignedStop:
-    """Put a stop into force, with or without a policy in force. Refused ones change nothing.
+    """Put a stop into force. Refused ones change nothing.
+
+    Without a policy in force only `all` and jobs can be stopped: nobody could tell whom a name means.
 
     Raises:
-        MinshuError: see `policies.sign.check_stop`; `no-signers` before any key is pinned.
+        MinshuError: see `policies.sign.check_stop`; `no-signers` before any key is pinned;
+            `stop-names-nobody`: the policy in force does not know what it names.
     """
     pinned = state.pins()
     if not pinned:
@@ -42,6 +45,7 @@ def apply_stop(state: State, force: "InForce", envelope: bytes, now: Callable[[]
         )
     known = {stored.digest for stored in state.stops()}
     signed = check_stop(envelope, PinnedSigners(pinned), now(), node=force.name, known=known)
+    _check_names(signed.document.stops, None if force.policy is None else force.policy.policy)
     # The text itself stands beside the log, so that an auditor can decide every job again.
     state.journal.put_object(envelope)
     state.journal.put_object(decode_envelope(envelope).payload)
@@ -73,9 +77,17 @@ def with_stops(reader: "Reader", active: ActivePolicy | None) -> ActivePolicy | 
     """
     if active is None:
         return None
+    return replace(active, stops=tuple(stop for stops in in_force(reader).values() for stop in stops))
+
+
+def in_force(reader: "Reader") -> dict[Digest, tuple[Stop, ...]]:
+    """Return the stop documents that hold now, digest → what it halts.
+
+    Raises:
+        StateConflict: `stop-changed`: a stored stop is not the document that was applied.
+    """
     pinned = [key for keys in reader.pins().values() for key in keys]
-    held = [_held(stored, pinned) for stored in reader.stops() if stored.lifted is None]
-    return replace(active, stops=tuple(stop for stops in held for stop in stops))
+    return {stored.digest: _held(stored, pinned) for stored in reader.stops() if stored.lifted is None}
 
 
 def covering(force: "InForce", spec: JobSpec, now: datetime | None) -> Refuse | None:
@@ -100,10 +112,29 @@ _BEFORE_STOPS: Final = frozenset(
 _IN_DOUBT: Final = Refuse(
     "stopped",
     "A stop is in force, and what it covers cannot be told now.",
-    "停止指令生效中, 目前无法判断其范围。",
+    "停止令生效中, 目前无法判断其范围。",
     "talk to the department",
     "请联系该部门",
 )
+
+
+def _check_names(stops: Sequence[Stop], policy: Policy | None) -> None:
+    """Refuse a stop that would halt nothing: whoever signed it would believe that it does."""
+    if policy is None:
+        if any(stop.scope not in ("all", "job") for stop in stops):
+            raise StateConflict(
+                "no policy is in force here, so nobody can tell whom the stop names",
+                code="stop-names-nobody",
+                hint="stop all, or a job by its id; without a policy nothing is allowed anyway",
+            )
+        return
+    stop = names_nobody(stops, policy)
+    if stop is not None:
+        raise StateConflict(
+            f"the policy in force knows no {stop.scope} {stop.value}: this would stop nothing",
+            code="stop-names-nobody",
+            hint=f"it knows {', '.join(known_names(stop, policy)) or 'none'}; or stop all",
+        )
 
 
 def _held(stored: StoredStop, pinned: Sequence[bytes]) -> tuple[Stop, ...]:

@@ -8,6 +8,7 @@ from typing import Final
 from policies.decision import Ask, Permit, Terms, VerifiedApproval
 from policies.index import constraints_of
 from policies.model import TWO_PEOPLE, ActivePolicy, Dataset, Policy, Rule
+from policies.words import count_words
 from protocols.dp.cost import Cost
 from protocols.envelope import APPROVAL, Envelope, key_id, verify
 from protocols.errors import InputError, SignatureInvalid
@@ -181,13 +182,14 @@ def require_approvals(
         taken = {*counted, requester}
         open_to = [name for name in rule.approvers if set(policy.approvers[name].keys) - taken]
     who = ", ".join(open_to or rule.approvers)
+    more = count_words(missing, "more approval", "more approvals")
     return Ask(
         terms,
         missing,
         tuple(open_to),
         given,
-        f"The job fits the rule and needs {missing} more approval(s) by: {who}.",
+        f"The job fits the rule and needs {more} by: {who}.",
         f"任务符合规则, 还需 {missing} 份审批: {who}。",
         "ask them to approve: minshu-node approve, at their node",
-        "请其在本部门节点审批: minshu-node approve",
+        "请审批人在其所属部门的节点上审批: minshu-node approve",
     )

@@ -358,8 +358,8 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _diff(options: argparse.Namespace) -> int:
     old, new = (parse_policy(_policy_text(path)) for path in (options.old, options.new))
-    changes = diff(old.policy, new.policy)
     follows = new.policy.previous == old.digest and new.policy.version > old.policy.version
+    changes = diff(old.policy, new.policy, follows=follows)
     if options.json:
         _print_json(
             {

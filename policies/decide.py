@@ -40,7 +40,7 @@ from policies.matching import (
     fitting_clause,
     leaks_of,
 )
-from policies.model import ActivePolicy, Policy, spelt_alike
+from policies.model import ActivePolicy, Policy, Stop, spelt_alike
 from protocols.errors import InputError
 from protocols.ids import NodeName
 from protocols.jobs import JOB_TYPES
@@ -68,10 +68,11 @@ def decide(
     """Decide one job at one node.
 
     (1) The clock is trusted. (2) A policy is active, for this node, and valid now. (3) The node has a seat
-    in the job. (4) No stop halts everything, the requester, the purpose, the dataset or the job. (5) Nothing
-    on the negative list and no core data is asked for; no rule can allow that. (6) The job type is known.
-    (7) The job names the roster this node holds, and only its members. (8) The job is neither early, late nor
-    long-lived. (9) The requester is an analyst on the roster and known to the policy. (10) The job is
+    in the job. (4) No stop halts everything. (5) The job names the roster this node holds, and only its
+    members. (6) The job is neither early, late nor long-lived. (7) The requester is an analyst on the roster
+    and known to the policy; whoever is not learns nothing of what follows. (8) Nothing is asked for that no
+    rule can allow: what a stop halts (the requester, the purpose, the dataset, the job), a column of the
+    negative list, core data. (9) The job type is known. (10) The job is
     well-formed for its type. (11) The purpose is known, still valid and on the legal basis stated.
     (12) Exactly one rule fits requester, purpose, job type and dataset, or role. (13) The rule covers
     everything the seat plays. (14) Every column exists, is in the rule, of a fitting type, used as allowed.
@@ -116,27 +117,29 @@ def decide(
     brings = spec.input_of(role)
     alias = index.alias_of.get(spec.requester)
     # (4)
-    if (no := _check_stops(active, spec, alias, brings)) is not None:
-        return no
+    if (everything := next((stop for stop in _stops(active) if stop.scope == "all"), None)) is not None:
+        return _stopped(everything)
     # (5)
-    if brings is not None and (no := _check_forbidden(index, policy, brings)) is not None:
-        return no
-    # (6)
-    job_type = next((known for known in job_types if known.name == spec.job_type), None)
-    if job_type is None:
-        return _unknown_job_type(spec, job_types)
-    # (7)
     if (no := _check_members(spec, roster, members, now)) is not None:
         return no
-    # (8)
+    # (6)
     if (no := _check_times(spec, now)) is not None:
         return no
-    # (9)
+    # (7)
     analyst = members.analysts.get(spec.requester)
     if analyst is None or alias is None:
         return _UNKNOWN_TO_ROSTER if analyst is None else _UNKNOWN_TO_POLICY
     if policy.requesters[alias].organisation not in (None, analyst.organisation):
         return _REQUESTER_MOVED
+    # (8)
+    if (no := _check_stops(active, spec, alias, brings)) is not None:
+        return no
+    if brings is not None and (no := _check_forbidden(index, policy, brings)) is not None:
+        return no
+    # (9)
+    job_type = next((known for known in job_types if known.name == spec.job_type), None)
+    if job_type is None:
+        return _unknown_job_type(spec, job_types)
     # (10)
     try:
         asked = asked_of(spec, job_type, role, analyst.organisation)
@@ -308,75 +311,22 @@ _HALTED: Final = {
 }
 
 
-def _check_stops(
-    active: ActivePolicy, spec: JobSpec, alias: str | None, brings: JobInput | None
-) -> Refuse | None:
-    for stop in (*active.stops, *active.policy.stops):
-        match stop.scope:
-            case "all":
-                halts = True
-            case "requester":
-                halts = alias is not None and stop.value == alias
-            case "purpose":
-                halts = stop.value == spec.purpose
-            case "dataset":
-                halts = brings is not None and stop.value == brings.dataset
-            case "job":
-                halts = stop.value == spec.job_id
-        if halts:
-            what, what_zh = _HALTED[stop.scope]
-            return Refuse(
-                "stopped",
-                f"The department has stopped {what}: {stop.reason}.",
-                f"该部门已停止{what_zh}: {stop.reason}。",
-                "talk to the department: a new policy version ends a stop",
-                "请联系该部门; 停止指令须由新版本策略解除",
-            )
-    return None
+def _stops(active: ActivePolicy) -> tuple[Stop, ...]:
+    return (*active.stops, *active.policy.stops)
 
 
-# --- (5)
-
-
-def _check_forbidden(index: Index, policy: Policy, brings: JobInput) -> Refuse | None:
-    """Refuse what no rule can open: columns of the negative list, and core data."""
-    for number, entry in index.banned.get(brings.dataset, ()):
-        if any(spelt_alike(entry.column, name) for name in brings.columns.values()):
-            return Refuse(
-                "negative-list",
-                f"Column {entry.column} of {entry.dataset} is on the negative list: {entry.reason}.",
-                f"数据集 {entry.dataset} 的列 {entry.column} 在负面清单上: {entry.reason}。",
-                "ask the question without this column",
-                "请不要使用该列",
-                f"negative-list-{number}",
-            )
-    dataset = policy.datasets.get(brings.dataset)
-    if dataset is not None and dataset.grade == "core":
-        return Refuse(
-            "core-data",
-            "The dataset is graded core; core data takes no part in joint computation.",
-            "该数据集定级为核心数据, 不参与联合计算。",
-            "ask the question without this dataset",
-            "请不要使用该数据集",
-        )
-    return None
-
-
-# --- (6)
-
-
-def _unknown_job_type(spec: JobSpec, job_types: Sequence[JobType]) -> Refuse:
-    known = ", ".join(known.name for known in job_types)
+def _stopped(stop: Stop) -> Refuse:
+    what, what_zh = _HALTED[stop.scope]
     return Refuse(
-        "unknown-job-type",
-        f"The job type {spec.job_type} is unknown to this version.",
-        f"本版本不支持任务类型 {spec.job_type}。",
-        f"known types: {known}",
-        f"支持的类型: {known}",
+        "stopped",
+        f"The department has stopped {what}: {stop.reason}.",
+        f"该部门已停止{what_zh}: {stop.reason}。",
+        "talk to the department: a new policy version ends a stop",
+        "请联系该部门; 停止令须由新版本策略解除",
     )
 
 
-# --- (7)
+# --- (5)
 
 
 def _check_members(spec: JobSpec, roster: Roster, members: Members, now: datetime) -> Refuse | None:
@@ -409,7 +359,7 @@ def _check_members(spec: JobSpec, roster: Roster, members: Members, now: datetim
     return None
 
 
-# --- (8)
+# --- (6)
 
 
 def _check_times(spec: JobSpec, now: datetime) -> Refuse | None:
@@ -440,7 +390,7 @@ def _check_times(spec: JobSpec, now: datetime) -> Refuse | None:
     return None
 
 
-# --- (9)
+# --- (7)
 
 _UNKNOWN_TO_ROSTER: Final = Refuse(
     "unknown-requester",
@@ -463,6 +413,65 @@ _REQUESTER_MOVED: Final = Refuse(
     "correct the roster, or the organisation under [requesters]",
     "请更正名册或策略 [requesters] 中的机构",
 )
+
+
+# --- (8)
+
+
+def _check_stops(active: ActivePolicy, spec: JobSpec, alias: str, brings: JobInput | None) -> Refuse | None:
+    for stop in _stops(active):
+        match stop.scope:
+            case "all":
+                halts = True
+            case "requester":
+                halts = stop.value == alias
+            case "purpose":
+                halts = stop.value == spec.purpose
+            case "dataset":
+                halts = brings is not None and stop.value == brings.dataset
+            case "job":
+                halts = stop.value == spec.job_id
+        if halts:
+            return _stopped(stop)
+    return None
+
+
+def _check_forbidden(index: Index, policy: Policy, brings: JobInput) -> Refuse | None:
+    """Refuse what no rule can open: columns of the negative list, and core data."""
+    for number, entry in index.banned.get(brings.dataset, ()):
+        if any(spelt_alike(entry.column, name) for name in brings.columns.values()):
+            return Refuse(
+                "negative-list",
+                f"Column {entry.column} of {entry.dataset} is on the negative list: {entry.reason}.",
+                f"数据集 {entry.dataset} 的列 {entry.column} 在负面清单上: {entry.reason}。",
+                "ask the question without this column",
+                "请不要使用该列",
+                f"negative-list-{number}",
+            )
+    dataset = policy.datasets.get(brings.dataset)
+    if dataset is not None and dataset.grade == "core":
+        return Refuse(
+            "core-data",
+            "The dataset is graded core; core data takes no part in joint computation.",
+            "该数据集定级为核心数据, 不参与联合计算。",
+            "ask the question without this dataset",
+            "请不要使用该数据集",
+        )
+    return None
+
+
+# --- (9)
+
+
+def _unknown_job_type(spec: JobSpec, job_types: Sequence[JobType]) -> Refuse:
+    known = ", ".join(known.name for known in job_types)
+    return Refuse(
+        "unknown-job-type",
+        f"The job type {spec.job_type} is unknown to this version.",
+        f"本版本不支持任务类型 {spec.job_type}。",
+        f"known types: {known}",
+        f"支持的类型: {known}",
+    )
 
 
 # --- (10)

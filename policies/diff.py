@@ -19,7 +19,9 @@ from operator import or_
 from typing import Any, Final, TypeVar, get_args
 from zoneinfo import ZoneInfo
 
-from policies.explain import Language, Words, figure, limit_words, rate_words, share, stop_words, window_words
+import msgspec
+
+from policies.explain import Language
 from policies.model import (
     NEUTRAL_KINDS,
     Budget,
@@ -34,6 +36,22 @@ from policies.model import (
     Rule,
     Sensitivity,
     Window,
+)
+from policies.words import (
+    GRADES,
+    NOTIONS,
+    SCOPES,
+    SENSITIVITIES,
+    USES,
+    Words,
+    count_words,
+    figure,
+    limit_words,
+    period_words,
+    rate_words,
+    share,
+    stop_words,
+    window_words,
 )
 
 
@@ -110,8 +128,13 @@ class Change:
     zh: str
 
 
-def diff(old: Policy, new: Policy) -> tuple[Change, ...]:
-    """Return every change from `old` to `new`, in the order of the file; none where both say the same."""
+def diff(old: Policy, new: Policy, *, follows: bool = False) -> tuple[Change, ...]:
+    """Return every change from `old` to `new`, in the order of the file; none where both say the same.
+
+    Where `new` follows `old`, another number and the digest of the one before go without saying.
+    """
+    if follows:
+        old = msgspec.structs.replace(old, version=new.version, previous=new.previous)
     found: list[Change] = []
     page = _Page(found, "", ("The policy", "策略"))
     _header(page, old, new)
@@ -137,17 +160,21 @@ def summary(changes: Collection[Change], language: Language) -> str:
     """Return one sentence: does the new version loosen, tighten, or both?"""
     looser = sum(Effect.LOOSER in change.effect for change in changes)
     tighter = sum(Effect.TIGHTER in change.effect for change in changes)
+
+    def places(number: int) -> str:
+        return count_words(number, "place", "places")
+
     sentences: dict[Effect, Words] = {
         Effect.LOOSER: (
-            f"It loosens, in {looser} place(s): jobs that were refused may be answered.",
+            f"It loosens, in {places(looser)}: jobs that were refused may be answered.",
             f"放宽 {looser} 处: 原先拒绝的任务可能获得答复。",
         ),
         Effect.BOTH: (
-            f"It loosens, in {looser} place(s), and tightens, in {tighter}.",
+            f"It loosens, in {places(looser)}, and tightens, in {figure(tighter)}.",
             f"放宽 {looser} 处, 收紧 {tighter} 处, 请逐条阅读。",
         ),
         Effect.TIGHTER: (
-            f"It only tightens, in {tighter} place(s): no job that was refused is answered now.",
+            f"It only tightens, in {places(tighter)}: no job that was refused is answered now.",
             f"仅收紧 {tighter} 处: 原先拒绝的任务仍不会获得答复。",
         ),
         Effect.OTHER: (
@@ -188,12 +215,22 @@ class _Page:
         en, zh = (f"{subject}: {text}" for subject, text in zip(self.subject, says, strict=True))
         self.found.append(Change(clause, effect, en, zh))
 
-    def value(self, key: str, what: Words, old: object, new: object, effect: Effect = Effect.OTHER) -> None:
-        """Note a value that is another one now."""
+    def value(
+        self,
+        key: str,
+        what: Words,
+        old: _T | None,
+        new: _T | None,
+        effect: Effect = Effect.OTHER,
+        *,
+        words: Callable[[_T], Words] = lambda value: (str(value), str(value)),
+        then: Words = _NOTHING,
+    ) -> None:
+        """Note a value that is another one now, in `words`; `then` is what follows from that."""
         if old != new:
-            before, after = (("none", "无") if v is None else (str(v), str(v)) for v in (old, new))
-            says = (f"{what[0]} {before[0]} → {after[0]}", f"{what[1]} {before[1]} → {after[1]}")
-            self.add(key, says, effect)
+            before, after = (("none", "无") if value is None else words(value) for value in (old, new))
+            en, zh = (f"{w} {b} → {a}{t}" for w, b, a, t in zip(what, before, after, then, strict=True))
+            self.add(key, (en, zh), effect)
 
     def bound(
         self,
@@ -242,19 +279,21 @@ class _Page:
         *,
         more: Effect = Effect.LOOSER,
         besides: Effect = Effect.OTHER,
+        words: Callable[[str], Words] = lambda name: (name, name),
     ) -> None:
         """Note what came into a list and what left it, `{}` in a sentence; `more`: what a longer one does."""
+
+        def said(sentence: Words, name: str) -> Words:
+            en, zh = (text.replace("{}", word) for text, word in zip(sentence, words(name), strict=True))
+            return en, zh
+
         before, after = dict.fromkeys(old), dict.fromkeys(new)
         for name in after:
             if name not in before:
-                self.add(key, (came[0].replace("{}", name), came[1].replace("{}", name)), more | besides)
+                self.add(key, said(came, name), more | besides)
         for name in before:
             if name not in after:
-                self.add(
-                    key,
-                    (went[0].replace("{}", name), went[1].replace("{}", name)),
-                    (Effect.BOTH ^ more) | besides,
-                )
+                self.add(key, said(went, name), (Effect.BOTH ^ more) | besides)
 
     def tables(
         self,
@@ -348,7 +387,9 @@ def _keys(here: _Page, old: Iterable[str], new: Iterable[str], came: Words) -> N
 
 
 def _purposes(page: _Page, old: Policy, new: Policy) -> None:
-    for here, was, now in page.tables("purposes", ("Purpose", "用途"), old.purposes, new.purposes):
+    # What was spent for a purpose that is listed nowhere counts for every other, as with keys.
+    came = Effect.LOOSER
+    for here, was, now in page.tables("purposes", ("Purpose", "用途"), old.purposes, new.purposes, came):
         here.value("title", ("title", "名称"), was.title, now.title)
         here.value("legal_basis", ("legal basis", "依据"), was.legal_basis, now.legal_basis, Effect.BOTH)
         until = ("its last day", "截止日")
@@ -360,13 +401,21 @@ def _purposes(page: _Page, old: Policy, new: Policy) -> None:
 
 def _datasets(page: _Page, old: Policy, new: Policy) -> None:
     for here, was, now in page.tables("datasets", ("Dataset", "数据集"), old.datasets, new.datasets):
-        here.value("source", ("comes from", "来源"), was.source, now.source, Effect.BOTH)
+        # The ledger's rows are of a source: another one has none yet.
+        then = ("; what is spent begins at zero", "; 已用额度从零起算")
+        here.value("source", ("comes from", "来源"), was.source, now.source, Effect.BOTH, then=then)
         grades, kinds = get_args(Grade)[::-1], get_args(Sensitivity)
         higher = grades.index(now.grade) > grades.index(was.grade)
-        here.value("grade", ("grade", "分级"), was.grade, now.grade, _tighter_if(higher))
+        effect = _tighter_if(higher)
+        here.value("grade", ("grade", "分级"), was.grade, now.grade, effect, words=GRADES.__getitem__)
         higher = kinds.index(now.personal) > kinds.index(was.personal)
         here.value(
-            "personal", ("personal information", "个人信息"), was.personal, now.personal, _tighter_if(higher)
+            "personal",
+            ("personal information", "个人信息"),
+            was.personal,
+            now.personal,
+            _tighter_if(higher),
+            words=SENSITIVITIES.__getitem__,
         )
         _unit(here, was, now)
         name = here.clause.removeprefix("datasets.")
@@ -406,9 +455,8 @@ def _unit(here: _Page, old: Dataset, new: Dataset) -> None:
 
 def _column(here: _Page, old: Column, new: Column) -> None:
     here.value("type", ("type", "类型"), old.type, new.type, Effect.BOTH)
-    here.members(
-        "use", old.use, new.use, ("now also for: {}", "增加用法 {}"), ("no longer for: {}", "取消用法 {}")
-    )
+    came, went = ("now also for: {}", "增加用法 {}"), ("no longer for: {}", "取消用法 {}")
+    here.members("use", old.use, new.use, came, went, words=USES.__getitem__)
     if old.values is None or new.values is None:
         effect = _tighter_if(new.values is not None)
         here.value("values", ("values", "取值"), _listed(old.values), _listed(new.values), effect)
@@ -436,12 +484,21 @@ def _spans(outer: tuple[Fraction, ...] | None, inner: tuple[Fraction, ...] | Non
 def _limits(page: _Page, old: Policy, new: Policy) -> None:
     for here, was, now in page.tables("budgets", ("Budget", "预算"), old.budgets, new.budgets):
         _limit(here, was, now)
-        here.value("notion", ("counts", "计量"), was.notion, now.notion, Effect.BOTH)
+        here.value(
+            "notion", ("counts", "计量"), was.notion, now.notion, Effect.BOTH, words=NOTIONS.__getitem__
+        )
         none = Fraction(0)
         here.bound("delta", ("δ", "δ "), was.delta or none, now.delta or none, tighter_up=False)
     for there, quota, changed in page.tables("quotas", ("Quota", "配额"), old.quotas, new.quotas):
         _limit(there, quota, changed)
-        there.value("counts", ("counts", "计量"), quota.counts, changed.counts, Effect.BOTH)
+        there.value(
+            "counts", ("counts", "计量"), quota.counts, changed.counts, Effect.BOTH, words=NOTIONS.__getitem__
+        )
+
+
+def _period(period: str) -> Words:
+    en, zh = period_words(period)
+    return en, zh.removeprefix("个")
 
 
 def _limit(here: _Page, old: Budget | Quota, new: Budget | Quota) -> None:
@@ -450,10 +507,10 @@ def _limit(here: _Page, old: Budget | Quota, new: Budget | Quota) -> None:
     here.bound("limit", ("the limit", "上限"), old.limit, new.limit, tighter_up=False, then=then)
     was, now = (limit.period.removeprefix("calendar-") for limit in (old, new))
     effect = _either(looser=was not in _WITHIN[now], tighter=now not in _WITHIN[was])
-    here.value("period", ("in each", "周期"), old.period, new.period, effect)
+    here.value("period", ("in each", "周期"), old.period, new.period, effect, words=_period)
     # Together is the strictest way to count; by requester and by purpose each allow what the other does not.
     effect = _either(looser=new.scope != "all-requesters", tighter=old.scope != "all-requesters")
-    here.value("scope", ("counted for", "计算对象"), old.scope, new.scope, effect)
+    here.value("scope", ("counted", "计算对象"), old.scope, new.scope, effect, words=SCOPES.__getitem__)
 
 
 # -- rules -------------------------------------------------------------------------------------------------

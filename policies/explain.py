@@ -7,7 +7,7 @@ conditions, who must agree. Nothing is computed here that `decide` does not comp
 import zoneinfo
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, time, timedelta, tzinfo
+from datetime import UTC, timedelta, tzinfo
 from fractions import Fraction
 from hashlib import sha256
 from typing import Final, Literal
@@ -16,9 +16,20 @@ import msgspec
 
 from policies.decision import Ask, Decision, Leak, Permit, Refuse, Terms
 from policies.index import constraints_of
-from policies.model import ActivePolicy, Budget, Policy, Quota, Rate, Rule, Stop, Window
+from policies.model import ActivePolicy, Budget, Policy, Quota, Rule, Stop
 from policies.parse import ParsedPolicy, cautions, unsupported_clauses
-from protocols.dp.cost import decimal_up
+from policies.words import (
+    USES,
+    figure,
+    grouped,
+    limit_words,
+    measure,
+    rate_words,
+    share,
+    stop_words,
+    wall_time,
+    window_words,
+)
 from protocols.encoding import sha256_digest
 from protocols.envelope import key_id
 from protocols.errors import InputError
@@ -27,7 +38,6 @@ from protocols.jobs import JOB_TYPES
 from protocols.jobs.job_type import OutputClass, Statement
 from protocols.wire import (
     Constraints,
-    CostLine,
     JobSpec,
     Roster,
     RosterAnalyst,
@@ -63,124 +73,6 @@ _CONSTRAINTS: Final = {
     ),
     "max_runtime_s": ("at most {} seconds", "运行不超过 {} 秒"),
 }
-
-_USES: Final = {
-    "join": "匹配",
-    "group": "分组",
-    "filter": "筛选",
-    "carry": "随名单携带",
-    "sum": "求和",
-    "mean": "求均值",
-    "count": "计数",
-    "quantile": "求分位数",
-    "open-to-matcher": "对匹配方公开",
-}
-
-_PERIODS: Final = {
-    "hour": ("hour", "小时"),
-    "day": ("day", "日"),
-    "week": ("week", "周"),
-    "month": ("month", "月"),
-    "quarter": ("quarter", "季度"),
-    "year": ("year", "年"),
-}
-
-_SCOPES: Final = {
-    "all-requesters": ("for everybody together", "全部申请方合计"),
-    "per-requester": ("for each requester", "每个申请方分别计算"),
-    "per-purpose": ("for each purpose", "每项用途分别计算"),
-}
-
-_MEASURES: Final = {
-    "rows": ("{} records about persons", "{} 条个人记录"),
-    "queries": ("{} answered questions", "{} 次查询"),
-    "zcdp": ("ρ = {}", "ρ = {}"),
-    "pure-dp": ("ε = {}", "ε = {}"),
-    "approximate-dp": ("ε = {}", "ε = {}"),
-}
-_ONE: Final = {"rows": "one record about a person", "queries": "one answered question"}
-
-_STOPS: Final = {
-    "all": ("every job", "全部任务"),
-    "requester": ("every job that {} asks", "申请方 {} 的全部任务"),
-    "purpose": ("every job for purpose {}", "用途 {} 的全部任务"),
-    "dataset": ("every job over dataset {}", "涉及数据集 {} 的全部任务"),
-    "job": ("job {}", "任务 {}"),
-}
-
-_DAYS: Final = {
-    "mon": ("Mon", "周一"),
-    "tue": ("Tue", "周二"),
-    "wed": ("Wed", "周三"),
-    "thu": ("Thu", "周四"),
-    "fri": ("Fri", "周五"),
-    "sat": ("Sat", "周六"),
-    "sun": ("Sun", "周日"),
-}
-
-Words = tuple[str, str]
-"""One thing said in English and in Chinese."""
-
-
-def figure(value: int | Fraction) -> str:
-    """Return a number as people read it: `20,000`, or an exact decimal such as `0.5`."""
-    return f"{value:,}" if isinstance(value, int) else decimal_up(value, places=18)
-
-
-def share(value: Fraction) -> str:
-    """Return a share as a percentage with no more digits than it needs."""
-    percent = value * 100
-    return f"{percent.numerator} %" if percent.denominator == 1 else f"{float(percent):.4g} %"
-
-
-def limit_words(limit: Budget | Quota) -> Words:
-    """Return what a budget or a quota allows: how much, in which period, counted for whom."""
-    notion = limit.counts if isinstance(limit, Quota) else limit.notion
-    most = figure(limit.limit)
-    delta = "" if isinstance(limit, Quota) or limit.delta is None else f", δ = {figure(limit.delta)}"
-    period, scope = _PERIODS[limit.period.removeprefix("calendar-")], _SCOPES[limit.scope]
-    en, zh = measure(notion, most)
-    return (
-        f"at most {en}{delta} in a calendar {period[0]}, {scope[0]}",
-        f"每自然{period[1]}最多 {zh}{delta}, {scope[1]}",
-    )
-
-
-def measure(notion: str, amount: str) -> Words:
-    """Return an amount with what it is an amount of."""
-    en, zh = _MEASURES[notion]
-    return _ONE.get(notion, en.format(amount)) if amount == "1" else en.format(amount), zh.format(amount)
-
-
-def rate_words(rate: Rate) -> Words:
-    """Return how many jobs may run in which period."""
-    period = _PERIODS[rate.per]
-    jobs = "one job" if rate.jobs == 1 else f"{figure(rate.jobs)} jobs"
-    return (
-        f"at most {jobs} in a calendar {period[0]}",
-        f"每自然{period[1]}最多 {figure(rate.jobs)} 个任务",
-    )
-
-
-def window_words(window: Window) -> Words:
-    """Return when jobs may run."""
-    days = [_DAYS[day] for day in window.days]
-    hours = f"{_clock(window.from_)}-{_clock(window.to)}"
-    night = window.to <= window.from_
-    return (
-        f"{', '.join(en for en, _ in days)} {hours}" + (" (into the next day)" if night else ""),
-        f"{'、'.join(zh for _, zh in days)} {hours}" + (" (至次日)" if night else ""),
-    )
-
-
-def _clock(moment: time) -> str:
-    return moment.isoformat(timespec="auto" if moment.second or moment.microsecond else "minutes")
-
-
-def stop_words(stop: Stop) -> Words:
-    """Return what a stop halts."""
-    en, zh = _STOPS[stop.scope]
-    return en.format(stop.value), zh.format(stop.value)
 
 
 def explain_policy(parsed: ParsedPolicy, language: Language) -> str:
@@ -441,8 +333,8 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
             if column in dataset.columns:
                 uses = dataset.columns[column].use
                 say.line(
-                    f"    {column}: {', '.join(uses)}",
-                    f"    {column}: {', '.join(_USES[use] for use in uses)}",
+                    f"    {column}: {', '.join(USES[use][0] for use in uses)}",
+                    f"    {column}: {', '.join(USES[use][1] for use in uses)}",
                 )
     if not rule.datasets:
         say.line("  Data: none, it computes for others", "  数据: 无, 仅为他方计算")
@@ -485,7 +377,10 @@ def _explain_limits(say: _Page, policy: Policy, rule: Rule) -> None:
         say.line(f"  One job costs at most {cost} of the budget", f"  每个任务最多占用预算 {cost}")
     if rule.rate is not None:
         en, zh = rate_words(rule.rate)
-        say.line(f"  Pace: {en}; aborted ones count", f"  频次: {zh}, 中止的也计入")
+        say.line(
+            f"  Pace: {en}; one that fails counts once data could have left",
+            f"  频次: {zh}, 失败的任务如数据可能已送出, 也计入",
+        )
     if rule.window is not None:
         en, zh = window_words(rule.window)
         say.line(f"  Hours: {en} ({policy.timezone})", f"  时段: {zh} ({policy.timezone})")
@@ -597,24 +492,13 @@ def _explain_cost(say: _Page, terms: Terms, zone: tzinfo) -> None:
         return
     say.line("  Counts against, at most:", "  最多占用额度:")
     for line in terms.lines:
-        en, zh = measure(line.notion, _grouped(line.cost))
-        left = f"{_grouped(line.remaining)} / {_grouped(line.limit)}"
-        until = _local(line, zone)
+        en, zh = measure(line.notion, grouped(line.cost))
+        left = f"{grouped(line.remaining)} / {grouped(line.limit)}"
+        until = wall_time(line.until, zone)
         say.line(
             f"    {line.budget}: {en}; left before this job: {left}, until {until}",
             f"    {line.budget}: {zh}; 本任务之前剩余 {left}, 至 {until}",
         )
-
-
-def _grouped(decimal: str) -> str:
-    whole, point, rest = decimal.partition(".")
-    return f"{int(whole):,}{point}{rest}"
-
-
-def _local(line: CostLine, zone: tzinfo) -> str:
-    local: datetime = line.until.astimezone(zone)
-    name = "UTC" if zone is UTC else str(zone)
-    return f"{local:%Y-%m-%d %H:%M} ({name})"
 
 
 def _explain_leaks(say: _Page, spec: JobSpec, leaks: Sequence[Leak]) -> None:

@@ -1,12 +1,13 @@
 """What a node has answered before, as `decide` needs it: rates, budgets, quotas and the differencing guard.
 
 A node's ledger has one row per attempt that was set aside (reserved) or passed commit point 1 (charged). A
-row belongs to a source of the catalogue, not to a policy: a new version, another name of a budget or a longer
-period never make spending forgotten.
+row belongs to a source of the catalogue, not to a policy: a new version, another name of a budget, a purpose
+or a rule, another key or a longer period never make spending forgotten. Another source has no rows yet: a
+dataset that a new version, signed by two people, takes from elsewhere begins at zero.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
@@ -177,7 +178,15 @@ class Limit:
         """Whether it limits privacy loss, and not a count."""
         return self.notion not in ("rows", "queries")
 
-    def spent(self, rows: Iterable[Past], *, alias: str, purpose: str, alias_of: Mapping[str, str]) -> Cost:
+    def spent(
+        self,
+        rows: Iterable[Past],
+        *,
+        alias: str,
+        purpose: str,
+        alias_of: Mapping[str, str],
+        purposes: Container[str],
+    ) -> Cost:
         """Return what rows of the limit's source in this period have spent of it.
 
         Args:
@@ -187,11 +196,13 @@ class Limit:
             purpose: the job's.
             alias_of: key id → alias, as the policy has it now. A key it no longer lists counts for everybody:
                 a new version that exchanges a key resets nothing.
+            purposes: those the policy has now. One it no longer has counts for each of them: a new version
+                that renames a purpose resets nothing, either.
         """
         if self.scope == "per-requester":
             rows = [row for row in rows if alias_of.get(row.requester, alias) == alias]
         elif self.scope == "per-purpose":
-            rows = [row for row in rows if row.purpose == purpose]
+            rows = [row for row in rows if row.purpose == purpose or row.purpose not in purposes]
         if self.notion == "rows":
             return Cost(rows=sum([row.cost.rows for row in rows]))
         if self.notion == "queries":

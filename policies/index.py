@@ -94,6 +94,7 @@ class Index:
     expires: datetime
     zone: zoneinfo.ZoneInfo
     alias_of: Mapping[str, str]
+    known_purposes: frozenset[str]
     banned: Mapping[str, Sequence[tuple[int, Banned]]]
     clauses: tuple[Clause, ...]
     requesters: Mapping[str, int]
@@ -114,6 +115,7 @@ class Index:
             policy.expires.astimezone(UTC),
             zoneinfo.ZoneInfo(policy.timezone),
             {key: alias for alias, who in policy.requesters.items() for key in who.keys},
+            frozenset(policy.purposes),
             banned,
             tuple(Clause.of(policy, rule) for rule in rules),
             _bits(rule.requesters for rule in rules),

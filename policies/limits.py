@@ -15,10 +15,11 @@ from policies.decision import Ask, Permit, Refuse
 from policies.history import History, Limit, Lookback, Standing, standing
 from policies.index import Clause, Derived, Index
 from policies.model import Rule, Window
+from policies.words import grouped, measure, rate_words, wall_time
 from protocols.dp.cost import Cost, decimal_up
 from protocols.ids import JobId
 from protocols.statistics.differencing import Query
-from protocols.wire import CostLine, utc_text
+from protocols.wire import CostLine
 
 ATTEMPTS_PER_JOB: Final = 3
 """How many attempts of one job may be charged at one node; failed ones count."""
@@ -51,14 +52,12 @@ def check_attempts(past: Lookback, job: JobId, rule: str) -> Refuse | None:
 
 # --- (19)
 
-_PER: Final = {"hour": "小时", "day": "日", "week": "周", "month": "月", "quarter": "季度", "year": "年"}
-
 
 def check_rate(index: Index, clause: Clause, history: History, job: JobId, moment: datetime) -> Refuse | None:
     """Refuse one job too many in the period of the rule's rate, whichever of its datasets it asks for.
 
     A job counts that the rule allowed or, as it stands now, covers: another id in a new version resets
-    nothing. So does one by a key that the policy no longer lists.
+    nothing. So does one by a key, or for a purpose, that the policy no longer lists.
     """
     rule = clause.rule
     if rule.rate is None:
@@ -72,7 +71,7 @@ def check_rate(index: Index, clause: Clause, history: History, job: JobId, momen
         and (
             row.rule == rule.id
             or (
-                row.purpose in rule.purposes
+                (row.purpose in rule.purposes or row.purpose not in index.known_purposes)
                 and row.job_type in rule.job_types
                 and index.alias_of.get(row.requester, rule.requesters[0]) in rule.requesters
             )
@@ -80,11 +79,11 @@ def check_rate(index: Index, clause: Clause, history: History, job: JobId, momen
     }
     if len(jobs) < rule.rate.jobs:
         return None
-    until = utc_text(span.end)
+    until, (pace, pace_zh) = wall_time(span.end, index.zone), rate_words(rule.rate)
     return Refuse(
         "rate-exceeded",
-        f"The rule lets {rule.rate.jobs} job(s) run per {rule.rate.per}; none is left until {until}.",
-        f"规则每{_PER[rule.rate.per]}最多允许 {rule.rate.jobs} 个任务, {until} 之前的次数已用完。",
+        f"The rule allows {pace}; none is left until {until}.",
+        f"规则限定{pace_zh}, {until} 之前的次数已用完。",
         f"submit the job again after {until}",
         f"请在 {until} 之后重新提交",
         rule.id,
@@ -124,10 +123,11 @@ def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | Non
     most = rule.max_cost
     if most is None or budget is None or cost.within(budget.notion, most, budget.delta):
         return None
+    words, words_zh = measure(budget.notion, decimal_up(most, 18))
     return Refuse(
         "cost-above-rule",
-        f"The rule lets one job cost at most {decimal_up(most, 18)} ({budget.notion}); this one costs more.",
-        f"规则规定单个任务的代价不超过 {decimal_up(most, 18)} ({budget.notion}), 本任务超出。",
+        f"The rule lets one job cost at most {words}; this one costs more.",
+        f"规则规定每个任务最多占用预算 {words_zh}, 本任务超出。",
         "ask for less accuracy or fewer figures",
         "请降低精度或减少统计项",
         rule.id,
@@ -153,17 +153,20 @@ def charge(
     for limit in limits:
         span = period(unit_of(limit.period), moment, index.zone)
         rows = past.since(span.begin)
-        spent = limit.spent(rows, alias=alias, purpose=purpose, alias_of=index.alias_of)
+        spent = limit.spent(
+            rows, alias=alias, purpose=purpose, alias_of=index.alias_of, purposes=index.known_purposes
+        )
         found = standing(limit, spent, cost)
         if not found.fits or found.cost is None:
-            return _exceeded(limit, found, utc_text(span.end), rule)
+            return _exceeded(limit, found, wall_time(span.end, index.zone), rule)
         lines.append(CostLine(limit.name, limit.notion, found.cost, found.remaining, found.most, span.end))
     return tuple(lines)
 
 
 def _exceeded(limit: Limit, found: Standing, until: str, rule: str) -> Refuse:
     what, what_zh = ("budget", "预算") if limit.private else ("quota", "配额")
-    most = f"{found.most} {limit.notion}"
+    most, most_zh = measure(limit.notion, found.most)
+    left = grouped(found.remaining)
     if found.cost is None:
         sentence = (
             f"The job's noise cannot be charged to {what} {limit.name}: it has no measure there, "
@@ -171,12 +174,13 @@ def _exceeded(limit: Limit, found: Standing, until: str, rule: str) -> Refuse:
         )
         sentence_zh = f"本任务的噪声无法计入预算 {limit.name}: 该预算没有对应的度量, 或剩余的 δ 不足"
     else:
-        sentence = f"The job would take {found.cost} of {what} {limit.name}"
-        sentence_zh = f"本任务将占用{what_zh} {limit.name} {found.cost}"
+        cost, cost_zh = measure(limit.notion, found.cost)
+        sentence = f"The job would take {cost} of {what} {limit.name}"
+        sentence_zh = f"本任务将占用{what_zh} {limit.name} 的 {cost_zh}"
     return Refuse(
         "budget-exceeded",
-        f"{sentence}; of {most} in this period, {found.remaining} is left until {until}.",
-        f"{sentence_zh}; 本周期上限 {most}, 至 {until} 还剩 {found.remaining}。",
+        f"{sentence}; of {most} in this period, {left} is left until {until}.",
+        f"{sentence_zh}; 本周期上限 {most_zh}, 至 {until} 还剩 {left}。",
         f"ask for less, submit the job again after {until}, or have the {what} raised in a new version",
         f"请减少申请量, 或在 {until} 之后重新提交, 或在新版本策略中提高{what_zh}",
         rule,
@@ -194,7 +198,7 @@ def in_window(permit: Permit, window: Window, zone: zoneinfo.ZoneInfo, now: date
     if opens is None:
         when, when_zh = "never opens: it has no days", "没有任何开放日"
     else:
-        local = f"{opens.astimezone(zone):%Y-%m-%d %H:%M} ({zone.key})"
+        local = wall_time(opens, zone)
         when, when_zh = f"opens at {local}", f"将于 {local} 开放"
     return Ask(
         permit.terms,

@@ -9,6 +9,7 @@ from typing import Final, Self
 from policies.decision import Leak, Refuse
 from policies.index import Clause, Derived, Index, Members
 from policies.model import NEUTRAL_KINDS, Dataset
+from policies.words import USES, count_words
 from protocols.dp.cost import Cost
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import (
@@ -172,10 +173,10 @@ def check_columns(
         if need.use not in column.use:
             return Refuse(
                 "column-use",
-                f"Column {name} may not be used to {need.use}.",
-                f"列 {name} 不可用于 {need.use}。",
-                f"its uses are: {', '.join(column.use)}",
-                f"允许的用途: {', '.join(column.use)}",
+                f"Column {name} may not be used this way: {USES[need.use][0]}.",
+                f"列 {name} 不可用于{USES[need.use][1]}。",
+                f"its uses are: {', '.join(USES[use][0] for use in column.use)}",
+                f"允许的用法: {'、'.join(USES[use][1] for use in column.use)}",
                 rule.id,
             )
         if column.type not in need.types:
@@ -277,7 +278,8 @@ def check_enough(organisations: int, asked: int, constraints: Constraints, rule:
     if constraints.min_sources is not None and asked < constraints.min_sources:
         return Refuse(
             "too-few-sources",
-            f"The job asks for persons in at least {asked} list(s), {constraints.min_sources} are required.",
+            f"The job asks for persons on at least {count_words(asked, 'list', 'lists')}, "
+            f"{constraints.min_sources} are required.",
             f"任务要求至少在 {asked} 份清单中出现, 规则要求 {constraints.min_sources} 份。",
             f"set k to {constraints.min_sources} or more",
             f"请将 k 设为 {constraints.min_sources} 或更大",

@@ -6,7 +6,7 @@ refused at activation, where clauses that this version does not honour are named
 """
 
 import zoneinfo
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
@@ -149,8 +149,9 @@ class Caution:
 def cautions(parsed: ParsedPolicy) -> list[Caution]:
     """Return what is allowed and yet not safe, in the file's order."""
     policy = parsed.policy
+    found = [*_uncounted(parsed)]
     if policy.defaults.release_requires != "checkpoint" or not (policy.budgets or policy.quotas):
-        return []
+        return found
     return [
         Caution(
             parsed.document.lines.line(("defaults", "release_requires")),
@@ -159,8 +160,29 @@ def cautions(parsed: ParsedPolicy) -> list[Caution]:
             "to bear that",
             'release_requires = "checkpoint": 目前没有见证方核对本节点, 节点若从备份恢复, 备份之后'
             "已用掉的额度可能被再次使用。设定预算和配额时请为此留有余地",
-        )
+        ),
+        *found,
     ]
+
+
+def _uncounted(parsed: ParsedPolicy) -> Iterator[Caution]:
+    """Yield class-B rules over a dataset that no quota of theirs is for."""
+    policy = parsed.policy
+    directed = {known.name for known in JOB_TYPES if known.output_class is OutputClass.DIRECTED}
+    for index, rule in enumerate(policy.rules):
+        if not rule.datasets or not directed & set(rule.job_types):
+            continue
+        counted = {quota.dataset for quota in map(policy.quotas.__getitem__, rule.quotas)}
+        without = [name for name in rule.datasets if name not in counted]
+        if without:
+            names, line = ", ".join(without), parsed.document.lines.line(("rules", index))
+            yield Caution(
+                line,
+                f"rule {rule.id} gives {names} to lists of persons, and no quota counts what is answered: "
+                "only rate and approvals limit it. Add a quota for each of the rule's datasets",
+                f"规则 {rule.id} 将 {names} 用于生成定向名单, 但没有配额计数, 仅受频次和审批限制。"
+                "请为规则的每个数据集设定配额",
+            )
 
 
 def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None:
@@ -168,7 +190,7 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
 
     (1) Validity: at most 180 days, a known timezone.
     (2) `previous` is absent exactly in version 1.
-    (3) A key belongs to one requester or one approver role: one person, one capacity.
+    (3) A key belongs to one requester or one approver role, never to both: one person, one capacity.
     (4) Datasets: none of grade core, no source twice; columns well-formed, no two that differ in case alone;
         the unit's column exists.
     (5) Budgets and quotas: of a dataset that is described, no name twice, limits above 0 that the ledger can
@@ -250,6 +272,16 @@ def _check_header(document: Document, policy: Policy) -> None:
 
 
 def _check_keys(document: Document, policy: Policy) -> None:
+    asking = {key for who in policy.requesters.values() for key in who.keys}
+    for name, approver in policy.approvers.items():
+        for index, key in enumerate(approver.keys):
+            if key in asking:
+                document.fail(
+                    ("approvers", name, "keys", index),
+                    "the key stands under requesters, too",
+                    code="key-twice",
+                    hint="whoever asks does not approve: list another person's key here",
+                )
     for table, groups in (("requesters", policy.requesters), ("approvers", policy.approvers)):
         seen: set[str] = set()
         for name, group in groups.items():
@@ -555,7 +587,7 @@ def _check_two_people(document: Document, rule: Rule, path: Path, what: str) -> 
     if rule.approvals < TWO_PEOPLE:
         document.fail(
             (*path, "approvals"),
-            f"{rule.approvals} approval(s), but {what} takes at least {TWO_PEOPLE}",
+            f"{rule.approvals} approvals, but {what} takes at least {TWO_PEOPLE}",
             code="too-few-approvals",
             hint=f"write approvals = {TWO_PEOPLE}, and approvers who can give them",
         )

@@ -6,15 +6,16 @@ A stop only tightens, so one of them is enough; to lift it takes both, in a poli
 accepted document, on disk and in the journal, is the node's part.
 """
 
-from collections.abc import Collection, Container
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from policies.model import ActivePolicy, PinnedSigners, StopDocument, StoredPolicy
+from policies.model import ActivePolicy, PinnedSigners, Policy, Stop, StopDocument, StoredPolicy
 from policies.parse import ParsedPolicy, parse_policy, parse_stop, unsupported_clauses
 from protocols.envelope import POLICY, STOP, Envelope, Signer, decode_envelope, key_id, sign, verify
 from protocols.errors import InputError, PolicyInvalid, SignatureInvalid, StateConflict
+from protocols.freetext import could_identify
 from protocols.ids import Digest, KeyId, NodeName
 from protocols.succession import CLOCK_TOLERANCE
 from protocols.wire import utc_text
@@ -74,14 +75,15 @@ def check_activation(
     now: datetime,
     *,
     node: NodeName,
-    stops: Collection[Digest] = (),
+    stops: Mapping[Digest, Sequence[Stop]] | None = None,
 ) -> ActivePolicy:
     """Return the policy in a signed envelope if it may become the active one.
 
     (1) It is a policy, signed with pinned keys by people of two different roles; nothing is parsed before.
     (2) The text is a well-formed policy. (3) It is for this node. (4) It is newer than the newest ever
     activated here, and says so: version greater, `previous` the digest of that one. (5) It is valid now.
-    (6) It lifts only stops that are in force. (7) It holds no clause that this version would silently ignore.
+    (6) It lifts only stops that are in force, and knows every name that the others halt: under a new name the
+    same thing would go on. (7) It holds no clause that this version would silently ignore.
 
     Args:
         envelope_bytes: policy.dsse.
@@ -89,8 +91,8 @@ def check_activation(
         stored: the newest policy ever activated here, None where there never was one.
         now: the node's time.
         node: this node.
-        stops: digests of the stop documents in force here. What the policy returned leaves of them, the
-            caller puts into its `stops`.
+        stops: the stop documents in force here, digest → what it halts. What the policy returned leaves of
+            them, the caller puts into its `stops`.
 
     Raises:
         DecodeError: not an envelope.
@@ -98,8 +100,10 @@ def check_activation(
         PolicyInvalid: the text is wrong, with its line; `unknown-stop`; `unsupported-clause` names each such
             clause.
         StateConflict: `policy-of-another-node`, `policy-already-active`, `same-version-other-text`,
-            `policy-rollback`, `previous-mismatch`, `policy-expired`, `policy-not-yet-valid`.
+            `policy-rollback`, `previous-mismatch`, `policy-expired`, `policy-not-yet-valid`,
+            `stopped-name-gone`.
     """
+    stops = stops or {}
     parsed = _signed_policy(envelope_bytes, pinned, node)  # (1) (2) (3)
     _check_succession(parsed, stored)  # (4)
     policy = parsed.policy
@@ -125,6 +129,13 @@ def check_activation(
                 "no stop document with this digest is in force here",
                 code="unknown-stop",
                 hint="remove it; in force: " + (", ".join(sorted(stops)) or "none"),
+            )
+    for digest, halts in stops.items():
+        if digest not in policy.lifted_stops and (stop := names_nobody(halts, policy)) is not None:
+            raise StateConflict(
+                f"{stop.scope} {stop.value} is stopped here, and this version no longer knows it",
+                code="stopped-name-gone",
+                hint=f"keep the name, or lift the stop: write {digest} under lifted_stops",
             )
     # (7)
     if unsupported := unsupported_clauses(parsed):
@@ -165,9 +176,10 @@ def sign_stop(data: bytes, signer: Signer) -> Envelope:
     """Return a signed stop: an envelope over the exact bytes of a `minshu-stop/1` document.
 
     Raises:
-        PolicyInvalid: the document is wrong, with its line; nobody should sign what no node would accept.
+        PolicyInvalid: the document is wrong, with its line, or `bad-reason`; nobody should sign what no node
+            would accept.
     """
-    parse_stop(data)
+    _stop_document(data)
     return sign(STOP, data, [signer])
 
 
@@ -182,8 +194,9 @@ def check_stop(
     """Return the stop in a signed envelope if it is to be applied here.
 
     (1) It is a stop, signed with a pinned key of any role: a stop only tightens; nothing is parsed before.
-    (2) The text is a well-formed stop document. (3) It is for this node. (4) It was issued by now, and within
-    the last seven days. (5) It was not applied here before, or it would come back after it was lifted.
+    (2) The text is a well-formed stop document, whose reasons name nobody: requesters read them. (3) It is
+    for this node. (4) It was issued by now, and within the last seven days. (5) It was not applied here
+    before, or it would come back after it was lifted.
 
     Args:
         envelope_bytes: stop.dsse.
@@ -195,7 +208,7 @@ def check_stop(
     Raises:
         DecodeError: not an envelope.
         SignatureInvalid: `wrong-payload-type` or `too-few-signatures`.
-        PolicyInvalid: the text is wrong, with its line.
+        PolicyInvalid: the text is wrong, with its line; `bad-reason`.
         StateConflict: `stop-of-another-node`, `stop-not-yet-valid`, `stop-too-old`, `stop-applied-before`.
     """
     envelope = decode_envelope(envelope_bytes)
@@ -221,7 +234,7 @@ def check_stop(
             hint="have one of these sign it with minshu-policy stop: "
             + (", ".join(sorted(pinned.roles)) or "nobody is pinned yet"),
         )
-    document = parse_stop(envelope.payload)  # (2)
+    document = _stop_document(envelope.payload)  # (2)
     digest = envelope.payload_digest
     # (3)
     if document.policy_id != node:
@@ -251,6 +264,37 @@ def check_stop(
             hint="if it was lifted and is to hold again, make a new one",
         )
     return SignedStop(document, digest, role, key)
+
+
+def _stop_document(data: bytes) -> StopDocument:
+    document = parse_stop(data)
+    if any(could_identify(stop.reason) for stop in document.stops):
+        raise PolicyInvalid(
+            "the reason of a stop has a number that could be an identifier",
+            code="bad-reason",
+            hint="every requester it stops reads the reason: name no person",
+        )
+    return document
+
+
+def names_nobody(stops: Sequence[Stop], policy: Policy) -> Stop | None:
+    """Return the first stop of a requester, purpose or dataset that a policy does not know, None for none."""
+    for stop in stops:
+        if stop.scope in ("requester", "purpose", "dataset") and stop.value not in known_names(stop, policy):
+            return stop
+    return None
+
+
+def known_names(stop: Stop, policy: Policy) -> list[str]:
+    """Return the names in a policy that a stop of this scope can name; none for all and for a job."""
+    match stop.scope:
+        case "requester":
+            return sorted(policy.requesters)
+        case "purpose":
+            return sorted(policy.purposes)
+        case "dataset":
+            return sorted(policy.datasets)
+    return []
 
 
 def _signed_policy(envelope_bytes: bytes, pinned: PinnedSigners, node: NodeName) -> ParsedPolicy:

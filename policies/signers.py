@@ -108,6 +108,8 @@ class TokenSigner:
                 signature = self.token.sign(data)
         except TokenError as error:
             raise _token_failed(error.fault) from None
+        except Exception:  # noqa: BLE001  # a vendor's own: its text might hold what was handed in
+            raise _token_failed("failed") from None
         if not verify_signature(self.public_key, signature, data):
             raise SignatureInvalid(
                 "the token returned a signature that does not verify under its own key",
@@ -163,6 +165,8 @@ def open_token(uri: TokenUri) -> TokenSigner:
         public_key = token.public_key(uri.object, uri.id)
     except TokenError as error:
         raise _token_failed(error.fault) from None
+    except Exception:  # noqa: BLE001  # a vendor's own: its text might hold the PIN
+        raise _token_failed("failed") from None
     if len(public_key) != 32:
         raise InputError(
             f"the token's public key has {len(public_key)} bytes, an Ed25519 key has 32",

@@ -129,7 +129,8 @@ def freshen(trusted: Trusted, envelope: bytes, now: datetime) -> Trusted:
     """Return what is trusted after a freshness statement was presented; an older one changes nothing.
 
     (1) One of the freshness keys that the roster at hand names signed it. (2) It is about this collaboration
-    and this very roster. (3) It was not issued in the future. (4) The newest counts, in any order of arrival.
+    and this very roster. (3) It was not issued in the future. (4) The newest counts, in any order of arrival;
+    one from before the roster was issued adds nothing to it.
 
     Raises:
         SignatureInvalid: `wrong-payload-type`, `too-few-signatures`: (1).
@@ -309,7 +310,9 @@ def _freshened(trusted: Trusted, document: Envelope) -> Trusted:
             hint=_ASK_ROOTS,
         )
     # (4)
-    if trusted.freshness is not None and statement.issued <= trusted.freshness.issued:
+    if statement.issued < roster.issued or (
+        trusted.freshness is not None and statement.issued <= trusted.freshness.issued
+    ):
         return trusted
     return replace(trusted, freshness=statement)
 

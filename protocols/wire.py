@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from protocols.encoding import canonical_json, decode_json, digest_bytes, sha256_digest
 from protocols.envelope import key_id
 from protocols.errors import DecodeError
+from protocols.freetext import could_identify
 from protocols.ids import DatasetName, Digest, JobId, KeyId, NodeName, Organisation, Role
 
 MAX_JOB_BYTES: Final = 256 << 10
@@ -1096,6 +1097,6 @@ class Outcome:
         f.finish()
         if result.confirmed > result.checked:
             raise DecodeError("more confirmed than checked", code="bad-outcome")
-        if re.search(r"\d{11}", result.note):
+        if could_identify(result.note):
             raise DecodeError("the note has a number that could be an identifier", code="bad-outcome")
         return result

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
+from itertools import count
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import TracebackType
@@ -179,6 +180,7 @@ class Bench:
     def __init__(self, world: World, folder: Path) -> None:
         self._world = world
         self._folder = Path(tempfile.mkdtemp(dir=folder))
+        self._numbers = count()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["ledger_race"])
         self._pool = context.Pool(PROCESSES, _begin, (context.Barrier(JOBS),))
@@ -196,7 +198,7 @@ class Bench:
         """Race fifty jobs for the last unit of a quota, and check that one has it and the ledger adds up."""
         draw = random.Random(seed)  # which jobs race, no secret
         world, limit = self._world, draw.randint(1, 5)
-        database = self._folder / f"{seed}.db"
+        database = self._folder / f"{next(self._numbers)}.db"  # a seed may be raced again
         book = founded(database)
         quotas: dict[str, Any] = {"queries": limit, "rows": None}
         if draw.random() < 0.5:  # the quota may also be one of records, a thousand for each job

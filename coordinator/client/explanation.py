@@ -73,9 +73,9 @@ class NodeAnswer:
             (("规则" if zh else "rule"), [said.rule] if said.rule else []),
             (("理由" if zh else "reason"), [reason] if reason else []),
             (("建议" if zh else "hint"), [hint] if hint else []),
-            (("费用" if zh else "cost"), [cost_line(line, language) for line in said.costs]),
+            (("占用额度" if zh else "cost"), [cost_line(line, language) for line in said.costs]),
             (("输出" if zh else "leaves"), leaving),
-            (("已答" if zh else "answered before by"), [said.answered] if said.answered else []),
+            (("已由先前任务答复" if zh else "answered before by"), [said.answered] if said.answered else []),
         ]
         return [self.headline(language), *(f"  {name}: {text}" for name, texts in told for text in texts)]
 
@@ -112,7 +112,7 @@ class Explanation:
         if earlier := self.answered_before:
             return pick(
                 f"submitted now, the releases of job {earlier} answer it at no cost, if they are still kept",
-                f"现在提交: 如先前任务 {earlier} 的结果仍在保存期内, 将直接以其答复, 不扣减预算",
+                f"现在提交: 如先前任务 {earlier} 的结果仍在保存期内, 将直接以其答复, 不占用额度",
             )
         if no := self._nodes("refuse"):
             return pick(
@@ -146,7 +146,7 @@ class Explanation:
         head = [
             f"{spec.job_type}, {spec.purpose}, {spec.legal_basis}",
             f"  {'预期用途' if zh else 'expected use'}: {spec.expected_use}",
-            "  以下为试答: 未读取数据, 未执行, 未扣减。"
+            "  以下为试答: 未读取数据, 未执行, 未占用额度。"
             if zh
             else "  dry answers: no data was read, nothing ran, nothing was charged",
         ]

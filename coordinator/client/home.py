@@ -123,13 +123,15 @@ class AnalystHome:
         """
         replace_file(self.rosters / f"{version:08d}.fresh", envelope)
 
-    def roster_of(self, digest: str) -> Roster | None:
-        """Return the roster of that digest if it is one of the chain."""
+    def rosters_since(self, digest: str) -> list[Roster]:
+        """Return the chain from the roster of that digest on, newest first; empty if it is none of them."""
+        since: list[Roster] = []
         for path in sorted(self.rosters.glob("*.dsse"), reverse=True):
             envelope = decode_envelope(read_bounded(path, MAX_ENVELOPE_BYTES))
+            since.append(Roster.decode(envelope.payload))
             if envelope.payload_digest == digest:
-                return Roster.decode(envelope.payload)
-        return None
+                return since
+        return []
 
     @property
     def releases(self) -> Path:

@@ -1,13 +1,18 @@
 """Outcomes as the analyst sees them: each checked with the key of whoever filed it."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from protocols.envelope import OUTCOME, decode_envelope, key_id, verify
 from protocols.errors import MinshuError, SignatureInvalid
 from protocols.ids import JobId, KeyId, NodeName, Organisation
-from protocols.wire import Outcome, Roster, organisation_of
+from protocols.wire import JobSpec, Outcome, Roster, organisation_of
+
+MAX_OUTCOMES: Final = 16
+"""Outcomes that are checked for one view: the coordinator keeps no more for a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +37,41 @@ class FiledOutcome:
         )
 
 
-def read_outcomes(
-    envelopes: Iterable[bytes], job: JobId, roster: Roster
-) -> tuple[tuple[FiledOutcome, ...], int]:
-    """Return a job's outcomes, newest first, and how many the roster in force does not vouch for.
+Recipients = frozenset[tuple[Organisation, bool]]
+"""Who receives a job's releases; True for a list of class B, which a node receives, else an analyst."""
 
-    Keys leave the roster, so an old outcome may be one of those; it is not shown as if it held.
+
+def recipients(spec: JobSpec, organisation: Organisation) -> Recipients:
+    """Return who receives the releases of a job that an analyst of `organisation` submitted."""
+    from protocols.jobs import job_type
+    from protocols.jobs.job_type import REQUESTER, OutputClass
+
+    return frozenset(
+        (
+            organisation if planned.recipient == REQUESTER else Organisation(planned.recipient),
+            planned.output_class is OutputClass.DIRECTED,
+        )
+        for planned in job_type(spec.job_type).releases(spec)
+    )
+
+
+def read_outcomes(
+    envelopes: Sequence[bytes], job: JobId, roster: Roster, receiving: Recipients | None = None
+) -> tuple[tuple[FiledOutcome, ...], int]:
+    """Return a job's outcomes, newest first, and how many of them are in doubt.
+
+    Keys leave the roster, so an old outcome may be in doubt: it is not shown as if it held. So is one of
+    somebody who is none of `receiving`; None where that is not known.
     """
     held: list[FiledOutcome] = []
-    doubtful = 0
-    for envelope in envelopes:
-        try:
-            held.append(_read(envelope, job, roster))
-        except MinshuError:
-            doubtful += 1
+    for envelope in envelopes[:MAX_OUTCOMES]:
+        with suppress(MinshuError):
+            held.append(_read(envelope, job, roster, receiving))
+    doubtful = len(envelopes) - len(held)
     return tuple(sorted(held, key=lambda one: one.filed)[::-1]), doubtful
 
 
-def _read(envelope: bytes, job: JobId, roster: Roster) -> FiledOutcome:
+def _read(envelope: bytes, job: JobId, roster: Roster, receiving: Recipients | None) -> FiledOutcome:
     document = decode_envelope(envelope)
     keys = {key_id(node.identity_key): node.identity_key for node in roster.nodes}
     keys |= {key_id(analyst.key): analyst.key for analyst in roster.analysts}
@@ -65,4 +87,6 @@ def _read(envelope: bytes, job: JobId, roster: Roster) -> FiledOutcome:
         who = analyst.name, analyst.organisation
     if who is None or outcome.job != job:
         raise SignatureInvalid("the outcome is not its signer's, or about another job", code="wrong-subject")
+    if receiving is not None and (who[1], bool(named & signers)) not in receiving:
+        raise SignatureInvalid("the outcome is of nobody who received a release", code="not-a-recipient")
     return FiledOutcome(*who, outcome.checked, outcome.confirmed, outcome.note, outcome.filed)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from coordinator.client.view import RunStatus, View
+from policies.words import measure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +76,9 @@ def says(run: RunStatus) -> str:
 def _costs(said: "Verdict | None") -> str:
     if said is None or not said.costs:
         return ""
-    return f"; costs {', '.join(f'{line.cost} of {line.budget}' for line in said.costs)}"
+    return (
+        f"; costs {', '.join(f'{measure(each.notion, each.cost)[0]} ({each.budget})' for each in said.costs)}"
+    )
 
 
 def _table(view: View) -> "Table":

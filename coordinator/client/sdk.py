@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from coordinator.client.connection import Connection
 from coordinator.client.explanation import Explanation, explained
 from coordinator.client.home import AnalystHome
+from coordinator.client.outcomes import recipients
 from coordinator.client.release import Release, open_release
 from coordinator.client.verdicts import checked
 from coordinator.client.view import Catalogue, View
@@ -376,7 +377,11 @@ class Job:
 
     def _read(self, view: "jobs_pb2.JobView") -> View:
         """Return the coordinator's view of the job with its outcomes checked."""
-        return View.of(view, self._vouching(self._bureau.roster(), self.id) if view.outcomes else None)
+        if not view.outcomes:
+            return View.of(view)
+        spec = self._spec()
+        receiving = None if spec is None else recipients(spec, self._bureau.home.config.organisation)
+        return View.of(view, self._vouching(self._bureau.roster(), self.id), receiving)
 
     def verdicts(self, view: View | None = None) -> Mapping[NodeName, Verdict]:
         """Return what the nodes have answered so far, each checked with its node's key in the roster.
@@ -492,18 +497,18 @@ class Job:
         )
 
     def _vouching(self, roster: Roster, job: JobId) -> Roster:
-        """Return the roster in force with the keys its nodes had when a job was submitted beside their own.
+        """Return the roster in force with the keys its nodes have had since a job was submitted.
 
         A node may have changed its key since it signed a verdict, release or outcome. One that has left
-        vouches for nothing.
+        vouches for nothing, and one that was taken in again for nothing that it signed before.
         """
         spec = self._kept(job)
-        then = None if spec is None else self._bureau.home.roster_of(spec.roster_digest)
-        if then is None:
-            return roster
-        members = {node.name for node in roster.nodes}
-        earlier = (node for node in then.nodes if node.name in members and node not in roster.nodes)
-        return replace(roster, nodes=(*roster.nodes, *earlier))
+        chain = [] if spec is None else self._bureau.home.rosters_since(spec.roster_digest)
+        nodes = list(roster.nodes)
+        for node in (node for earlier in chain for node in earlier.nodes):
+            if node not in nodes and all(each.node(node.name) for each in (roster, *chain)):
+                nodes.append(node)
+        return replace(roster, nodes=tuple(nodes))
 
     def _spec(self) -> JobSpec | None:
         """Return what was asked, for a job submitted from this home."""

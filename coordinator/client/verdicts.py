@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from policies.words import grouped, measure
 from protocols.envelope import VERDICT, decode_envelope, key_id, verify
 from protocols.errors import SignatureInvalid
 from protocols.ids import JobId, NodeName
@@ -10,13 +11,6 @@ from protocols.wire import CostLine, Leaving, Roster, Verdict, utc_text
 
 Language = Literal["zh", "en"]
 
-_UNITS: Final[Mapping[str, tuple[str, str]]] = {
-    "zcdp": ("ρ", "ρ"),
-    "pure-dp": ("ε", "ε"),
-    "approximate-dp": ("ε", "ε"),
-    "rows": ("record(s)", "条记录"),
-    "queries": ("question(s)", "次查询"),
-}
 _CLASSES: Final[Mapping[str, tuple[str, str]]] = {
     "A": ("numbers about groups", "群体统计数字"),
     "B": ("records about persons, sealed to one recipient", "定向名单, 加密发给唯一接收方"),
@@ -45,16 +39,12 @@ def checked(envelope: bytes, roster: Roster, *, node: NodeName, job: JobId, atte
 
 
 def cost_line(line: CostLine, language: Language) -> str:
-    """Return what one budget would be charged, and what is left of it until when."""
-    en, zh = _UNITS.get(line.notion, (line.notion, line.notion))
-    until = utc_text(line.until)
+    """Return what one budget or quota would be charged, and what is left of it until when."""
+    en, zh = measure(line.notion, line.cost)
+    left, most, until = grouped(line.remaining), grouped(line.limit), utc_text(line.until)
     if language == "zh":
-        return (
-            f"{line.budget} 扣减 {line.cost} {zh}; 扣减前剩余 {line.remaining}, 上限 {line.limit}, 至 {until}"
-        )
-    return (
-        f"{line.cost} {en} of {line.budget}; {line.remaining} of {line.limit} left before it, until {until}"
-    )
+        return f"{line.budget}: {zh}; 本任务之前剩余 {left}, 上限 {most}, 至 {until}"
+    return f"{line.budget}: {en}; {left} of {most} left before it, until {until}"
 
 
 def leaving_line(leaving: Leaving, language: Language) -> str:

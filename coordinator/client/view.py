@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from coordinator.client.outcomes import FiledOutcome, read_outcomes
+from coordinator.client.outcomes import FiledOutcome, Recipients, read_outcomes
 from coordinator.lifecycle import JOB_ENDS
 from protocols.encoding import decode_json
 from protocols.envelope import decode_envelope
@@ -93,12 +93,14 @@ class View:
         return self.state == "SUCCEEDED"
 
     @classmethod
-    def of(cls, view: "jobs_pb2.JobView", roster: Roster | None = None) -> Self:
+    def of(
+        cls, view: "jobs_pb2.JobView", roster: Roster | None = None, receiving: Recipients | None = None
+    ) -> Self:
         """Read the wire form; without a roster to check them with, every outcome is doubtful."""
         outcomes: tuple[FiledOutcome, ...] = ()
         doubtful = len(view.outcomes)
         if roster is not None:
-            outcomes, doubtful = read_outcomes(view.outcomes, JobId(view.job), roster)
+            outcomes, doubtful = read_outcomes(view.outcomes, JobId(view.job), roster, receiving)
         return cls(
             job=JobId(view.job),
             state=view.state,

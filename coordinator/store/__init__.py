@@ -60,13 +60,17 @@ class StoredRoster:
 
 @dataclass(frozen=True, slots=True)
 class StoredRotation:
-    """A node's announcement of its next identity key, raw Ed25519; `envelope` is as signed by both keys."""
+    """A node's announcement of its next identity key, raw Ed25519; `envelope` is as signed by both keys.
+
+    `refused` is one that came while another away from the same key stood: kept so that both show.
+    """
 
     node: NodeName
     previous_key: bytes
     next_key: bytes
-    issued: datetime
+    arrived: datetime
     envelope: bytes
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +212,12 @@ class Store(Protocol):
         """Return the newest freshness statement about that roster version, empty for none."""
         ...
 
-    def put_rotation(self, rotation: StoredRotation, entries: Iterable[Entry] = ()) -> bool:
-        """Keep an announcement; return False, changing nothing, if one as new is kept for that key."""
+    def put_rotation(self, rotation: StoredRotation, entries: Iterable[Entry] = ()) -> None:
+        """Keep an announcement in place of the node's earlier one between the same two keys."""
         ...
 
     def rotations(self) -> Sequence[StoredRotation]:
-        """Return the newest announcement of every node away from every key, by node and then by time."""
+        """Return the announcements by node, then in the order in which they arrived."""
         ...
 
     def put_catalogue(self, node: NodeName, envelope: bytes) -> None:

@@ -105,9 +105,10 @@ _rotations = sa.Table(
     _metadata,
     sa.Column("node", sa.String, primary_key=True),
     sa.Column("previous_key", sa.LargeBinary, primary_key=True),
-    sa.Column("next_key", sa.LargeBinary, nullable=False),
-    sa.Column("issued", _Moment, nullable=False),
+    sa.Column("next_key", sa.LargeBinary, primary_key=True),
+    sa.Column("arrived", _Moment, nullable=False),
     sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("refused", sa.Boolean, nullable=False),
 )
 _catalogues = sa.Table(
     "catalogue",
@@ -341,34 +342,36 @@ class SqlStore:
     ) -> bool:
         """Keep a freshness statement; return False, changing nothing, if one as new is kept."""
         values = {"version": version, "issued": issued, "envelope": envelope}
-        return self._put_newer(_freshness, values, entries)
+        with self._engine.begin() as connection:
+            # The statement itself compares the times, so that two racing commands cannot go back.
+            kept = connection.execute(
+                insert(_freshness)
+                .values(**values)
+                .on_conflict_do_update(["version"], set_=values, where=_freshness.c.issued < issued)
+            )
+            if kept.rowcount == 1:
+                _make_due(connection, entries)
+            return kept.rowcount == 1
 
     def freshness(self, version: int) -> bytes:
         """Return the newest freshness statement about that roster version, empty for none."""
         rows = self._rows(sa.select(_freshness.c.envelope).where(_freshness.c.version == version))
         return rows[0]["envelope"] if rows else b""
 
-    def put_rotation(self, rotation: StoredRotation, entries: Iterable[Entry] = ()) -> bool:
-        """Keep an announcement; return False, changing nothing, if one as new is kept."""
-        return self._put_newer(_rotations, asdict(rotation), entries)
+    def put_rotation(self, rotation: StoredRotation, entries: Iterable[Entry] = ()) -> None:
+        """Keep an announcement in place of the node's earlier one between the same two keys."""
+        values = asdict(rotation)
+        with self._write(entries) as connection:
+            connection.execute(
+                insert(_rotations)
+                .values(**values)
+                .on_conflict_do_update([column.name for column in _rotations.primary_key], set_=values)
+            )
 
     def rotations(self) -> Sequence[StoredRotation]:
-        """Return the newest announcement of every node away from every key."""
-        query = sa.select(_rotations).order_by(_rotations.c.node, _rotations.c.issued)
+        """Return the announcements by node, then in the order in which they arrived."""
+        query = sa.select(_rotations).order_by(_rotations.c.node, _rotations.c.arrived)
         return [StoredRotation(**row) for row in self._rows(query)]
-
-    def _put_newer(self, table: sa.Table, values: Mapping[str, Any], entries: Iterable[Entry]) -> bool:
-        key = [column.name for column in table.primary_key]
-        with self._engine.begin() as connection:
-            # The statement itself compares the times, so that two racing commands cannot go back.
-            kept = connection.execute(
-                insert(table)
-                .values(**values)
-                .on_conflict_do_update(key, set_=values, where=table.c.issued < values["issued"])
-            )
-            if kept.rowcount == 1:
-                _make_due(connection, entries)
-            return kept.rowcount == 1
 
     def put_catalogue(self, node: NodeName, envelope: bytes) -> None:
         """Remember a node's catalogue in place of its earlier one."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from node.sources.source import ReadLimits, SourceColumn, check_columns
+from protocols.encoding import sha256_digest
 from protocols.errors import InputError
 from protocols.wire import utc_text
 
@@ -47,6 +48,25 @@ _TYPES: Final = {
         "integer",
     ),
 }
+
+
+def fingerprint(path: Path) -> str:
+    """Return a digest that changes whenever the file is written, twice within one second too.
+
+    It stays at this node: a snapshot says when a table was written, this would help to guess its size.
+
+    Raises:
+        InputError: the table is gone.
+    """
+    return sha256_digest(repr(_identity(path)).encode())
+
+
+def same_file(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, by whatever links; where one is gone, whether they would."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return path.resolve() == other.resolve()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from coordinator.drafting import (
     decode_published,
     draft,
     hand_over,
+    left_out,
     next_roots,
     read_roster,
     sign_roster,
@@ -87,6 +88,73 @@ def test_a_node_that_enrolled_anew_begins_with_the_key_it_enrolled_with():
     anew = replace(enrolment(POLICE), identity_key=signer("anew").public_key)
     roster = drafted(enrolments=[anew], rotations=[rotation(POLICE, POLICE, "next")])
     assert identity(roster, POLICE) == signer("anew").public_key
+
+
+def test_a_node_keeps_the_key_that_the_roster_lists_not_the_one_it_gave_up():
+    first = drafted(rotations=[rotation(POLICE, POLICE, "second")])
+    both = [rotation(POLICE, POLICE, "second"), rotation(POLICE, "second", "thief", 1)]
+    second = drafted(first, rotations=both, keep_key=[POLICE])
+    assert identity(second, POLICE) == signer("second").public_key
+    assert changes(first, second) == changes(first, first)
+
+
+def test_a_declined_announcement_stays_declined_until_a_newer_one():
+    first, announced = drafted(), rotation(POLICE, POLICE, "thief", 1)
+    second = drafted(first, rotations=[announced], keep_key=[POLICE], now=NOW + timedelta(days=2))
+    third = drafted(second, rotations=[announced], now=NOW + timedelta(days=3))
+    assert identity(third, POLICE) == signer(POLICE).public_key
+    (told,) = left_out(second, third, [], [announced])
+    assert "declined" in told
+    assert fingerprint(signer("thief").public_key) in told
+    newer = rotation(POLICE, POLICE, "next", 4)
+    fourth = drafted(third, rotations=[announced, newer], now=NOW + timedelta(days=5))
+    assert identity(fourth, POLICE) == signer("next").public_key
+
+
+def test_several_announcements_are_told_and_the_refused_one_is_not_proposed():
+    current = drafted()
+    both = [
+        rotation(POLICE, POLICE, "next", 1),
+        replace(rotation(POLICE, POLICE, "other", 2), refused=True),
+    ]
+    after = drafted(current, rotations=both)
+    assert identity(after, POLICE) == signer("next").public_key
+    told = left_out(current, after, [], both)
+    assert "announced 2 different keys" in told[0]
+    assert told[1:3] == [
+        f"  {fingerprint(signer('next').public_key)}  proposed",
+        f"  {fingerprint(signer('other').public_key)}",
+    ]
+    assert f"--keep-key {POLICE}" in told[3]
+    kept = drafted(current, rotations=both, keep_key=[POLICE])
+    assert identity(kept, POLICE) == signer(POLICE).public_key
+
+
+def test_a_node_left_out_stays_out_until_it_is_named_or_enrols_anew():
+    first = drafted()
+    second = drafted(first, without=[POLICE])
+    third = drafted(second)
+    assert third.node(POLICE) is None
+    (told,) = left_out(second, third, [enrolment(POLICE), enrolment(HEALTH)])
+    assert f"--with {POLICE}" in told
+    assert drafted(second, readmit=[POLICE]).node(POLICE) == first.node(POLICE)
+    anew = replace(
+        enrolment(POLICE), identity_key=signer("anew").public_key, enrolled=NOW + timedelta(seconds=1)
+    )
+    assert identity(drafted(second, enrolments=[anew]), POLICE) == signer("anew").public_key
+    assert drafted(second, enrolments=[anew]).node(HEALTH) == first.node(HEALTH)
+    for unknown in ("readmit", "keep_key"):
+        with pytest.raises(InputError) as nobody:
+            drafted(second, **{unknown: ["nobody/node"]})
+        assert nobody.value.code == "unknown-name"
+
+
+def test_a_node_is_not_readmitted_with_a_key_that_it_gave_up():
+    announced = [rotation(POLICE, POLICE, "second")]
+    without = drafted(drafted(rotations=announced), rotations=announced, without=[POLICE])
+    with pytest.raises(InputError) as given_up:
+        drafted(without, rotations=announced, readmit=[POLICE])
+    assert given_up.value.code == "key-given-up"
 
 
 def test_an_announcement_the_signers_do_not_trust_is_left_out():

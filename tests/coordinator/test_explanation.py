@@ -173,7 +173,7 @@ def test_the_page_says_who_would_answer_what_at_which_cost(question):
         in "\n".join(page)
     )
     assert f"{HEALTH} (source-2): needs 2 approval(s) by dpo, owner" in page
-    assert "  cost: 0.1 ρ of elder_quarter; 0.35 of 0.5 left before it, until 2026-12-02T08:00:00Z" in page
+    assert "  cost: elder_quarter: ρ = 0.1; 0.35 of 0.5 left before it, until 2026-12-02T08:00:00Z" in page
     assert f"{INSURANCE} (source-1): refused" in page
     assert "  hint: ask in January" in page
     assert f"{STATISTICS} (matcher): away: it is not connected, so nobody knows what it would answer" in page

@@ -39,7 +39,7 @@ LEAVES = (
 PERMIT = {"code": "permitted", "sentence": "The job fits the rule.", "sentence_zh": "任务符合规则。"}
 ASK = {
     "code": "approval-needed",
-    "sentence": "The job fits the rule and needs 2 more approval(s) by: dpo, owner.",
+    "sentence": "The job fits the rule and needs 2 more approvals by: dpo, owner.",
     "sentence_zh": "任务符合规则, 还需 2 份审批: dpo, owner。",
     "hint": "ask them to approve: minshu-node approve, at their node",
     "hint_zh": "请其在本部门节点审批: minshu-node approve",

@@ -1,6 +1,7 @@
 """Who is believed: tokens and enrolment, rosters, TLS keys, requests, jobs."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import threading
@@ -29,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from audit.entries import check_statement
 from coordinator.authority import LEAF_LIFE, Authority, peer_of
 from coordinator.drafting import next_roots
-from coordinator.registry import MAX_JOB_ENVELOPE_BYTES, Registry
+from coordinator.registry import MAX_JOB_ENVELOPE_BYTES, MAX_REFUSED_ROTATIONS, Registry
 from coordinator.store import StoredRoster, Token
 from coordinator.store.sql import SqlStore
 from protocols.encoding import sha256_digest
@@ -420,6 +421,13 @@ def test_a_freshness_statement_that_does_not_hold_is_not_handed_out(world, liste
     assert listed.freshness_envelope == said
 
 
+def test_a_statement_older_than_the_roster_adds_nothing_and_is_not_journaled(world, listed, store):
+    before = due(store)
+    old = world.freshness(listed.roster, issued=listed.roster.issued - timedelta(seconds=1))
+    assert refusal(StateConflict, listed.publish_freshness, old) == "already-published"
+    assert (listed.freshness_envelope, due(store)) == (b"", before)
+
+
 # -- next identity keys ------------------------------------------------------------------------------
 
 
@@ -436,6 +444,39 @@ def test_a_node_announces_its_next_identity_key(world, listed, store, clock):
     # Told again, it is confirmed again and journaled no more.
     assert listed.announce_rotation(POLICE, envelope) == sha256
     assert due(store)[-1] == entry
+
+
+def test_a_second_announcement_neither_wins_nor_is_lost_unseen(world, listed, store, clock):
+    clock.pass_(minutes=1)
+    listed.announce_rotation(POLICE, world.rotation(POLICE, "thief"))
+    clock.pass_(minutes=1)
+    own = world.rotation(POLICE, "owner")
+    for _ in range(2):
+        assert refusal(StateConflict, listed.announce_rotation, POLICE, own) == "other-announcement"
+    assert [(one.next_key, one.refused) for one in store.rotations()] == [
+        (signer("thief").public_key, False),
+        (signer("owner").public_key, True),
+    ]
+    codes = [entry.body.get("code") for entry in due(store) if entry.body.get("kind") == "rotation"]
+    assert codes == [None, "other-announcement"]
+    # The operator keeps the present key; the owner's announcement, sent again, is the one that stands.
+    clock.pass_(minutes=1)
+    listed.publish(world.signed(world.roster(2, listed.roster, issued=world.now())))
+    clock.pass_(minutes=1)
+    thief = world.rotation(POLICE, "thief", issued=world.now() - timedelta(minutes=3))
+    listed.announce_rotation(POLICE, thief)
+    assert listed.announce_rotation(POLICE, own) == decode_envelope(own).payload_digest
+    standing = {one.next_key for one in store.rotations() if one.arrived > listed.roster.issued}
+    assert standing == {signer("owner").public_key}
+
+
+def test_a_flood_of_announcements_leaves_a_bounded_trace(world, listed, store, clock):
+    clock.pass_(minutes=1)
+    before = len(due(store))
+    for number in range(20):
+        with contextlib.suppress(StateConflict):
+            listed.announce_rotation(POLICE, world.rotation(POLICE, f"key {number}"))
+    assert len(store.rotations()) == len(due(store)) - before == 1 + MAX_REFUSED_ROTATIONS
 
 
 @pytest.mark.parametrize(

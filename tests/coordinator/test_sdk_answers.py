@@ -17,18 +17,20 @@ from collaboration import (
 )
 from loopback import LiveBureau
 
+from audit.note import ED25519, VerifierKey
 from coordinator import scheduler as scheduling
 from coordinator import service
 from coordinator.client import cli
 from coordinator.client.connection import Connection
-from coordinator.client.outcomes import read_outcomes
+from coordinator.client.outcomes import read_outcomes, recipients
 from coordinator.client.progress import says
 from coordinator.client.view import RunStatus
+from coordinator.store import StoredRotation
 from minshu import Bureau
 from minshu.v1 import relay_pb2
 from protocols.envelope import EXPLAIN, JOB, Envelope, decode_envelope, key_id, sign
 from protocols.errors import InputError, Refused, SignatureInvalid, StateConflict
-from protocols.ids import JobId
+from protocols.ids import JobId, Organisation
 from protocols.wire import CostLine, JobSpec
 
 JOB_TOML = Path(__file__).with_name("crosscheck.toml")
@@ -365,6 +367,48 @@ def test_an_outcome_that_no_key_in_the_roster_vouches_for_is_not_shown_as_one(bu
     assert "5 outcome(s) not shown: no key in the roster vouches for them" in out
 
 
+def test_only_who_received_a_release_is_shown_and_only_so_many_are_read(ready, bureau):
+    job = JobId("sha256:" + "1" * 64)
+    spec, roster = ready.world.spec(), ready.world.roster()
+    receiving = recipients(spec, Organisation("bureau.gz.example"))
+    own, stranger = ready.world.outcome(job), ready.world.outcome(job, HEALTH)
+    shown, doubtful = read_outcomes([stranger, own], job, roster, receiving)
+    assert ([one.by for one in shown], doubtful) == ([POLICE], 1)
+    assert [one.by for one in read_outcomes([stranger], job, roster)[0]] == [HEALTH]
+    assert read_outcomes([*[b""] * 16, own], job, roster) == ((), 17)
+
+
+def test_a_node_taken_in_anew_vouches_for_nothing_old_and_a_changed_key_for_all_between(live):
+    bureau = Bureau(live.analyst)
+    spec = live.world.spec(bureau.roster(), requester=key_id(live.card.key))
+    live.start()
+    job = bureau.submit(spec)
+
+    def vouched(name):
+        roster = bureau.roster()
+        return [n.identity_key for n in job._vouching(roster, job.id).nodes if n.name == name]
+
+    announced = []
+    for before, after in ((POLICE, "second"), ("second", "third")):
+        keys = signer(before).public_key, signer(after).public_key
+        announced.append(StoredRotation(POLICE, *keys, live.world.now(), b""))
+        live.publish(rotations=announced)
+    assert vouched(POLICE) == [signer(key).public_key for key in ("third", "second", POLICE)]
+    live.publish(without=[POLICE])
+    assert vouched(POLICE) == []
+    key = signer("anew").public_key
+    vkey = str(VerifierKey(f"{POLICE}/journal/1", ED25519, key))
+    anew = [
+        replace(one, identity_key=key, journal_vkey=vkey, enrolled=live.world.now())
+        if one.node == POLICE
+        else one
+        for one in live.coordinator.store.enrolments()
+    ]
+    live.publish(enrolments=anew)
+    assert vouched(POLICE) == [key]
+    assert vouched(HEALTH) == [signer(HEALTH).public_key]
+
+
 def test_the_newest_outcome_is_shown_first(ready, bureau):
     job = JobId("sha256:" + "1" * 64)
     hours = [2, 0, 1]
@@ -414,7 +458,7 @@ def test_a_run_that_waits_shows_cost_and_who_may_approve(bureau, ready, capsys):
     job = bureau.submit(JOB_TOML)
     ready.until(lambda: ready.coordinator.store.job(job.id).job.state == "AWAITING_APPROVAL")
     _, out, _ = run(capsys, ready, "show", job.id)
-    waits = "AWAITING_APPROVAL, 1 of 2 approvals, still by owner; costs 0.1 of elder_quarter"
+    waits = "AWAITING_APPROVAL, 1 of 2 approvals, still by owner; costs ρ = 0.1 (elder_quarter)"
     assert f"  {HEALTH} (source-2): {waits}" in out.splitlines()
     ready.nodes[HEALTH].says = {}
     job.cancel()

@@ -26,7 +26,7 @@ from collaboration import (
 from loopback import LiveBureau, ScriptedNode, frame, until
 
 from audit.log import Journal
-from coordinator import rpc, service
+from coordinator import calls, rpc, service
 from coordinator.authority import Authority, read_csr
 from coordinator.client.connection import Connection
 from coordinator.store import JobRecord
@@ -309,8 +309,99 @@ def test_a_stream_that_begins_wrongly_is_ended_with_the_reason(quiet, message, c
 
 
 def test_a_stream_that_stays_silent_is_ended(quiet, monkeypatch):
-    monkeypatch.setattr(service, "FIRST_MESSAGE_S", 0.2)
+    monkeypatch.setattr(calls, "FIRST_MESSAGE_S", 0.2)
     assert quiet.loop.run(refused_control(quiet.nodes[HEALTH])).code == "silent-stream"
+
+
+@contextlib.contextmanager
+def held_open(live: LiveBureau, address, credentials, method, number):
+    """Open so many calls to a method that takes one message, and send none."""
+
+    async def begin():
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        channel = grpc.aio.secure_channel(address, credentials, options=options)
+        call = channel.stream_unary(method, response_deserializer=lambda data: data)
+        return channel, [call() for _ in range(number)]
+
+    channels, opened = zip(*(live.loop.run(begin()) for _ in range(2)), strict=True)
+    yield [call for each in opened for call in each]
+    for channel in channels:
+        live.loop.run(channel.close())
+
+
+def test_silent_calls_hold_the_public_port_neither_for_long_nor_beyond_their_share(quiet, monkeypatch):
+    monkeypatch.setattr(calls, "FIRST_MESSAGE_S", 1.5)
+    credentials = grpc.ssl_channel_credentials(quiet.home.authority().pem)
+    address = quiet.coordinator.public_address
+    with held_open(quiet, address, credentials, "/minshu.v1.BureauService/Submit", 75) as silent:
+        quiet.until(lambda: sum(call.done() for call in silent) == 150 - service.MAX_CALLS // 8)
+        connection = Connection(quiet.analyst, quiet.world.now)
+        with pytest.raises(Unreachable) as full:
+            connection.call("List")
+        assert full.value.code == "too-many-calls"
+        quiet.until(lambda: all(call.done() for call in silent))
+        connection.call("List")
+        connection.close()
+
+
+def test_a_revoked_node_holds_no_call_open(live):
+    node = live.nodes[POLICE]
+    live.publish(without=[POLICE])
+    credentials = grpc.ssl_channel_credentials(node.authority, node.key, node.leaf)
+    with held_open(live, node.address, credentials, "/minshu.v1.NodeService/Renew", 30) as silent:
+        live.until(lambda: all(call.done() for call in silent), calls.FIRST_MESSAGE_S / 2)
+
+        async def said():
+            return {await call.code() for call in silent}
+
+        assert live.loop.run(said()) == {grpc.StatusCode.UNAUTHENTICATED}
+
+
+def test_a_revoked_analysts_open_watch_ends(live):
+    live.start()
+    for node in live.nodes.values():
+        node.answer = ""
+    job = submit(live)
+    connection = Connection(live.analyst, live.world.now)
+    watch = connection.stream("Watch", job)
+    assert next(watch).view.job == job
+    live.publish(without=["li"], cards=[])
+    with pytest.raises(SignatureInvalid) as ended_with:
+        for _ in watch:
+            pass
+    assert ended_with.value.code == "unknown-analyst"
+    connection.close()
+
+
+def test_watching_what_is_unknown_or_over_keeps_nothing(live):
+    live.start()
+    job = submit(live)
+    ended(live, job)
+    connection = Connection(live.analyst, live.world.now)
+    assert [answer.view.state for answer in connection.stream("Watch", job)] == ["SUCCEEDED"]
+    with pytest.raises(InputError):
+        next(connection.stream("Watch", "sha256:" + "1" * 64))
+    assert not live.coordinator.scheduler._changes
+    connection.close()
+
+
+def test_each_address_has_a_share_of_its_own():
+    assert calls.origin("ipv4:192.0.2.1:443") == "192.0.2.1"
+    assert calls.origin("ipv6:%5B::ffff:192.0.2.1%5D:443") == "192.0.2.1"
+    same = {calls.origin(f"ipv6:%5B2001:db8:0:{net}::{host}%5D:1") for net, host in ((1, 1), (1, 2), (2, 1))}
+    assert same == {"2001:db8:0:1::/64", "2001:db8:0:2::/64"}
+    assert calls.origin("unix:") == ""
+
+
+def test_too_many_calls_are_told_from_too_long_a_message():
+    def found(details):
+        empty = grpc.aio.Metadata()
+        return rpc.error_of(
+            grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, empty, empty, details)
+        ).code
+
+    assert found("Concurrent RPC limit exceeded!") == found("") == "too-many-calls"
+    assert found("SERVER: Received message larger than max (9 vs. 8)") == "too-long"
 
 
 @pytest.mark.parametrize(

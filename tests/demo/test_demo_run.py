@@ -9,7 +9,7 @@ import pytest
 
 from demo.cli import main
 from demo.processes import Child, Children
-from demo.run import Summary
+from demo.run import Summary, _shortened_explanation, _shortened_prompt
 from protocols.errors import Unreachable
 
 
@@ -72,6 +72,27 @@ def test_times_in_the_summary_are_rounded_and_chinese_stays_readable():
     text = summary.to_json()
     assert "未签名" in text
     assert json.loads(text)["seconds"] == {"total": 1.23}
+
+
+def test_what_is_quoted_in_part_says_so_and_keeps_what_counts():
+    page = [
+        "crosscheck/1",
+        "",
+        "n (matcher): refused",
+        "  rule: R1",
+        "  reason: no",
+        "  cost: one",
+        "",
+        "next: wait",
+    ]
+    assert _shortened_explanation(page) == [
+        "crosscheck/1", "n (matcher): refused", "  cost: one", "next: wait",
+        "… and with each answer its rule, its reason and what to do",
+    ]  # fmt: skip
+    prompt = "job\n\n待审批\n  只有违规串通:\n    a\n    b\n    c\n    d\n\nAsks for approval\n  …"
+    assert _shortened_prompt(prompt) == [
+        "job", "", "待审批", "  只有违规串通:", "    a", "    b", "… 2 more such lines, and all in English",
+    ]  # fmt: skip
 
 
 def test_a_child_that_ends_by_itself_is_reported_with_its_last_words(tmp_path):

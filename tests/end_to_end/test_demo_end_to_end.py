@@ -30,11 +30,12 @@ REFUSED = {
     "negative-list column": r"REFUSED, negative-list: human-resources\.gz\.example/node-a refused: ",
     "empty-input register": r"FAILED, guard-list-size: ",
     "garbage register of the right size": r"FAILED, guard-coverage: statistics\.gz\.example/node-a: ",
-    "unapproved job": r"EXPIRED, job-expired: .*police\.gz\.example/node-a",
+    "unapproved job": r"EXPIRED, job-expired: the job expired before police\.gz\.example/node-a, "
+    r"human-resources\.gz\.example/node-a, education\.gz\.example/node-a had agreed$",
     "forged job": r"too-few-signatures: 0 valid signatures",
     "same lists at another threshold": r"REFUSED, differencing: ",
     "job over the quota": r"REFUSED, budget-exceeded: human-resources\.gz\.example/node-a refused: "
-    r"The job would take 20000 of quota records; of 40000 rows in this period, 0 is left until ",
+    r"The job would take 20,000 records about persons of quota records; of 40,000 ",
     "job under a stop": r"health\.gz\.example/node-a: stopped: The department has stopped jobs",
 }
 

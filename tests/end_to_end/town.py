@@ -90,22 +90,24 @@ class Town(Collaboration):
         whole = super().register(department, table)
         return whole if whole.exists() else self.city / f"{department.folder}-{table}.csv"
 
-    def open(self, *names: object) -> None:
-        """Set everything up, with lists for these questions too, and start every node."""
+    def open(self, *names: object, later: Sequence[object] = ()) -> None:
+        """Set everything up, with lists for these questions too, and start every node.
+
+        For the questions `later` the policies are ready; `list_for` registers their lists.
+        """
         self.found()
         # From here on the ports are fixed, as at a real bureau: after a restart it is found again.
         found = json.loads((self.coordinator / "addresses.json").read_text())
         self._settings |= {"public_address": found["public"], "nodes_address": found["nodes"]}
         self.enrol()
         self.add_datasets()
-        self._list_for(names)
+        self.list_for(names)
         for department in self.departments:
             self.pin(department)
-            self.activate(
-                department, self.sign_policy(department, self.text(department, names), ("dpo", "owner"))
-            )
+            text = self.text(department, (*names, *later))
+            self.activate(department, self.sign_policy(department, text, ("dpo", "owner")))
             self.start_node(department)
-        self._await(lambda: all(map(self._connected, self.departments)), "the nodes to connect")
+        self.await_nodes()
 
     def text(self, department: Department, names: Sequence[object]) -> str:
         """Return the policy of a department that is asked often, about the lists of these questions too."""
@@ -121,7 +123,7 @@ class Town(Collaboration):
         usual = self.register(department, DATASET[department])
         return usual.with_name(f"{usual.stem}-{name}{usual.suffix}")
 
-    def _list_for(self, names: Sequence[object]) -> None:
+    def list_for(self, names: Sequence[object]) -> None:
         """Register a copy of every department's usual list for each of these questions."""
         for name, department in product(names, self.departments):
             if department in DATASET:
@@ -179,11 +181,6 @@ class Town(Collaboration):
             keys |= {node.name: node.journal_vkey for node in roster.nodes}
         return keys
 
-    def roster(self, department: Department) -> int | None:
-        """Return the version of the roster that a node goes by."""
-        version: int | None = command_json("minshu-node", "status", "--home", self.home(department))["roster"]
-        return version
-
     def stop(self, department: Department, scope: str, value: str) -> str:
         """Have the DPO stop something at the department's node, alone; return the stop's digest."""
         stop = self.folder / f"stop-{len(list(self.folder.glob('stop-*')))}.dsse"
@@ -202,10 +199,6 @@ class Town(Collaboration):
     def budgets(self) -> list[dict[str, Any]]:
         """Return what every department's budget command says."""
         return [self.budget(department) for department in self.departments]
-
-    def _connected(self, department: Department) -> bool:
-        """Whether a node has heard the coordinator: from it comes the roster."""
-        return self.roster(department) is not None
 
     # -- processes -----------------------------------------------------------------------------------------
 

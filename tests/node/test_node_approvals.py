@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from simulator import START, World, new_signer
 
-from node.activation import InForce, activate_policy, activate_roster
+from node.activation import InForce, activate_roster
 from node.approvals import (
     Case,
     assemble,
@@ -33,7 +33,7 @@ from policies.decision import Ask
 from protocols.dp.cost import Cost
 from protocols.encoding import b64decode, b64encode
 from protocols.envelope import APPROVAL, KeySigner, decode_envelope, key_id, sign
-from protocols.errors import InputError, MinshuError
+from protocols.errors import InputError, MinshuError, PolicyInvalid
 from protocols.ids import JobId
 from protocols.wire import Approval, JobSpec, Verdict
 
@@ -133,6 +133,33 @@ def test_an_approval_counts_once(counter: Counter) -> None:
     counter.rejected("approval-used", command)
 
 
+def answer(counter: Counter) -> None:
+    """Take the job's attempt to where frames that an answer could be made of go out."""
+    attempt = Attempt(counter.spec.job_id, 1)
+    allowed = counter.gate.allowed(attempt)
+    with counter.state.change() as change:
+        change.reserve(allowed.row(attempt, counter.world.clock()), allowed.version, None)
+        change.charge(attempt, allowed.permit.terms.cost, allowed.permit.terms.lines, None)
+        change.start(attempt, counter.spec.question(""))
+    # What was started, but gave nothing, is repeated at no new approval.
+    assert all(given.counts for given in counter.case().given)
+    with counter.state.change() as change:
+        change.answering(attempt)
+
+
+def test_an_approval_is_used_up_by_the_attempt_that_answers(counter: Counter) -> None:
+    commands = [counter.command(counter.staff.dpo), counter.command(counter.staff.owner)]
+    for command in commands:
+        counter.desk.handle("approve", command)
+    answer(counter)
+    assert [given.counts for given in counter.case().given] == [False, False]
+    assert counter.decision(counter.spec).missing == 2
+    # Nor is a used one recorded a second time.
+    with counter.state.change() as change:
+        change.move(Attempt(counter.spec.job_id, 1), RunState.AWAITING_APPROVAL)
+    counter.rejected("approval-used", commands[0])
+
+
 def test_one_person_counts_once_however_often_they_sign(counter: Counter) -> None:
     counter.approve(counter.staff.dpo)
     counter.rejected("approved-already", counter.command(counter.staff.dpo))
@@ -142,21 +169,19 @@ def test_a_key_the_policy_does_not_list_does_not_count(counter: Counter) -> None
     counter.rejected("too-few-signatures", counter.command(new_signer()))
 
 
-def test_the_requester_does_not_approve_its_own_job(world: World) -> None:
+def test_a_policy_that_lets_a_requester_approve_does_not_come_into_force(world: World) -> None:
     staff = world.staff["health"]
     staff.dpo, before = world.analyst, staff.dpo
     try:
-        staff_policy = world.policy("health", version=2, previous=_digest(world), approvals=2)
+        with pytest.raises(PolicyInvalid, match="the key stands under requesters, too"):
+            world.policy("health", version=2, previous=_digest(world), approvals=2)
     finally:
         staff.dpo = before
-    payload = decode_envelope(staff_policy).payload
-    envelope = sign(decode_envelope(staff_policy).payload_type, payload, [staff.dpo, staff.owner]).encode()
-    state = world.open("health")
-    home = world.homes["health"]
-    activate_policy(state, InForce.load(state, home.name, home.signer.public_key), envelope, world.clock)
-    state.close()
+
+
+def test_a_requesters_approval_of_its_own_job_is_refused(world: World) -> None:
     counter = Counter(world)
-    counter.rejected("approver-is-requester", counter.command(world.analyst))
+    counter.rejected("too-few-signatures", counter.command(world.analyst))
     counter.state.close()
 
 
@@ -269,7 +294,7 @@ def test_the_prompt_says_who_asks_what_is_read_and_what_would_leave(counter: Cou
         ("rows: 1,000 条个人记录", "rows: 1,000 records about persons"),
         (
             "queries: 1 次查询; 本任务之前剩余 100 / 100",
-            "queries: one answered question; left before this job: 100 / 100",
+            "queries: one question; left before this job: 100 / 100",
         ),
         ("(Asia/Shanghai)", "(Asia/Shanghai)"),
     ):

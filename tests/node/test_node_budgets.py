@@ -456,7 +456,7 @@ def test_the_budget_command_says_what_is_left_and_what_spent_the_rest(
         "配额 quota queries",
         "剩余 left 99 / 100",
         "2026-12-01 00:00 (Asia/Shanghai)",
-        "已扣 charged",
+        "已占用 charged",
         "P-1  bureau",
         job,
     ):

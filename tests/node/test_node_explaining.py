@@ -1,9 +1,11 @@
 """Dry answers: what the gate would say, signed and journaled; nothing runs, is kept or is read."""
 
 import asyncio
+import secrets
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from simulator import Post, World, answered, approve_all, new_signer, over, runn
 
 from minshu.v1 import relay_pb2 as pb
 from node.activation import InForce, activate_roster
+from node.approvals import make_approval, record_approval
 from node.explaining import MAX_A_MINUTE, Explaining
 from node.gate import MAX_OFFER_BYTES, Gate
 from node.logs import Log
@@ -18,6 +21,7 @@ from node.rpc import Attempt, ControlRequest
 from node.sources import ReadLimits, open_source
 from node.sources.files import CsvFile
 from node.state import State
+from policies.decision import Ask
 from protocols.envelope import EXPLAIN, JOB, VERDICT, Envelope, decode_envelope, key_id, sign, verify
 from protocols.errors import DecodeError, InputError, StateConflict
 from protocols.wire import JobSpec, Verdict
@@ -125,14 +129,12 @@ def test_the_ledger_counts_in_a_dry_answer(world: World) -> None:
     async def play() -> None:
         async with running(world) as (post, stations):
             health = stations["health"]
-            asked = world.sign_job(world.spec(), kind=EXPLAIN)
-            before = [Verdict.decode(decode_envelope(v).payload) for v in _twice(health, asked)]
-            assert before[0] == before[1]
+            before = _twice(health, world)
+            assert replace(before[0], job=before[1].job) == before[1]
             job = post.submit(world.spec())
             await approve_all(post, stations, job)
             await over(post, job)
-            [envelope, _] = _twice(health, world.sign_job(world.spec(), kind=EXPLAIN))
-            after = Verdict.decode(decode_envelope(envelope).payload)
+            after, _ = _twice(health, world)
             assert {line.budget: line.remaining for line in before[0].costs}["queries"] == "100"
             assert after.answered == job  # the very same question
             assert {line.budget: line.remaining for line in after.costs}["queries"] == "99"
@@ -140,10 +142,10 @@ def test_the_ledger_counts_in_a_dry_answer(world: World) -> None:
     asyncio.run(play())
 
 
-def _twice(station: Any, request: bytes) -> list[bytes]:
-    answers = [station.agent.explaining.answer(request) for _ in range(2)]
-    assert None not in answers
-    return answers
+def _twice(station: Any, world: World) -> list[Verdict]:
+    """Ask the same thing twice, in two questions."""
+    answers = [station.agent.explaining.answer(world.sign_job(world.spec(), kind=EXPLAIN)) for _ in range(2)]
+    return [Verdict.decode(decode_envelope(answer).payload) for answer in answers]
 
 
 # -- nothing happens -----------------------------------------------------------------------------------------
@@ -291,6 +293,70 @@ def test_forged_questions_cost_the_analysts_nothing_and_end_unanswered(health: D
     assert answers[MAX_A_MINUTE:] == [None] * 5
     assert len(health.entries("job.explained")) == MAX_A_MINUTE
     assert health.explain(health.world.spec()).answer == "ask"
+
+
+def test_a_question_is_answered_once_and_its_repetition_costs_the_analyst_nothing(health: Desk) -> None:
+    question = health.world.sign_job(health.world.spec(), kind=EXPLAIN)
+    assert health.read(health.explaining.answer(question)).answer == "ask"
+    size = health.state.journal.size
+    again = [health.explaining.answer(question) for _ in range(MAX_A_MINUTE + 5)]
+    refused = health.read(again[0])
+    assert (refused.answer, refused.code, refused.costs) == ("refuse", "question-replayed", ())
+    assert refused.hint
+    assert again[MAX_A_MINUTE:] == [None] * 5
+    assert health.state.journal.size == size
+    # All the questions that the analyst has left are answered.
+    rest = [health.explain(health.world.spec()).answer for _ in range(MAX_A_MINUTE - 1)]
+    assert set(rest) == {"ask"}
+
+
+@pytest.mark.parametrize("minutes", [-11, 11, 60 * 24])
+def test_a_question_that_was_not_made_just_now_is_refused(health: Desk, minutes: int) -> None:
+    question = health.world.sign_job(health.world.spec(), kind=EXPLAIN)
+    size = health.state.journal.size
+    health.world.clock.at += timedelta(minutes=minutes)
+    refused = health.read(health.explaining.answer(question))
+    assert (refused.answer, refused.code) == ("refuse", "question-outdated")
+    assert health.state.journal.size == size
+    assert health.explain(health.world.spec()).code != "too-many-questions"
+
+
+def test_no_question_outlives_the_memory_of_its_answer(health: Desk) -> None:
+    made = health.world.clock.at
+    question = health.world.sign_job(
+        health.world.spec(created=made + timedelta(minutes=10), expires=made + timedelta(days=1)),
+        kind=EXPLAIN,
+    )
+    health.explaining.answer(question)
+    codes = []
+    for minute in range(23):
+        health.world.clock.at = made + timedelta(minutes=minute)
+        health.seconds = 60.0 * minute
+        codes.append(health.read(health.explaining.answer(question)).code)
+        health.explain(health.world.spec())
+    assert codes == ["question-replayed"] * 21 + ["question-outdated"] * 2
+    # Nor is anything remembered longer than it must be.
+    health.world.clock.at = made + timedelta(minutes=60)
+    health.seconds = 3600.0
+    health.explain(health.world.spec())
+    assert len(health.explaining._answered) == 1
+
+
+def test_the_journal_says_how_many_approvals_are_needed_in_all(health: Desk) -> None:
+    spec = health.world.spec()
+    health.offer(spec)
+    dpo, now = health.world.staff["health"].dpo, health.world.clock
+    decision = health.gate.judge(spec, Attempt(spec.job_id, 1))
+    assert isinstance(decision, Ask)
+    assert health.force.policy is not None
+    envelope = make_approval(
+        spec, decision, health.force.policy, signer=dpo, now=now(), rand=secrets.token_bytes
+    )
+    record_approval(health.state, health.force, spec.job_id, envelope=envelope, key=dpo.public_key, now=now)
+    verdict = health.explain(spec)
+    assert (verdict.approvals_given, verdict.approvals_needed) == (1, 2)
+    [entry] = health.entries("job.explained")
+    assert (entry.body["approvals"], entry.body["needed"]) == (1, 2)
 
 
 # -- over the stream -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import re
 import secrets
 import textwrap
@@ -12,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulator import START, World, new_signer
+from simulator import START, World, new_signer, policy_text
 
 from audit.entries import Entry
 from node import gate as gate_module
 from node import ledger as ledger_module
 from node.activation import InForce, activate_policy, activate_roster, take_freshness
-from node.answers import IN_CHINESE, refusal
-from node.gate import MAX_OFFER_BYTES, Gate
+from node.answers import IN_CHINESE, question_here, refusal
+from node.gate import MAX_GIVEN_UP, MAX_OFFER_BYTES, Gate
 from node.logs import Log
 from node.rpc import Attempt
+from node.sources import ReadLimits, open_source
 from node.sources import source as source_module
 from node.state import Reader, RunState, State
 from node.stops import apply_stop
+from policies.sign import sign_policy
 from protocols import encoding as encoding_module
 from protocols import envelope as envelope_module
 from protocols import succession
@@ -33,7 +36,7 @@ from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import APPROVAL, EXPLAIN, JOB, VERDICT, decode_envelope, key_id, sign, verify
 from protocols.errors import Refused, StateConflict
 from protocols.ids import DatasetName, JobId, NodeName, Organisation, Role
-from protocols.wire import JobSpec, RosterAnalyst, Verdict
+from protocols.wire import JobSpec, RosterAnalyst, Verdict, parse_utc
 
 
 @dataclass
@@ -411,22 +414,48 @@ def test_an_answer_over_other_data_is_no_answer(office: Office) -> None:
         change.start(Attempt(first.job_id, 1), first.question("2026-01-01T00:00:00Z"))
         change.move(Attempt(first.job_id, 1), RunState.DONE)
     assert office.ask(office.world.spec()).answered == ""
-    snapshot = office.state.dataset("people").snapshot  # type: ignore[union-attr]  # furnished
+    known = office.state.dataset("people")
+    assert known is not None
+    snapshot = known.snapshot
     with office.state.change() as change:
-        change.start(Attempt(first.job_id, 1), first.question(snapshot))
+        change.start(Attempt(first.job_id, 1), question_here(first, snapshot, known))
         change.move(Attempt(first.job_id, 1), RunState.DONE)
     assert office.ask(office.world.spec()).answered == first.job_id
 
 
+def test_a_list_written_again_within_the_same_second_is_another_question(office: Office) -> None:
+    first = office.world.spec()
+    known = office.state.dataset("people")
+    assert known is not None
+    second = int(parse_utc(known.snapshot).timestamp()) * 10**9
+    os.utime(known.path, ns=(second, second))
+    with office.state.change() as change:
+        change.add_job(
+            first.job_id, b"", requester=first.requester, purpose=first.purpose, received=office.world.clock()
+        )
+        change.put_run(Attempt(first.job_id, 1), RunState.CHECKING, b"")
+        change.start(Attempt(first.job_id, 1), question_here(first, known.snapshot, known))
+        change.move(Attempt(first.job_id, 1), RunState.DONE)
+    assert office.ask(office.world.spec()).answered == first.job_id
+    data = known.path.read_bytes()
+    # Of the same length, and only the fraction of the second differs: no snapshot shows it.
+    known.path.write_bytes(data.replace(b"S1", b"S2"))
+    os.utime(known.path, ns=(second, second + 900_000_000))
+    assert open_source(known.path, ReadLimits()).snapshot() == known.snapshot
+    assert office.ask(office.world.spec()).answered == ""
+
+
 def test_an_answer_for_another_purpose_is_not_named(office: Office) -> None:
     first = office.world.spec()
-    snapshot = office.state.dataset("people").snapshot  # type: ignore[union-attr]  # furnished
+    known = office.state.dataset("people")
+    assert known is not None
+    snapshot = known.snapshot
     with office.state.change() as change:
         change.add_job(
             first.job_id, b"", requester=first.requester, purpose="P-9", received=office.world.clock()
         )
         change.put_run(Attempt(first.job_id, 1), RunState.CHECKING, b"")
-        change.start(Attempt(first.job_id, 1), first.question(snapshot))
+        change.start(Attempt(first.job_id, 1), question_here(first, snapshot, known))
         change.move(Attempt(first.job_id, 1), RunState.DONE)
     assert office.ask(office.world.spec()).answered == ""
 
@@ -437,6 +466,53 @@ def test_a_fourth_attempt_is_refused(matcher: Office) -> None:
         assert matcher.ask(spec, number).answer == "permit"
         charge(matcher, spec, number)
     refused(matcher, matcher.ask(spec, 4), "attempts-exhausted")
+
+
+def test_no_attempt_follows_one_that_began_to_answer(matcher: Office) -> None:
+    spec = matcher.world.spec()
+    assert matcher.ask(spec).answer == "permit"
+    charge(matcher, spec)
+    assert matcher.ask(spec, 2).answer == "permit"  # nothing was answered yet
+    with matcher.state.change() as change:
+        change.answering(Attempt(spec.job_id, 1))
+    refused(matcher, matcher.ask(spec, 3), "answered-once")
+    assert matcher.ask(matcher.world.spec()).answer == "permit"  # another job is another matter
+
+
+def test_a_job_whose_attempts_are_given_up_again_and_again_is_refused(matcher: Office) -> None:
+    spec = matcher.world.spec()
+    for number in range(1, MAX_GIVEN_UP + 1):
+        assert matcher.ask(spec, number).answer == "permit"
+        attempt = Attempt(spec.job_id, number)
+        allowed = matcher.gate.allowed(attempt)
+        with matcher.state.change() as change:
+            change.reserve(allowed.row(attempt, matcher.world.clock()), allowed.version, None)
+            change.release(attempt, "peer-failed", None, unopened=True)
+    refused(matcher, matcher.ask(spec, MAX_GIVEN_UP + 1), "attempts-exhausted")
+
+
+def test_a_waiting_job_gets_a_new_answer_when_a_new_policy_says_the_same_otherwise(office: Office) -> None:
+    spec = office.world.spec()
+    before = office.ask(spec)
+    again(office, rows=5000)
+    after = office.ask(spec)
+    assert (after.answer, after.code, after.approvals_given) == (before.answer, before.code, 0)
+    [limit] = [line.limit for line in after.costs if line.notion == "rows"]
+    assert (limit, before.costs != after.costs) == ("5000", True)
+    size = office.size
+    assert office.ask(spec) == after
+    assert office.size == size
+
+
+def again(office: Office, **policy: Any) -> None:
+    """Put the next version of the policy into force."""
+    newest, staff = office.state.policy(), office.world.staff[office.name]
+    assert newest is not None
+    analyst, dpo, owner = (key_id(s.public_key) for s in (office.world.analyst, staff.dpo, staff.owner))
+    version = newest.version + 1
+    text = policy_text(office.name, analyst, dpo, owner, version=version, previous=newest.digest, **policy)
+    signed = sign_policy(text.encode(), staff.owner, sign_policy(text.encode(), staff.dpo))
+    activate_policy(office.state, office.force, signed.encode(), office.world.clock)
 
 
 def test_an_older_attempt_than_one_seen_is_refused(matcher: Office) -> None:

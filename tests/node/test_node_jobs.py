@@ -3,15 +3,16 @@
 import asyncio
 from pathlib import Path
 
-from simulator import Post, Task, World, answered, approve_all, over, person, running, until
+from simulator import Post, Station, Task, World, answered, approve_all, over, person, running, until
 
 from node.releases import decode_content, kept, open_release, release_info
 from node.rpc import Attempt
 from node.state import RunState
 from protocols.channel import suites
 from protocols.channel.frame import Header
-from protocols.encoding import sha256_digest
+from protocols.encoding import b64encode, sha256_digest
 from protocols.envelope import RELEASE, decode_envelope, key_id, verify
+from protocols.errors import MinshuError
 from protocols.ids import JobId
 from protocols.jobs.job_type import SUSPECTED
 from protocols.wire import Admission, ReleaseNote
@@ -281,6 +282,75 @@ def test_a_release_is_sent_again_with_the_same_bytes_until_it_is_stored(world: W
             assert len(police.entries("output.released")) == 1
             hello = post.hellos[-1]
             assert [a.job for a in hello.live] == [job]
+
+    asyncio.run(play())
+
+
+class Unconfirmed(Post):
+    """Never says that it has a release."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.confirm = False
+
+
+def opening(station: Station, job: JobId) -> str:
+    """Open the directed list of a job; return the code of the refusal, empty for none."""
+    [records] = [o for o in station.state.outputs(job) if o.output_class == "B"]
+    before = len(station.entries("output.released"))
+    code = ""
+    try:
+        station.agent.desk.handle("open", {"release": records.release})
+    except MinshuError as error:
+        code = error.code
+    assert len(station.entries("output.released")) == before + (not code)
+    return code
+
+
+def test_a_list_of_an_attempt_that_was_given_up_is_not_opened(world: World) -> None:
+    async def play() -> None:
+        async with running(world, Unconfirmed(world)) as (post, stations):
+            job, police = post.submit(world.spec()), stations["police"]
+            await approve_all(post, stations, job)
+            await until(lambda: police.run(job) is RunState.RELEASING)
+            assert opening(police, job) == ""
+            post.stop(job, "peer-failed")
+            await until(lambda: police.run(job) is RunState.CANCELLED)
+            assert opening(police, job) == "release-withdrawn"
+
+    asyncio.run(play())
+
+
+def test_no_list_is_opened_under_a_stop(world: World) -> None:
+    async def play() -> None:
+        async with running(world) as (post, stations):
+            job, police = post.submit(world.spec()), stations["police"]
+            await approve_all(post, stations, job)
+            await until(lambda: police.run(job) is RunState.DONE)
+            assert opening(police, job) == ""
+            stop = world.stop("police", f"job={job}")
+            police.agent.desk.handle("stop", {"envelope": b64encode(stop)})
+            assert police.run(job) is RunState.DONE
+            assert opening(police, job) == "stopped"
+
+    asyncio.run(play())
+
+
+def test_a_job_that_is_accepted_and_never_started_expires(world: World) -> None:
+    class Wait(Post):
+        def may_start(self, task: Task) -> bool:
+            return False
+
+    async def play() -> None:
+        async with running(world, Wait(world)) as (post, stations):
+            spec, health = world.spec(), stations["health"]
+            job = post.submit(spec)
+            await approve_all(post, stations, job)
+            await until(lambda: health.run(job) is RunState.ACCEPTED)
+            assert health.state.ledger().of("people")
+            world.clock.at = spec.expires
+            await until(lambda: health.run(job) is RunState.EXPIRED)
+            assert not health.state.ledger().of("people")
 
     asyncio.run(play())
 

@@ -197,6 +197,33 @@ def test_an_attempt_that_ended_before_it_answered_costs_but_answered_nothing(
     assert [(past.exact, past.cost) for past in Ledger(book).of("people")] == [(False, COST)]
 
 
+def cut_short(book: sqlite3.Connection, number: int, asks: str) -> bool:
+    """End an attempt at a question before it answers; return whether it counts as an exact answer."""
+    reserve(book, wanted(number, query=Query(asks)))
+    ledger.charge(book, job(number), 1, COST, ())
+    ledger.settle(book, job(number), 1)
+    row = Ledger(book).row(job(number), 1)
+    assert row is not None
+    return row.past.exact
+
+
+def test_a_threshold_is_not_searched_for_by_questions_that_fail(book: sqlite3.Connection) -> None:
+    assert not cut_short(book, 1, "k = 2")  # what one failure may have told is forgiven
+    assert not cut_short(book, 2, "k = 2")  # the same question again tells nothing of a difference
+    assert cut_short(book, 3, "k = 3")
+    ledger.settle(book, job(3), 1)  # as after a restart
+    assert [past.exact for past in Ledger(book).of("people")] == [False, False, True]
+
+
+def test_rows_of_a_job_are_found_whatever_became_of_them(book: sqlite3.Connection) -> None:
+    for attempt in (1, 2):
+        reserve(book, wanted(1, attempt))
+    reserve(book, wanted(2))
+    ledger.release(book, job(1), 1)
+    states = [(row.past.attempt, row.state) for row in Ledger(book).of_job(job(1))]
+    assert states == [(1, RowState.RELEASED), (2, RowState.RESERVED)]
+
+
 def test_time_in_the_ledger_never_goes_back(book: sqlite3.Connection) -> None:
     later, earlier = START + timedelta(hours=1), START - timedelta(days=400)
     reserve(book, wanted(1, time=later, source="other"))
@@ -303,6 +330,11 @@ def test_rows_read_before_are_read_again_once_they_changed(book: sqlite3.Connect
 def bench(founded: World, memory: Path) -> Iterator[Bench]:
     with Bench(founded, memory) as made:
         yield made
+
+
+def test_a_race_that_is_run_again_begins_with_an_empty_ledger(bench: Bench) -> None:
+    for _ in range(2):
+        bench.race(seed=SEED - 1)
 
 
 REPETITIONS = 20

@@ -165,20 +165,47 @@ def test_nobody_and_a_whole_group_may_be_told(
         assert len(state.outcomes(job)) == 1
 
 
-def test_the_group_size_is_that_of_the_rule_in_force(town: tuple[World, JobId]) -> None:
-    world, job = town
+def test_the_group_size_is_the_largest_of_all_participants_and_stays_that_of_the_run(world: World) -> None:
+    world.activate("health", min_group_size=10)
+
+    async def play() -> JobId:
+        async with running(world) as (post, stations):
+            return await finished(post, stations, world)
+
+    job = asyncio.run(play())
+    # The recipient's own rule, which lets 3 be shown, counts as little as one that it wrote later.
     world.activate("police", min_group_size=50)
-    with desk(world, "police") as (outcomes, _, _posted):
-        with pytest.raises(Refused):
-            outcomes.file(job, 49, 0, "")
-        outcomes.file(job, 50, 0, "")
+    with desk(world, "police") as (outcomes, state, _posted):
+        for checked, confirmed in ((9, 0), (100, 9), (100, 91)):
+            with pytest.raises(Refused) as refused:
+                outcomes.file(job, checked, confirmed, "")
+            assert refused.value.code == "small-count"
+        outcomes.file(job, 10, 0, "")
+        assert len(state.outcomes(job)) == 1
+
+
+@pytest.mark.parametrize(
+    ("checked", "confirmed"), [(101, 50), (102, 52), (98, 50), (100, 51), (100, 48), (102, 50), (103, 52)]
+)
+def test_two_outcomes_differ_by_nobody_or_by_a_whole_group(
+    town: tuple[World, JobId], checked: int, confirmed: int
+) -> None:
+    world, job = town
+    with desk(world, "police") as (outcomes, state, _posted):
+        outcomes.file(job, 100, 50, "")
+        outcomes.file(job, 200, 100, "")
+        with pytest.raises(Refused) as refused:
+            outcomes.file(job, checked, confirmed, "")
+        assert refused.value.code == "small-count"
+        outcomes.file(job, 103, 50, "")
+        assert len(state.outcomes(job)) == 3
 
 
 def test_a_job_takes_only_so_many_outcomes(town: tuple[World, JobId]) -> None:
     world, job = town
     with desk(world, "police") as (outcomes, _, _posted):
         for number in range(MAX_OUTCOMES):
-            outcomes.file(job, 1000 + number, 500, "")
+            outcomes.file(job, 1000 + 3 * number, 500, "")
         with pytest.raises(Refused) as refused:
             outcomes.file(job, 2000, 500, "")
         assert refused.value.code == "too-many-outcomes"

@@ -13,6 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from simulator import (
     DEPARTMENTS,
     Post,
@@ -37,9 +43,9 @@ from node.journal import open_journal
 from node.rotation import CurrentSigner, announce, go_over, under_way
 from node.rpc import ControlRequest
 from node.state import RunState, State, open_state, read_state
-from policies.keyfile import fingerprint, new_key, public_path
+from policies.keyfile import fingerprint, load_public, new_key, public_path
 from protocols.envelope import CATALOGUE, ROTATION, decode_envelope, key_id, verify
-from protocols.errors import InputError, MinshuError
+from protocols.errors import InputError, MinshuError, StateConflict
 from protocols.wire import Roster, Rotation
 
 
@@ -204,7 +210,8 @@ def test_going_over_hands_journal_files_and_signer_to_the_next_key(keeper: Keepe
     assert keeper.go_over()
     assert keeper.signer.public_key == keeper.home.signer.public_key == following
     assert keeper.force.me().identity_key == following
-    assert keeper.home.previous_identity_pem.read_bytes() == old_pem
+    # Nothing is left of the private key that ended.
+    assert old_pem not in [file.read_bytes() for file in keeper.home.identity_pem.parent.iterdir()]
     assert not keeper.home.next_identity_pem.exists()
     assert not public_path(keeper.home.next_identity_pem).exists()
     [entry] = keeper.entries("key.rotate")
@@ -261,24 +268,47 @@ class Cut:
         monkeypatch.setattr(self.target, self.name, cut)
 
 
-class NthReplace(Cut):
-    """Stops before the n-th file of the home takes its place."""
+class NthChange(Cut):
+    """Stops before the n-th change of a name among the identity's files."""
 
     def __init__(self, number: int) -> None:
         super().__init__(Path, "replace")
         self.number = number
 
     def into(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        real, left = Path.replace, [self.number]
+        left = [self.number]
 
-        def cut(path: Path, target: Any) -> Any:
-            if "identity" in path.name:
-                left[0] -= 1
-                if left[0] == 0:
-                    raise Crash
-            return real(path, target)
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def cut(path: Path, *args: Any, **named: Any) -> Any:
+                if "identity" in path.name:
+                    left[0] -= 1
+                    if left[0] == 0:
+                        raise Crash
+                return real(path, *args, **named)
 
-        monkeypatch.setattr(Path, "replace", cut)
+            return cut
+
+        for name in ("replace", "unlink"):
+            monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
+
+
+@pytest.fixture(params=[False, True], ids=["clear", "encrypted"])
+def either(
+    request: pytest.FixtureRequest, keeper: Keeper, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> Keeper:
+    """A node whose identity keys, present and next, lie in the clear, or encrypted."""
+    if request.param:
+        passphrase = folder / "passphrase"
+        passphrase.write_bytes(b"correct horse battery staple")
+        passphrase.chmod(0o600)
+        monkeypatch.setenv("MINSHU_PASSPHRASE_FILE", str(passphrase))
+        pem = keeper.home.identity_pem
+        key = load_pem_private_key(pem.read_bytes(), password=None)
+        lock = BestAvailableEncryption(passphrase.read_bytes())
+        pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
+        new_key(keeper.home.next_identity_pem, passphrase.read_bytes())
+        keeper.reopen()
+    return keeper
 
 
 @pytest.mark.parametrize(
@@ -286,16 +316,17 @@ class NthReplace(Cut):
     [
         Cut(rotation, "go_over"),
         Cut(Home, "adopt_next_identity"),
-        NthReplace(1),
-        NthReplace(2),
-        NthReplace(3),
+        NthChange(1),
+        NthChange(2),
+        NthChange(3),
         Cut(Home, "adopt_next_identity", after=True),
     ],
-    ids=["before", "journal-done", "old-not-kept", "public-not-moved", "private-not-moved", "files-done"],
+    ids=["before", "journal-done", "public-there", "private-not-moved", "public-not-moved", "files-done"],
 )
 def test_a_crash_between_any_two_steps_is_made_good_at_the_next_start(
-    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, cut: Cut
+    either: Keeper, monkeypatch: pytest.MonkeyPatch, cut: Cut
 ) -> None:
+    keeper = either
     following = keeper.announce().rotation.next_key
     keeper.roster(listing(keeper.world, following))
     with monkeypatch.context() as broken:
@@ -309,11 +340,60 @@ def test_a_crash_between_any_two_steps_is_made_good_at_the_next_start(
     assert len(keeper.entries("key.rotate")) == 1
     assert not keeper.home.next_identity_pem.exists()
     assert keeper.state.journal.published == keeper.state.journal.size
-    public = public_path(keeper.home.identity_pem).read_bytes()
+    beside = public_path(keeper.home.identity_pem)
+    assert not beside.exists() or load_public(beside) == following
     keeper.reopen()
     assert keeper.signer.public_key == following
-    assert public == public_path(keeper.home.identity_pem).read_bytes()
-    assert keeper.home.previous_identity_pem.exists()
+    # The next change is not hindered by what the crash left.
+    if b"ENCRYPTED" not in keeper.home.identity_pem.read_bytes():
+        assert keeper.announce().rotation.previous_key == following
+    else:
+        assert code_of(keeper.announce) == "no-next-key"
+    assert not public_path(keeper.home.next_identity_pem).exists() or keeper.home.next_identity_pem.exists()
+
+
+def test_the_old_key_is_kept_until_the_checkpoint_of_both_is_out(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = keeper.home.identity_pem.read_bytes()
+    following = keeper.announce().rotation.next_key
+    keeper.roster(listing(keeper.world, following))
+
+    def unpublished(*_: object) -> None:
+        raise StateConflict("no space", code="journal-unpublished", hint="make room")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(keeper.state.journal, "_publish_through", unpublished)
+        for _ in range(2):
+            assert code_of(keeper.go_over) == "journal-unpublished"
+            assert keeper.home.identity_pem.read_bytes() == old
+    assert keeper.go_over()
+    assert keeper.state.journal.published == keeper.state.journal.size
+
+
+def test_a_roster_may_list_a_key_whose_announcement_was_replaced(keeper: Keeper) -> None:
+    pem = keeper.home.next_identity_pem
+    first = keeper.announce().rotation.next_key
+    kept = pem.read_bytes()
+    pem.unlink()
+    second = keeper.announce().rotation.next_key
+    assert second != first
+    # The root key holders had the first one in hand.
+    keeper.roster(listing(keeper.world, first))
+    assert code_of(keeper.go_over) == "next-key-missing"
+    public_path(pem).unlink()
+    pem.write_bytes(kept)
+    assert keeper.go_over()
+    assert keeper.force.me().identity_key == keeper.signer.public_key == first
+    keeper.reopen()
+    assert keeper.signer.public_key == first
+
+
+def test_a_key_that_was_never_announced_is_not_gone_over_to(keeper: Keeper) -> None:
+    keeper.announce()
+    keeper.roster(listing(keeper.world, new_signer().public_key))
+    assert not keeper.go_over()
+    assert not keeper.entries("key.rotate")
 
 
 def test_a_disk_that_fails_under_the_files_is_tried_again_and_meanwhile_every_job_is_refused(

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulator import START, Post, World, answered, approve_all, new_signer, over, running, until
+from simulator import (
+    START,
+    Post,
+    World,
+    answered,
+    approve_all,
+    new_signer,
+    over,
+    policy_text,
+    running,
+    until,
+)
 
 from node.activation import InForce, activate_policy, activate_roster
 from node.cli import main
@@ -18,6 +29,7 @@ from node.rpc import Attempt
 from node.state import RunState, State
 from node.stops import apply_stop, covering
 from policies.decision import Refuse
+from policies.sign import sign_policy
 from protocols.channel.frame import Header
 from protocols.encoding import b64encode
 from protocols.envelope import STOP, decode_envelope, key_id, sign
@@ -51,11 +63,18 @@ class Desk:
     def stop(self, *stops: str, **how: Any) -> dict[str, Any]:
         return self.desk.handle("stop", {"envelope": b64encode(self.world.stop("health", *stops, **how))})
 
-    def policy(self, **changes: Any) -> None:
+    def policy(self, *edits: tuple[str, str], **changes: Any) -> None:
+        """Activate the next version; each edit replaces a text wherever it stands."""
         newest = self.state.policy()
         assert newest is not None
-        envelope = self.world.policy("health", version=newest.version + 1, previous=newest.digest, **changes)
-        activate_policy(self.state, self.force, envelope, self.world.clock)
+        staff = self.world.staff["health"]
+        keys = (key_id(k.public_key) for k in (self.world.analyst, staff.dpo, staff.owner))
+        text = policy_text("health", *keys, version=newest.version + 1, previous=newest.digest, **changes)
+        for old, new in edits:
+            assert old in text
+            text = text.replace(old, new)
+        envelope = sign_policy(text.encode(), staff.owner, sign_policy(text.encode(), staff.dpo))
+        activate_policy(self.state, self.force, envelope.encode(), self.world.clock)
 
     def reopened(self) -> InForce:
         return InForce.load(self.state, self.force.name, self.force.identity_key)
@@ -99,10 +118,77 @@ def test_a_stop_of_one_job_leaves_the_others(desk: Desk) -> None:
     assert desk.offer(other).answer == "ask"
 
 
+OTHERS = (
+    ("[requesters.bureau]", f'[requesters.else]\nkeys = ["sha256:{"5" * 64}"]\n[requesters.bureau]'),
+    (
+        '[purposes."P-1"]',
+        '[purposes."P-2"]\ntitle = "x"\nlegal_basis = "x"\nvalid_until = 2027-01-31\n[purposes."P-1"]',
+    ),
+    (
+        "[datasets.people]",
+        """[datasets.others]
+source = "local:others"
+grade = "general-4"
+personal = "personal"
+[datasets.others.columns]
+id = { type = "resident-id", use = ["join"] }
+[datasets.people]""",
+    ),
+)
+"""A requester, a purpose and a dataset beside those of every job here."""
+
+
 @pytest.mark.parametrize("stop", ["requester=else", "purpose=P-2", "dataset=others"])
 def test_what_a_stop_does_not_name_goes_on(desk: Desk, stop: str) -> None:
+    desk.policy(*OTHERS)
     desk.stop(stop)
     assert desk.offer().answer == "ask"
+
+
+@pytest.mark.parametrize(
+    ("stop", "known"), [("requester=buraeu", "bureau"), ("purpose=P-01", "P-1"), ("dataset=peopel", "people")]
+)
+def test_a_stop_that_names_nobody_is_refused_and_the_known_names_are_said(
+    desk: Desk, stop: str, known: str
+) -> None:
+    size = desk.state.journal.size
+    with pytest.raises(MinshuError) as caught:
+        desk.stop("all", stop)
+    assert caught.value.code == "stop-names-nobody"
+    assert known in caught.value.hint
+    assert stop.partition("=")[2] in caught.value.message
+    # Not even the part of it that would hold: whoever signed it is told, and makes it again.
+    assert not desk.state.stops()
+    assert desk.state.journal.size == size
+
+
+@pytest.mark.parametrize("stop", ["requester=bureau", "purpose=P-1", "dataset=people"])
+def test_without_a_policy_only_all_and_jobs_can_be_stopped(desk: Desk, stop: str) -> None:
+    desk.force.policy = None
+    fails("stop-names-nobody", desk, desk.world.stop("health", stop))
+    desk.stop("all", f"job={desk.world.spec().job_id}")
+    assert len(desk.entries("stop.applied")) == 2
+
+
+@pytest.mark.parametrize(
+    ("stop", "old", "new"),
+    [
+        ("requester=bureau", "bureau", "office"),
+        ("purpose=P-1", "P-1", "P-1b"),
+        ("dataset=people", "people", "persons"),
+    ],
+)
+def test_a_policy_that_renames_what_is_stopped_must_lift_the_stop(
+    desk: Desk, stop: str, old: str, new: str
+) -> None:
+    done = desk.stop(stop)
+    with pytest.raises(MinshuError) as caught:
+        desk.policy((old, new))
+    assert caught.value.code == "stopped-name-gone"
+    assert desk.entries("policy.refused")[-1].body["code"] == "stopped-name-gone"
+    assert desk.offer().code == "stopped"
+    desk.policy((old, new), lifted=[done["sha256"]])
+    assert desk.entries("stop.lifted")
 
 
 def test_a_waiting_job_is_refused_when_the_stop_comes(desk: Desk) -> None:
@@ -227,6 +313,7 @@ def test_a_stop_changed_in_the_database_keeps_the_node_from_starting(desk: Desk,
 
 
 def test_where_nobody_can_tell_whom_a_stop_covers_it_covers_everybody_p6(desk: Desk) -> None:
+    desk.policy(*OTHERS)
     desk.stop("purpose=P-2")
     spec = desk.world.spec()
     assert covering(desk.force, spec, START) is None

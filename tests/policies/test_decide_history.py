@@ -223,8 +223,16 @@ def test_a_clock_that_went_back_opens_no_earlier_period(world: Any):
 def test_a_budget_per_purpose_counts_the_purpose_alone(world: Any):
     spec = world.count(rho="0.5")
     node = Node.of(world, budget=with_clauses(BUDGET, scope="per-purpose"))
+    purposes = node.active.policy.purposes
+    node = node.policy(purposes={**purposes, "P-2026-002": purposes[spec.purpose]})
     assert fits(node.did(spec, purpose="P-2026-002").answer(spec))
     assert not fits(node.did(spec).answer(spec))
+
+
+def test_a_purpose_that_was_renamed_starts_with_nothing_new(world: Any):
+    spec = world.count(rho="0.5")
+    node = Node.of(world, budget=with_clauses(BUDGET, scope="per-purpose"))
+    assert not fits(node.did(spec, purpose="P-2025-001").answer(spec))
 
 
 def test_a_budget_per_requester_counts_all_keys_of_its_alias(world: Any):
@@ -316,7 +324,7 @@ def test_what_a_refused_budget_says_is_what_is_left_and_until_when(world: Any):
     decision = Node.of(world, budget=BUDGET).did(world.count(rho="0.4")).answer(world.count(rho="0.2"))
     assert refusal(decision) == "budget-exceeded"
     assert decision.rule == "R1"
-    for text in ("privacy", "0.2", "0.1", "2026-12-31T16:00:00Z"):
+    for text in ("privacy", "ρ = 0.2", "ρ = 0.5", "0.1", "2027-01-01 00:00 (Asia/Shanghai)"):
         assert text in decision.sentence
         assert text in decision.zh
 
@@ -366,7 +374,7 @@ def test_a_rate_counts_the_jobs_of_its_period(world: Any):
     full = node.did_times(2, spec)
     decision = full.answer(spec)
     assert refusal(decision) == "rate-exceeded"
-    assert "2026-12-02T16:00:00Z" in decision.sentence
+    assert "2026-12-03 00:00 (Asia/Shanghai)" in decision.sentence
     assert isinstance(replace(full, now=datetime(2026, 12, 2, 16, tzinfo=UTC)).answer(spec), Ask)
 
 
@@ -400,8 +408,16 @@ def test_a_key_that_was_exchanged_does_not_reset_the_rate(world: Any):
     assert refusal(before.answer(spec)) == "rate-exceeded"
 
 
+def test_a_purpose_that_was_renamed_does_not_reset_the_rate(world: Any):
+    node = Node.of(world, rate=Rate(jobs=1, per="month"))
+    node = node.did(world.spec(), rule="R0", purpose="P-2025-001")
+    assert refusal(node.answer(world.spec())) == "rate-exceeded"
+
+
 def test_what_another_rule_covers_does_not_count_for_the_rate(world: Any):
     node, spec = Node.of(world, rate=Rate(jobs=1, per="month")), world.spec()
+    purposes = node.active.policy.purposes
+    node = node.policy(purposes={**purposes, "P-2026-002": purposes[spec.purpose]})
     assert isinstance(node.did(spec, rule="R9", purpose="P-2026-002").answer(spec), Ask)
     assert isinstance(node.did(spec, rule="R9", job_type="table/1").answer(spec), Ask)
     node = node.policy(

@@ -327,7 +327,7 @@ def past(draw: Draw, world: Any, case: Case) -> tuple[Past, Price]:
         attempt=draw(st.integers(1, 4)),
         time=case.now - timedelta(days=days, seconds=seconds),
         requester=draw(st.sampled_from([world.key("analyst"), world.key("policeman"), FORMER])),
-        purpose=draw(st.sampled_from(["P-2026-001", "P-2026-002"])),
+        purpose=draw.usually(draw(st.sampled_from(["P-2026-001", "P-2026-002"])), "P-2025-001"),
         job_type=draw(st.sampled_from(["crosscheck/1", "count/1"])),
         source=draw.usually("" if asked is None else "own", "other", ""),
         unit="resident_id",
@@ -494,6 +494,15 @@ def wrong_anywhere(case: Case) -> set[str]:
     return wrong
 
 
+def said_to_strangers(case: Case) -> set[str]:
+    """Codes that somebody may hear whom the roster or the policy does not list: none about its contents."""
+    said = {"policy-of-another-node", "policy-not-yet-valid", "policy-expired", "not-a-participant"}
+    said |= {"wrong-roster", "roster-expired", "unknown-member", "unknown-requester"}
+    said |= {"job-from-the-future", "job-expired", "job-too-long"}
+    everything = any(stop.scope == "all" for stop in (*case.stops, *case.policy.stops))
+    return said | {"stopped"} if everything else said
+
+
 def asking(case: Case) -> Organisation | None:
     found = [a.organisation for a in case.roster.analysts if sha256_digest(a.key) == case.spec.requester]
     return found[0] if found else None
@@ -602,7 +611,7 @@ def counts(limit: Budget | Quota, case: Case) -> list[Price]:
         now = called(limit.period, clock(case), policy.timezone)
         if row.source != source or mine or called(limit.period, row.time, policy.timezone) != now:
             continue
-        if limit.scope == "per-purpose" and row.purpose != spec.purpose:
+        if limit.scope == "per-purpose" and row.purpose != spec.purpose and row.purpose in policy.purposes:
             continue
         another = aliases.get(row.requester) not in (None, aliases[spec.requester])
         if limit.scope == "per-requester" and another:
@@ -666,7 +675,8 @@ def used_up(rule: Rule, case: Case) -> set[str]:
         jobs = set()
         for row in others:
             known = aliases.get(row.requester)
-            covered = row.purpose in rule.purposes and row.job_type in rule.job_types
+            covered = row.purpose in rule.purposes or row.purpose not in policy.purposes
+            covered &= row.job_type in rule.job_types
             covered &= known is None or known in rule.requesters
             now = called(rule.rate.per, clock(case), policy.timezone)
             if (
@@ -832,6 +842,9 @@ def check(case: Case) -> None:
         event(decision.code)
         assert fitting == []
         assert decision.code in wrong.union(*per_rule.values())
+        if "unknown-requester" in wrong:
+            assert decision.code in said_to_strangers(case)
+            assert not decision.rule
         if decision.rule in per_rule:
             assert decision.code in wrong | per_rule[decision.rule]
         return

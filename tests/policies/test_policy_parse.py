@@ -227,7 +227,32 @@ def test_whoever_sets_a_limit_is_told_that_a_restored_backup_could_spend_again()
     assert "restored from a backup could spend again" in caution.en
     start, end = text.index("[quotas.records]"), text.index("[[rules]]")
     without = (text[:start] + text[end:]).replace('quotas = ["records", "questions"]\n', "")
-    assert cautions(parse_policy(without.encode())) == []
+    assert not any("checkpoint" in caution.en for caution in cautions(parse_policy(without.encode())))
+
+
+def test_a_rule_that_lends_persons_without_a_quota_on_each_of_its_datasets_is_named():
+    text = edited({"edits": []})
+    assert not any("no quota counts" in caution.en for caution in cautions(parse_policy(text.encode())))
+    start, end = text.index("[quotas.records]"), text.index("[[rules]]")
+    without = (text[:start] + text[end:]).replace('quotas = ["records", "questions"]\n', "")
+    (caution,) = cautions(parse_policy(without.encode()))
+    assert "rule R1 gives insured to" in caution.en
+    assert "规则 R1" in caution.zh
+    assert without.split("\n")[caution.line - 1] == "[[rules]]"
+    both = text.replace('datasets = ["insured"]', 'datasets = ["insured", "other"]')
+    both = both.replace("[[rules]]", ANOTHER_DATASET + "[[rules]]", 1)
+    named = [caution.en for caution in cautions(parse_policy(both.encode()))]
+    assert any("rule R1 gives other to" in each for each in named)
+
+
+ANOTHER_DATASET = """[datasets.other]
+source = "local:other"
+grade = "general-4"
+personal = "personal"
+[datasets.other.columns]
+resident_id = { type = "resident-id", use = ["join"] }
+
+"""
 
 
 def test_an_overlap_is_named_with_both_rules_and_a_job_that_fits_both():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.model import ActivePolicy, PinnedSigners, StoredPolicy
+from policies.model import ActivePolicy, PinnedSigners, Stop, StoredPolicy
 from policies.sign import SignedStop, check_activation, check_stop, reopen, sign_policy, sign_stop
 from protocols.encoding import sha256_digest
 from protocols.envelope import JOB, POLICY, STOP, Envelope, decode_envelope, sign
@@ -197,13 +197,39 @@ def test_a_policy_lifts_only_stops_that_are_in_force(world: Any):
     stop, other = sha256_digest(b"a stop"), sha256_digest(b"another")
     text = world.text(**{"timezone =": f'lifted_stops = ["{stop}"]\ntimezone ='})
     envelope = signed(world, text, DPO, OWNER)
-    assert activate(world, envelope, stops=[other, stop]).policy.lifted_stops == (stop,)
-    for stops in ((), (other,)):
+    assert activate(world, envelope, stops={other: (), stop: ()}).policy.lifted_stops == (stop,)
+    for stops in ({}, {other: ()}):
         with pytest.raises(PolicyInvalid, match=r"lifted_stops\[0\]") as caught:
             activate(world, envelope, stops=stops)
         assert caught.value.code == "unknown-stop"
         assert text.split("\n")[caught.value.line - 1].startswith("lifted_stops")
         assert (other if stops else "none") in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("scope", "value"), [("requester", "someone"), ("purpose", "P-0000-000"), ("dataset", "gone")]
+)
+def test_a_version_that_no_longer_knows_what_is_stopped_must_lift_the_stop(
+    world: Any, scope: Any, value: str
+):
+    stop = sha256_digest(b"a stop")
+    held = {stop: (Stop(scope="all", reason="x"), Stop(scope=scope, value=value, reason="x"))}
+    with pytest.raises(StateConflict, match=value) as caught:
+        activate(world, signed(world, world.text(), DPO, OWNER), stops=held)
+    assert caught.value.code == "stopped-name-gone"
+    assert stop in caught.value.hint
+    text = world.text(**{"timezone =": f'lifted_stops = ["{stop}"]\ntimezone ='})
+    assert activate(world, signed(world, text, DPO, OWNER), stops=held)
+    known = {"requester": "requesters", "purpose": "purposes", "dataset": "datasets"}[scope]
+    policy = activate(world, signed(world, world.text(), DPO, OWNER)).policy
+    held = {stop: (Stop(scope=scope, value=min(getattr(policy, known)), reason="x"),)}
+    assert activate(world, signed(world, world.text(), DPO, OWNER), stops=held)
+
+
+def test_a_stopped_job_is_no_name_that_a_policy_could_lose(world: Any):
+    job = sha256_digest(b"a job")
+    held = {sha256_digest(b"a stop"): (Stop(scope="job", value=job, reason="x"),)}
+    assert activate(world, signed(world, world.text(), DPO, OWNER), stops=held)
 
 
 def test_a_wrong_policy_with_good_signatures_is_refused_with_its_line(world: Any):
@@ -339,3 +365,15 @@ def test_nobody_signs_a_stop_that_no_node_would_accept(world: Any):
     with pytest.raises(PolicyInvalid) as caught:
         stopped(world, world.text().encode(), DPO)
     assert caught.value.code == "unknown-schema"
+
+
+@pytest.mark.parametrize("number", ["13900001234", "990101199001011234", "１３９００００１２３４"])
+def test_a_reason_that_could_name_a_person_is_neither_signed_nor_applied(world: Any, number: str):
+    data = stop_text(world, **{"under review": f"complaint of {number}"})
+    for act in (lambda: sign_stop(data, world.signer(DPO)), lambda: stopped(world, data, DPO)):
+        with pytest.raises(PolicyInvalid) as caught:
+            act()
+        assert caught.value.code == "bad-reason"
+        assert number not in caught.value.message + caught.value.hint
+    # File and case numbers are shorter.
+    assert stopped(world, stop_text(world, **{"under review": "case 2026-0012345678"}), DPO)

@@ -149,6 +149,7 @@ CASES = {
     "an end before the beginning": case("bad-validity", "expires", "not_before", ("2027-03-01T", "2026-11-30T")),
     "version 2 of nothing": case("bad-previous", "version", "previous", ("version = 1 ", "version = 2 ")),
     "one person in two capacities": case("key-twice", '"OWNER", "DPO"', "approvers.owner.keys[1]", ('"OWNER",', '"OWNER", "DPO",')),
+    "whoever asks approves": case("key-twice", '"OWNER", "ANALYST"', "approvers.owner.keys[1]", ('"OWNER",', '"OWNER", "ANALYST",')),
     # Datasets.
     "core data": case("core-data", "grade", "datasets.insured.grade", ("general-4", "core")),
     "one source under two names": case("source-twice", "source", "datasets.other.source", before("[[rules]]", OTHER.replace("local:other", "local:insured"))),
@@ -247,7 +248,11 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_slip_is_refused_with_its_code_line_key_and_a_way_out(case: Case, world: Any):
-    keys = {"DPO": world.key("human-resources dpo"), "OWNER": world.key("human-resources owner")}
+    keys = {
+        "DPO": world.key("human-resources dpo"),
+        "OWNER": world.key("human-resources owner"),
+        "ANALYST": world.key("analyst"),
+    }
 
     def spelt_out(text: str) -> str:
         for name, key in keys.items():

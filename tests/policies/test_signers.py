@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
+from traceback import format_exception
 from types import ModuleType
 from urllib.parse import quote
 
@@ -275,6 +276,23 @@ def test_a_token_that_is_pulled_out_fails_and_works_again_once_back(token: SoftT
     assert refused(signer.sign, b"text", kind=Unreachable) == "no-token"
     token.faults.clear()
     assert verify_signature(signer.public_key, signer.sign(b"text"), b"text")
+
+
+@pytest.mark.parametrize("call", ["open", "login", "public_key", "sign"])
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, InputError, OSError])
+def test_what_a_vendor_raises_of_its_own_says_neither_pin_nor_what_was_signed(
+    token: SoftToken, pin: Path, monkeypatch: pytest.MonkeyPatch, call: str, kind: type[Exception]
+):
+    def fails(_: SoftToken, at: str) -> None:
+        if at == call:
+            raise kind(f"C_Login({PIN.decode()}) at {call}")
+
+    monkeypatch.setattr(SoftToken, "_fail_at", fails)
+    where = f"pkcs11:id=%01?pin-source={pin}"
+    error = refusal(lambda: open_signer(where).sign(b"text"), kind=Unreachable)
+    assert error.code == "token-failed"
+    assert error.__suppress_context__
+    assert PIN.decode() not in "".join(format_exception(error))
 
 
 def test_one_session_signs_one_thing_at_a_time(token: SoftToken, pin: Path):

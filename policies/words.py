@@ -1,0 +1,178 @@
+"""Words for what a policy says, in English and in Chinese: figures, times, periods, limits, uses, stops.
+
+One word for one thing: refusals, pages for officers, differences of two versions and verdicts as analysts
+read them all take theirs from here.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, time, tzinfo
+from fractions import Fraction
+from typing import Final
+
+from policies.model import Budget, Quota, Rate, Stop, Window
+from protocols.dp.cost import decimal_up
+
+Words = tuple[str, str]
+"""One thing said in English and in Chinese."""
+
+USES: Final[Mapping[str, Words]] = {
+    "join": ("join", "匹配"),
+    "group": ("group", "分组"),
+    "filter": ("filter", "筛选"),
+    "carry": ("carry", "随名单携带"),
+    "sum": ("sum", "求和"),
+    "mean": ("mean", "求均值"),
+    "count": ("count", "计数"),
+    "quantile": ("quantile", "求分位数"),
+    "open-to-matcher": ("open to the matcher", "对匹配方公开"),
+}
+
+_PERIODS: Final = {
+    "hour": ("hour", "个整点小时"),
+    "day": ("day", "自然日"),
+    "week": ("week", "自然周"),
+    "month": ("month", "自然月"),
+    "quarter": ("quarter", "自然季度"),
+    "year": ("year", "自然年"),
+}
+
+GRADES: Final[Mapping[str, Words]] = {
+    "core": ("core", "核心数据"),
+    "important": ("important", "重要数据"),
+    "general-4": ("general, level 4", "一般数据 4 级"),
+    "general-3": ("general, level 3", "一般数据 3 级"),
+    "general-2": ("general, level 2", "一般数据 2 级"),
+    "general-1": ("general, level 1", "一般数据 1 级"),
+}
+
+SENSITIVITIES: Final[Mapping[str, Words]] = {
+    "none": ("none", "无"),
+    "personal": ("personal", "个人信息"),
+    "sensitive": ("sensitive", "敏感个人信息"),
+}
+
+NOTIONS: Final[Mapping[str, Words]] = {
+    "rows": ("records about persons", "个人记录"),
+    "queries": ("questions", "查询次数"),
+    "zcdp": ("privacy loss ρ (zCDP)", "隐私损失 ρ (zCDP)"),
+    "pure-dp": ("privacy loss ε", "隐私损失 ε"),
+    "approximate-dp": ("privacy loss ε at a δ", "隐私损失 ε (含 δ)"),
+}
+
+SCOPES: Final[Mapping[str, Words]] = {
+    "all-requesters": ("for everybody together", "全部申请方合计"),
+    "per-requester": ("for each requester", "每个申请方分别计算"),
+    "per-purpose": ("for each purpose", "每项用途分别计算"),
+}
+
+_MEASURES: Final = {
+    "rows": ("{} records about persons", "{} 条个人记录"),
+    "queries": ("{} questions", "{} 次查询"),
+    "zcdp": ("ρ = {}", "ρ = {}"),
+    "pure-dp": ("ε = {}", "ε = {}"),
+    "approximate-dp": ("ε = {}", "ε = {}"),
+}
+_ONE: Final = {"rows": "one record about a person", "queries": "one question"}
+
+_STOPS: Final = {
+    "all": ("every job", "全部任务"),
+    "requester": ("every job that {} asks", "申请方 {} 的全部任务"),
+    "purpose": ("every job for purpose {}", "用途 {} 的全部任务"),
+    "dataset": ("every job over dataset {}", "涉及数据集 {} 的全部任务"),
+    "job": ("job {}", "任务 {}"),
+}
+
+_DAYS: Final = {
+    "mon": ("Mon", "周一"),
+    "tue": ("Tue", "周二"),
+    "wed": ("Wed", "周三"),
+    "thu": ("Thu", "周四"),
+    "fri": ("Fri", "周五"),
+    "sat": ("Sat", "周六"),
+    "sun": ("Sun", "周日"),
+}
+
+
+def figure(value: int | Fraction) -> str:
+    """Return a number as people read it: `20,000`, or an exact decimal such as `0.5`."""
+    return f"{value:,}" if isinstance(value, int) else decimal_up(value, places=18)
+
+
+def share(value: Fraction) -> str:
+    """Return a share as a percentage with no more digits than it needs."""
+    percent = value * 100
+    return f"{percent.numerator} %" if percent.denominator == 1 else f"{float(percent):.4g} %"
+
+
+def grouped(decimal: str) -> str:
+    """Return a decimal text with its whole part in groups of three; anything else as it is."""
+    whole, point, rest = decimal.partition(".")
+    return f"{int(whole):,}{point}{rest}" if whole.isdigit() else decimal
+
+
+def count_words(number: int, one: str, many: str) -> str:
+    """Return how many there are of something: `1 list`, `2 lists`."""
+    return f"{figure(number)} {one if number == 1 else many}"
+
+
+def wall_time(moment: datetime, zone: tzinfo) -> str:
+    """Return a moment as the clock on a wall of the zone shows it: `2027-01-01 00:00 (Asia/Shanghai)`."""
+    name = "UTC" if zone is UTC else str(zone)
+    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M} ({name})"
+
+
+def period_words(period: str) -> Words:
+    """Return the calendar period of a limit or a rate: `calendar month`, with its measure word in Chinese."""
+    en, zh = _PERIODS[period.removeprefix("calendar-")]
+    return f"calendar {en}", zh
+
+
+def limit_words(limit: Budget | Quota) -> Words:
+    """Return what a budget or a quota allows: how much, in which period, counted for whom."""
+    notion = limit.counts if isinstance(limit, Quota) else limit.notion
+    most = figure(limit.limit)
+    delta = "" if isinstance(limit, Quota) or limit.delta is None else f", δ = {figure(limit.delta)}"
+    period, scope = period_words(limit.period), SCOPES[limit.scope]
+    en, zh = measure(notion, most)
+    return (
+        f"at most {en}{delta} in a {period[0]}, {scope[0]}",
+        f"每{period[1]}最多 {zh}{delta}, {scope[1]}",
+    )
+
+
+def measure(notion: str, amount: str) -> Words:
+    """Return an amount, a decimal text, with what it is an amount of."""
+    en, zh = _MEASURES.get(notion, (f"{{}} {notion}", f"{{}} {notion}"))
+    amount = grouped(amount)
+    return _ONE.get(notion, en.format(amount)) if amount == "1" else en.format(amount), zh.format(amount)
+
+
+def rate_words(rate: Rate) -> Words:
+    """Return how many jobs may run in which period."""
+    period = period_words(rate.per)
+    jobs = "one job" if rate.jobs == 1 else f"{figure(rate.jobs)} jobs"
+    return (
+        f"at most {jobs} in a {period[0]}",
+        f"每{period[1]}最多 {figure(rate.jobs)} 个任务",
+    )
+
+
+def window_words(window: Window) -> Words:
+    """Return when jobs may run."""
+    days = [_DAYS[day] for day in window.days]
+    hours = f"{_clock(window.from_)}-{_clock(window.to)}"
+    night = window.to <= window.from_
+    return (
+        f"{', '.join(en for en, _ in days)} {hours}" + (" (into the next day)" if night else ""),
+        f"{'、'.join(zh for _, zh in days)} {hours}" + (" (至次日)" if night else ""),
+    )
+
+
+def _clock(moment: time) -> str:
+    return moment.isoformat(timespec="auto" if moment.second or moment.microsecond else "minutes")
+
+
+def stop_words(stop: Stop) -> Words:
+    """Return what a stop halts."""
+    en, zh = _STOPS[stop.scope]
+    return en.format(stop.value), zh.format(stop.value)
