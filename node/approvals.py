@@ -25,6 +25,7 @@ from policies.model import ActivePolicy
 from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import APPROVAL, Envelope, Signature, Signer, decode_envelope, key_id, pae, sign
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, StateConflict
+from protocols.freetext import could_identify
 from protocols.ids import Digest, JobId, KeyId, NodeName
 from protocols.jobs import job_type
 from protocols.party import Rand
@@ -333,7 +334,7 @@ def check_reason(reason: str) -> str:
         InputError: empty, longer than 300 characters, or with a number that could be an identifier.
     """
     text = " ".join(reason.split())
-    if not 1 <= len(text) <= MAX_REASON or re.search(r"\d{11}", text):
+    if not 1 <= len(text) <= MAX_REASON or could_identify(text):
         raise InputError(
             f"a reason is one sentence of at most {MAX_REASON} characters, without long numbers",
             code="bad-reason",

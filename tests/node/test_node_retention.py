@@ -1,6 +1,7 @@
 """Retention: what is due is deleted, each deletion has a receipt, and a disk that refuses loses neither."""
 
 import asyncio
+import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -63,7 +64,8 @@ class Police:
 
 @pytest.fixture(scope="module")
 def over_and_done(founded: World, memory: Path) -> tuple[World, JobId]:
-    world = founded.clone(memory / "retained")
+    # A folder of its own each time: a worker may come back to this module and set it up again.
+    world = founded.clone(Path(tempfile.mkdtemp(dir=memory)))
     return world, asyncio.run(finished(world))
 
 
