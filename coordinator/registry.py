@@ -26,7 +26,6 @@ from protocols.envelope import (
     CATALOGUE,
     ENROLMENT,
     EXPLAIN,
-    FRESHNESS,
     JOB,
     OUTCOME,
     RELEASE,
@@ -270,11 +269,10 @@ class Registry:
         assert roster is not None
         if after is before or statement is None:
             raise _as_new(roster)
-        keys = {key_id(key): key for key in roster.freshness_keys}
         body = {
             "version": statement.version,
             "sha256": statement.sha256,
-            "signers": sorted(verify(decode_envelope(envelope), FRESHNESS, keys)),
+            "signers": list(succession.confirmers(roster, envelope)),
             "created": format_time(statement.issued),
             "expires": format_time(succession.fresh_until(roster, statement)),
         }

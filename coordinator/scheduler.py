@@ -66,6 +66,7 @@ from protocols.errors import (
 )
 from protocols.ids import Digest, JobId, NodeName, Organisation
 from protocols.jobs.job_type import REQUESTER, OutputClass
+from protocols.outcomes import MAX_OUTCOMES, check_figures
 from protocols.statistics.suppress import MIN_GROUP
 from protocols.wire import (
     Admission,
@@ -81,9 +82,6 @@ SETTLE: Final = timedelta(seconds=2)
 """How long a node that came back without an attempt may still report how it ended."""
 
 LIST_LENGTH: Final = 100
-MAX_OUTCOMES: Final = 16
-"""Outcomes kept for one job."""
-
 OUTCOME_REFUSED: Final = "outcome."
 """Begins the code of a stop that says why an outcome was not kept."""
 
@@ -418,7 +416,7 @@ class Scheduler:
         if outcome.filed > self._now() + MAX_AGE:
             raise InputError("the outcome is dated in the future", code="bad-time", hint="check the clock")
         # (4)
-        _check_counts(outcome, _smallest_group(job))
+        check_figures(outcome, _smallest_group(job))
         entry = Entry(
             "outcome.filed",
             {
@@ -915,21 +913,6 @@ def _smallest_group(job: Job) -> int:
     """Return the smallest group that a participant of the job lets be shown."""
     admissions = (Admission.decode(decode_envelope(run.admission).payload) for run in job.runs)
     return strictest(admission.constraints for admission in admissions).min_group_size or MIN_GROUP
-
-
-def _check_counts(outcome: Outcome, smallest: int) -> None:
-    """Refuse figures of small groups; what is left of the checked is such a figure, too.
-
-    Raises:
-        Refused: `small-count`.
-    """
-    figures = (outcome.checked, outcome.confirmed, outcome.checked - outcome.confirmed)
-    if any(0 < figure < smallest for figure in figures):
-        raise Refused(
-            f"a figure of the outcome, or the difference of both, is between 1 and {smallest - 1}",
-            code="small-count",
-            hint="file it once more has been checked; what is known of so few stays with the department",
-        )
 
 
 def _recipients(record: JobRecord, *, directed: bool) -> set[Organisation]:

@@ -19,7 +19,7 @@ from policies.model import ActivePolicy, PinnedSigners, StoredPolicy
 from policies.sign import check_activation, reopen
 from protocols import succession
 from protocols.encoding import sha256_digest
-from protocols.envelope import FRESHNESS, POLICY, Envelope, decode_envelope, key_id, verify
+from protocols.envelope import POLICY, Envelope, decode_envelope, key_id, verify
 from protocols.errors import MinshuError, PolicyInvalid, Refused, SignatureInvalid, StateConflict
 from protocols.ids import NodeName
 from protocols.succession import Trusted
@@ -178,11 +178,10 @@ def take_freshness(
 def _keep_freshness(
     state: State, force: InForce, roster: Roster, statement: Freshness, envelope: bytes
 ) -> None:
-    keys = {key_id(key): key for key in roster.freshness_keys}
     body = {
         "version": statement.version,
         "sha256": statement.sha256,
-        "signers": sorted(verify(decode_envelope(envelope), FRESHNESS, keys)),
+        "signers": list(succession.confirmers(roster, envelope)),
         "created": format_time(statement.issued),
         "expires": format_time(succession.fresh_until(roster, statement)),
     }

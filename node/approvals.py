@@ -9,7 +9,7 @@ import re
 import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from node.activation import InForce
 from node.gate import authentic
 from node.journal import policy_ref
 from node.state import Reader, RunState, State, StoredApproval
-from policies.approving import verify_approval
+from policies.approving import MAX_APPROVAL_LIFETIME, verify_approval
 from policies.decision import Ask, Decision, VerifiedApproval
 from policies.explain import decision_json, explain_decision
 from policies.model import ActivePolicy
@@ -31,7 +31,6 @@ from protocols.jobs import job_type
 from protocols.party import Rand
 from protocols.wire import Approval, JobSpec, Roster, utc_text
 
-LIFETIME: Final = timedelta(days=7)
 MAX_REASON: Final = 300
 SIGNATURE_BYTES: Final = 64
 
@@ -171,7 +170,7 @@ def draft_approval(spec: JobSpec, decision: Ask, active: ActivePolicy, *, now: d
         rule=decision.rule,
         cost=decision.terms.cost.encode(),
         issued=now,
-        expires=min(now + LIFETIME, spec.expires),
+        expires=min(now + MAX_APPROVAL_LIFETIME, spec.expires),
         nonce=rand(16).hex(),
     ).encode()
 

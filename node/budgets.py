@@ -12,6 +12,7 @@ from typing import Any
 from node.ledger import Ledger
 from policies.calendar import period, unit_of
 from policies.history import Limit, Past, ledger_time, standing
+from policies.index import source_of
 from policies.model import ActivePolicy, Budget, Policy, Quota
 from policies.words import grouped, limit_words, wall_time
 from protocols.dp.cost import NOTHING, Cost, decimal_up
@@ -92,7 +93,7 @@ def accounts(active: ActivePolicy, ledger: Ledger, now: datetime) -> list[Accoun
     found = []
     for name, clause in sorted(clauses, key=lambda each: (each[1].dataset, each[0])):
         span = period(unit_of(clause.period), moment, zone)
-        source = policy.datasets[clause.dataset].source.removeprefix("local:")
+        source = source_of(policy.datasets[clause.dataset])
         rows = [row for row in ledger.of(source) if row.time >= span.begin]
         limit = Limit.of(name, clause)
         found += [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from node.clock import Heard
 from node.home import Enrolled, Home
 from node.state import Reader, read_state
+from policies.index import source_of
 from protocols.errors import InputError, MinshuError, Refused
 from protocols.succession import CLOCK_TOLERANCE, fresh_until
 from protocols.wire import utc_text
@@ -212,7 +213,7 @@ def _policy(force: "InForce", reader: Reader, now: datetime) -> Iterator[Finding
     )
     known = {dataset.name for dataset in reader.datasets()}
     for alias, dataset in sorted(active.policy.datasets.items()):
-        source = dataset.source.removeprefix("local:")
+        source = source_of(dataset)
         if source not in known:
             yield Finding(
                 f"dataset {alias}",

@@ -82,7 +82,6 @@ class Explaining:
         self._signer = signer
         self._monotonic = monotonic
         self._log = log
-        self._trusted = gate._trusted  # noqa: SLF001  # one clock decides on jobs and on questions
         self._asked: dict[str, deque[float]] = {}
         # Oldest first. No more than the analysts may ask while a question can still be repeated.
         self._answered: dict[JobId, float] = {}
@@ -131,7 +130,7 @@ class Explaining:
 
     def _check_new(self, job: JobId, spec: JobSpec) -> Refuse | None:
         """Refuse an old question and one that was answered; without a clock, the gate refuses it anyway."""
-        now = self._trusted()
+        now = self._gate.trusted()  # one clock decides on jobs and on questions
         if now is not None and abs(spec.created - now) > MAX_AGE:
             return OUTDATED
         # A question made 10 minutes ahead of the clock can be repeated until it is 10 minutes old.

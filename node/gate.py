@@ -41,6 +41,7 @@ from policies.approving import verify_approval
 from policies.decide import decide
 from policies.decision import Ask, Decision, Permit, Refuse, VerifiedApproval
 from policies.history import Past
+from policies.index import source_of
 from policies.model import ActivePolicy
 from protocols.encoding import sha256_digest
 from protocols.envelope import JOB, Signer, decode_envelope, key_id, verify
@@ -132,7 +133,7 @@ class Gate:
         self._force = force
         self._signer = signer
         self._now = now
-        self._trusted = trusted or now
+        self.trusted = trusted or now
         self._log = log
         # Answers to offers that make no run: a forger or a replay must not fill the database.
         self._passing: OrderedDict[tuple[Attempt, str], bytes] = OrderedDict()
@@ -179,12 +180,12 @@ class Gate:
 
     def judge(self, spec: JobSpec, attempt: Attempt, ledger: Ledger | None = None) -> Decision:
         """Return what this node answers to an authentic job now; attempt 0 asks for a dry answer."""
-        now = trusted_now(self._state, self._trusted())
+        now = trusted_now(self._state, self.trusted())
         return judge(self._state, self._force, spec, attempt, now, ledger=ledger)
 
     def hindered(self) -> bool:
         """Tell whether this node cannot decide anything right now, for a reason that will pass."""
-        now = trusted_now(self._state, self._trusted())
+        now = trusted_now(self._state, self.trusted())
         if now is None:
             return True
         try:
@@ -473,8 +474,7 @@ def dataset_of(reader: Reader, force: InForce, spec: JobSpec) -> Dataset | None:
     brings = spec.input_of(role) if role is not None else None
     if brings is None or force.policy is None:
         return None
-    source = force.policy.policy.datasets[brings.dataset].source.removeprefix("local:")
-    dataset = reader.dataset(source)
+    dataset = reader.dataset(source_of(force.policy.policy.datasets[brings.dataset]))
     if dataset is None:
         raise InputError(
             "the policy opens a dataset that is not registered at this node",

@@ -10,25 +10,23 @@ has stored it, or has said why it does not. It is signed when it is sent, by the
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from node import rpc
 from node.rpc import ControlRequest
 from node.state import Reader, State, StoredOutcome, StoredOutput
 from protocols.encoding import sha256_digest
 from protocols.envelope import OUTCOME, Signer, sign
-from protocols.errors import DecodeError, InputError, Refused
+from protocols.errors import InputError, Refused
 from protocols.ids import JobId
 from protocols.jobs.job_type import OutputClass
+from protocols.outcomes import MAX_OUTCOMES, check_figures, confirmed_words, figures, new_outcome, too_many
 from protocols.statistics.suppress import MIN_GROUP
 from protocols.wire import Outcome, organisation_of, utc_text
 
 if TYPE_CHECKING:
     from node.activation import InForce
     from node.logs import Log
-
-MAX_OUTCOMES: Final = 16
-"""Outcomes of one job; each is a later state of the verification."""
 
 
 class Outcomes:
@@ -61,41 +59,28 @@ class Outcomes:
         """
         # (1)
         received = _received(self._state, job, organisation_of(self._force.name))
-        outcome = Outcome(job, self._force.name, checked, confirmed, " ".join(note.split()), self._now())
-        payload = outcome.encode()
         # (2)
-        try:
-            Outcome.decode(payload)
-        except DecodeError as error:
-            raise InputError(
-                error.message,
-                code=error.code,
-                hint="0 <= confirmed <= checked, and a note of one sentence that names nobody",
-            ) from None
+        outcome = new_outcome(
+            job, self._force.name, checked=checked, confirmed=confirmed, note=note, filed=self._now()
+        )
+        payload = outcome.encode()
         # (3)
         smallest = self._smallest_group(received)
-        figures = _figures(outcome)
-        if any(0 < figure < smallest for figure in figures):
-            raise Refused(
-                f"a figure of the outcome, or the difference of both, is between 1 and {smallest - 1}",
-                code="small-count",
-                hint="file it once more has been checked; what is known of so few stays with the department",
-            )
-        for known in self._state.outcomes(job):
-            before = _figures(Outcome.decode(known.payload))
-            if any(0 < abs(one - other) < smallest for one, other in zip(figures, before, strict=True)):
+        check_figures(outcome, smallest)
+        filed_before = self._state.outcomes(job)
+        for known in filed_before:
+            before = figures(Outcome.decode(known.payload))
+            if any(
+                0 < abs(one - other) < smallest for one, other in zip(figures(outcome), before, strict=True)
+            ):
                 raise Refused(
                     f"a figure differs by 1 to {smallest - 1} from that of an outcome filed before",
                     code="small-count",
                     hint="file it once more has been checked: the difference would tell of so few",
                 )
         # (4)
-        if sum(not known.code for known in self._state.outcomes(job)) >= MAX_OUTCOMES:
-            raise Refused(
-                f"{MAX_OUTCOMES} outcomes are filed for this job, no more are kept",
-                code="too-many-outcomes",
-                hint="an outcome is a later state of the whole verification, not of one more person",
-            )
+        if sum(not known.code for known in filed_before) >= MAX_OUTCOMES:
+            raise too_many()
         digest = sha256_digest(payload)
         body = {
             "sha256": digest,
@@ -139,10 +124,6 @@ class Outcomes:
                 self._log.warning(code, job=job)
 
 
-def _figures(outcome: Outcome) -> tuple[int, int, int]:
-    return outcome.checked, outcome.confirmed, outcome.checked - outcome.confirmed
-
-
 def _received(reader: Reader, job: JobId, organisation: str) -> StoredOutput:
     """Return the list that came here with a job.
 
@@ -175,8 +156,8 @@ def outcome_json(stored: StoredOutcome) -> dict[str, Any]:
 
 def outcome_line(plain: dict[str, Any]) -> str:
     """Return `outcome_json`'s output for people."""
-    share = f" ({100 * plain['confirmed'] / plain['checked']:.1f} %)" if plain["checked"] else ""
+    found = confirmed_words(plain["checked"], plain["confirmed"])
     where = {"stored": "the coordinator has it", "filed": "not yet at the coordinator"}
     state = where.get(plain["state"], f"refused by the coordinator: {plain['state']}")
     note = f": {plain['note']}" if plain["note"] else ""
-    return f"{plain['confirmed']:,} of {plain['checked']:,} confirmed{share}, {plain['filed']}, {state}{note}"
+    return f"{found}, {plain['filed']}, {state}{note}"

@@ -125,6 +125,16 @@ def signers(trusted: Trusted, envelope: bytes) -> tuple[KeyId, ...]:
     return tuple(sorted(_verified(trusted.roots, decode_envelope(envelope))))
 
 
+def confirmers(roster: Roster, envelope: bytes) -> tuple[KeyId, ...]:
+    """Return the ids of the freshness keys of `roster` that signed a statement on it, sorted.
+
+    Raises:
+        SignatureInvalid: none did, or it is no such statement.
+    """
+    keys = {key_id(key): key for key in roster.freshness_keys}
+    return tuple(sorted(verify(decode_envelope(envelope), FRESHNESS, keys)))
+
+
 def freshen(trusted: Trusted, envelope: bytes, now: datetime) -> Trusted:
     """Return what is trusted after a freshness statement was presented; an older one changes nothing.
 

@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from protocols.envelope import OUTCOME, decode_envelope, key_id, verify
 from protocols.errors import MinshuError, SignatureInvalid
 from protocols.ids import JobId, KeyId, NodeName, Organisation
+from protocols.outcomes import MAX_OUTCOMES, confirmed_words
 from protocols.wire import JobSpec, Outcome, Roster, organisation_of
-
-MAX_OUTCOMES: Final = 16
-"""Outcomes that are checked for one view: the coordinator keeps no more for a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +27,9 @@ class FiledOutcome:
     filed: datetime
 
     def __str__(self) -> str:
-        share = f" ({100 * self.confirmed / self.checked:.1f} %)" if self.checked else ""
+        found = confirmed_words(self.checked, self.confirmed)
         note = f": {self.note}" if self.note else ""
-        return (
-            f"{self.confirmed:,} of {self.checked:,} confirmed{share}, {self.by}, {self.filed:%Y-%m-%d}{note}"
-        )
+        return f"{found}, {self.by}, {self.filed:%Y-%m-%d}{note}"
 
 
 Recipients = frozenset[tuple[Organisation, bool]]
@@ -64,7 +59,7 @@ def read_outcomes(
     somebody who is none of `receiving`; None where that is not known.
     """
     held: list[FiledOutcome] = []
-    for envelope in envelopes[:MAX_OUTCOMES]:
+    for envelope in envelopes[:MAX_OUTCOMES]:  # the coordinator keeps no more for a job
         with suppress(MinshuError):
             held.append(_read(envelope, job, roster, receiving))
     doubtful = len(envelopes) - len(held)

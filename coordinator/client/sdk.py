@@ -39,7 +39,6 @@ from protocols import succession
 from protocols.encoding import sha256_digest
 from protocols.envelope import CATALOGUE, EXPLAIN, JOB, OUTCOME, decode_envelope, key_id, sign, verify
 from protocols.errors import (
-    DecodeError,
     InputError,
     MinshuError,
     ProtocolAborted,
@@ -49,8 +48,9 @@ from protocols.errors import (
     Unreachable,
 )
 from protocols.ids import JobId, NodeName
+from protocols.outcomes import new_outcome
 from protocols.succession import Trusted
-from protocols.wire import MAX_JOB_BYTES, JobSpec, Outcome, Roster, Verdict
+from protocols.wire import MAX_JOB_BYTES, JobSpec, Roster, Verdict
 
 if TYPE_CHECKING:
     from minshu.v1 import jobs_pb2
@@ -286,17 +286,8 @@ class Bureau:
             InputError: figures or note cannot be used.
         """
         by = key_id(self._signer.public_key)
-        outcome = Outcome(job, by, checked, confirmed, " ".join(note.split()), self._now())
-        try:
-            payload = outcome.encode()
-            Outcome.decode(payload)
-        except DecodeError as error:
-            raise InputError(
-                error.message,
-                code=error.code,
-                hint="0 <= confirmed <= checked, and a note of one sentence that names nobody",
-            ) from None
-        return sign(OUTCOME, payload, [self._signer]).encode()
+        outcome = new_outcome(job, by, checked=checked, confirmed=confirmed, note=note, filed=self._now())
+        return sign(OUTCOME, outcome.encode(), [self._signer]).encode()
 
     def jobs(self) -> list[View]:
         """Return the newest jobs of the analyst's organisation, without their runs."""

@@ -28,6 +28,7 @@ from coordinator.store import (
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import Refused, StateConflict
 from protocols.ids import Digest, JobId, NodeName, Organisation
+from protocols.outcomes import too_many
 
 _BUSY_TIMEOUT_S: Final = 5.0
 _TOKEN_MEMORY: Final = timedelta(days=1)
@@ -508,11 +509,7 @@ class SqlStore:
                 return False
             count = sa.select(sa.func.count()).where(_outcomes.c.job == outcome.job)
             if connection.execute(count).scalar_one() >= limit:
-                raise Refused(
-                    f"{limit} outcomes are filed for this job, no more are kept",
-                    code="too-many-outcomes",
-                    hint="an outcome is a later state of the whole verification, not of one more person",
-                )
+                raise too_many(limit)
             connection.execute(_outcomes.insert().values(**asdict(outcome)))
             _make_due(connection, entries)
         return True
