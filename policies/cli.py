@@ -37,7 +37,6 @@ from policies.parse import (
     cautions,
     parse_policy,
     parse_stop,
-    unsupported_clauses,
 )
 from policies.sign import SIGNATURES, sign_policy, sign_stop
 from policies.signers import open_signer
@@ -265,14 +264,12 @@ def _check(options: argparse.Namespace) -> int:
     parsed = parse_policy(_read(options.file, MAX_POLICY_BYTES))
     if options.job is not None:
         return _check_job(options, parsed)
-    unsupported = unsupported_clauses(parsed)
     if options.json:
         _print_json(
             {
                 "policy_id": parsed.policy.policy_id,
                 "version": parsed.policy.version,
                 "digest": parsed.digest,
-                "unsupported": [{"line": line, "clause": clause} for line, clause in unsupported],
                 "cautions": [{"line": c.line, "en": c.en, "zh": c.zh} for c in cautions(parsed)],
             }
         )
@@ -282,8 +279,6 @@ def _check(options: argparse.Namespace) -> int:
     print(f"digest    {parsed.digest}")
     for caution in cautions(parsed):
         print(f"note, line {caution.line}: {caution.zh if options.lang == 'zh' else caution.en}")
-    for line, clause in unsupported:
-        print(f"line {line}: {clause} is not honoured by this version, so no node will activate the policy")
     return 0
 
 

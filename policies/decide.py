@@ -41,6 +41,7 @@ from policies.matching import (
     leaks_of,
 )
 from policies.model import ActivePolicy, Policy, Stop, spelt_alike
+from policies.witnesses import witnesses_of_node
 from protocols.errors import InputError
 from protocols.ids import NodeName
 from protocols.jobs import JOB_TYPES
@@ -67,26 +68,26 @@ def decide(
 ) -> Decision:
     """Decide one job at one node.
 
-    (1) The clock is trusted. (2) A policy is active, for this node, and valid now. (3) The node has a seat
-    in the job. (4) No stop halts everything. (5) The job names the roster this node holds, and only its
-    members. (6) The job is neither early, late nor long-lived. (7) The requester is an analyst on the roster
-    and known to the policy; whoever is not learns nothing of what follows. (8) Nothing is asked for that no
-    rule can allow: what a stop halts (the requester, the purpose, the dataset, the job), a column of the
-    negative list, core data. (9) The job type is known. (10) The job is
-    well-formed for its type. (11) The purpose is known, still valid and on the legal basis stated.
-    (12) Exactly one rule fits requester, purpose, job type and dataset, or role. (13) The rule covers
-    everything the seat plays. (14) Every column exists, is in the rule, of a fitting type, used as allowed.
-    (15) Everyone who receives something is a recipient of the rule; the requester may receive numbers about
-    groups, never records. (16) Organisations that must stay apart are apart. (17) Enough organisations and
-    sources take part. (18) The job has attempts left here. (19) The rule's rate leaves room for one more job
-    in this period. (20) No exact answer of the last `differencing_days` is about a group that differs from
-    this one and overlaps it. (21) One job costs no more than the rule's `max_cost`. (22) The cost fits into
-    what the rule's budget and quotas have left in this period. (23) Enough distinct people have approved this
-    very job, at this cost, under this very policy; two at least on important data, and where class B meets
-    sensitive data. (24) The rule's window is open.
+    (1) The clock is trusted. (2) A policy is active, for this node, and valid now. (3) The node has a seat in
+    the job. (4) No stop halts everything. (5) The job names the roster this node holds, and only its members.
+    (6) Where releases are cosigned, the roster lists witnesses enough. (7) The job is neither early, late nor
+    long-lived. (8) The requester is an analyst on the roster and known to the policy; whoever is not learns
+    nothing of what follows. (9) Nothing is asked for that no rule can allow: what a stop halts (the
+    requester, the purpose, the dataset, the job), a column of the negative list, core data. (10) The job type
+    is known. (11) The job is well-formed for its type. (12) The purpose is known, still valid and on the
+    legal basis stated. (13) Exactly one rule fits requester, purpose, job type and dataset, or role. (14) The
+    rule covers everything the seat plays. (15) Every column exists, is in the rule, of a fitting type, used
+    as allowed. (16) Everyone who receives something is a recipient of the rule; the requester may receive
+    numbers about groups, never records. (17) Organisations that must stay apart are apart. (18) Enough
+    organisations and sources take part. (19) The job has attempts left here. (20) The rule's rate leaves room
+    for one more job in this period. (21) No exact answer of the last `differencing_days` is about a group
+    that differs from this one and overlaps it. (22) One job costs no more than the rule's `max_cost`. (23)
+    The cost fits into what the rule's budget and quotas have left in this period. (24) Enough distinct people
+    have approved this very job, at this cost, under this very policy; two at least on important data, and
+    where class B meets sensitive data. (25) The rule's window is open.
 
     Periods are the policy's calendar's, of the later of `now` and the newest row of the history: none opens
-    again. Until (23) and (24) hold the answer is `Ask`.
+    again. Until (24) and (25) hold the answer is `Ask`.
 
     Args:
         active: the policy in force, with the stops in force beside it.
@@ -123,32 +124,35 @@ def decide(
     if (no := _check_members(spec, roster, members, now)) is not None:
         return no
     # (6)
-    if (no := _check_times(spec, now)) is not None:
+    if (no := _check_witnesses(policy, roster)) is not None:
         return no
     # (7)
+    if (no := _check_times(spec, now)) is not None:
+        return no
+    # (8)
     analyst = members.analysts.get(spec.requester)
     if analyst is None or alias is None:
         return _UNKNOWN_TO_ROSTER if analyst is None else _UNKNOWN_TO_POLICY
     if policy.requesters[alias].organisation not in (None, analyst.organisation):
         return _REQUESTER_MOVED
-    # (8)
+    # (9)
     if (no := _check_stops(active, spec, alias, brings)) is not None:
         return no
     if brings is not None and (no := _check_forbidden(index, policy, brings)) is not None:
         return no
-    # (9)
+    # (10)
     job_type = next((known for known in job_types if known.name == spec.job_type), None)
     if job_type is None:
         return _unknown_job_type(spec, job_types)
-    # (10)
+    # (11)
     try:
         asked = asked_of(spec, job_type, role, analyst.organisation)
     except InputError as error:
         return _ill_formed(spec, error)
-    # (11)
+    # (12)
     if (no := _check_purpose(policy, spec, now.astimezone(index.zone).date())) is not None:
         return no
-    # (12)
+    # (13)
     dataset = None if brings is None else policy.datasets.get(brings.dataset)
     if brings is not None and dataset is None:
         return _UNKNOWN_DATASET
@@ -156,21 +160,21 @@ def decide(
     if isinstance(clause, Refuse):
         return clause
     rule = clause.rule
-    # (13)
+    # (14)
     if (no := check_roles(clause, asked.kinds)) is not None:
         return no
-    # (14)
+    # (15)
     if brings is not None and dataset is not None:
         no = check_columns(dataset, clause, spec.job_type, brings, asked.needs)
         if no is not None:
             return no
-    # (15)
+    # (16)
     if (no := check_recipients(clause, members, spec, asked.releases, analyst.organisation)) is not None:
         return no
-    # (16)
+    # (17)
     if (no := check_separation(asked.together, rule.id)) is not None:
         return no
-    # (17)
+    # (18)
     if (no := check_enough(asked.organisations, asked.sources, clause.constraints, rule.id)) is not None:
         return no
     source = "" if dataset is None else source_of(dataset)
@@ -179,21 +183,21 @@ def decide(
     query = as_charged(asked.query, budget)
     moment = ledger_time(now, history)
     past = look_back(history, source).without(spec.job_id, attempt)
-    # (18)
+    # (19)
     if (no := check_attempts(past, spec.job_id, rule.id)) is not None:
         return no
-    # (19)
+    # (20)
     if (no := check_rate(index, clause, history, spec.job_id, moment)) is not None:
         return no
-    # (20)
+    # (21)
     since = now - timedelta(policy.defaults.differencing_days)
     if (no := check_differencing(past, query, since, rule.id)) is not None:
         return no
-    # (21)
+    # (22)
     cost = cost_of(job_type, spec, role, clause.constraints)
     if (no := check_max_cost(rule, budget, cost)) is not None:
         return no
-    # (22)
+    # (23)
     lines = charge(index, limits, past, cost, moment=moment, alias=alias, purpose=spec.purpose, rule=rule.id)
     if isinstance(lines, Refuse):
         return lines
@@ -208,11 +212,11 @@ def decide(
         query=query,
         _learnt=partial(leaks_of, job_type, spec, role),
     )
-    # (23)
+    # (24)
     counted = count_approvals(active, rule, terms, spec, node=node, now=now, approvals=approvals)
     needed = max(rule.approvals, least_approvals(job_type, dataset))
     answer = require_approvals(policy, rule, terms, counted, needed=needed, requester=spec.requester)
-    # (24)
+    # (25)
     if isinstance(answer, Permit) and rule.window is not None:
         return in_window(answer, rule.window, index.zone, now)
     return answer
@@ -362,6 +366,30 @@ def _check_members(spec: JobSpec, roster: Roster, members: Members, now: datetim
 # --- (6)
 
 
+def _check_witnesses(policy: Policy, roster: Roster) -> Refuse | None:
+    if policy.defaults.release_requires != "cosigned":
+        return None
+    witnesses = witnesses_of_node(policy, roster)
+    if witnesses.possible:
+        return None
+    there, quorum = len(witnesses.organisations), witnesses.quorum
+    if there < quorum:
+        why, why_zh = "no quorum can be reached", "无法达到所需数量"
+    else:
+        why, why_zh = "two such groups need share nobody", "两组见证机构可能互不重叠"
+    return Refuse(
+        witnesses.code,
+        f"Of the organisations on the roster {there} can witness for this node, "
+        f"and its policy asks for {quorum}: {why}.",
+        f"名册中可为本节点见证的机构有 {there} 家, 策略要求 {quorum} 家见证: {why_zh}。",
+        "have nodes of more organisations listed with witness keys, or the quorum changed in a new version",
+        "请在名册中登记更多机构的见证密钥, 或在新版本策略中调整见证数",
+    )
+
+
+# --- (7)
+
+
 def _check_times(spec: JobSpec, now: datetime) -> Refuse | None:
     if spec.created > now + CLOCK_TOLERANCE:
         return Refuse(
@@ -390,7 +418,7 @@ def _check_times(spec: JobSpec, now: datetime) -> Refuse | None:
     return None
 
 
-# --- (7)
+# --- (8)
 
 _UNKNOWN_TO_ROSTER: Final = Refuse(
     "unknown-requester",
@@ -415,7 +443,7 @@ _REQUESTER_MOVED: Final = Refuse(
 )
 
 
-# --- (8)
+# --- (9)
 
 
 def _check_stops(active: ActivePolicy, spec: JobSpec, alias: str, brings: JobInput | None) -> Refuse | None:
@@ -460,7 +488,7 @@ def _check_forbidden(index: Index, policy: Policy, brings: JobInput) -> Refuse |
     return None
 
 
-# --- (9)
+# --- (10)
 
 
 def _unknown_job_type(spec: JobSpec, job_types: Sequence[JobType]) -> Refuse:
@@ -474,7 +502,7 @@ def _unknown_job_type(spec: JobSpec, job_types: Sequence[JobType]) -> Refuse:
     )
 
 
-# --- (10)
+# --- (11)
 
 
 def _ill_formed(spec: JobSpec, error: InputError) -> Refuse:
@@ -487,7 +515,7 @@ def _ill_formed(spec: JobSpec, error: InputError) -> Refuse:
     )
 
 
-# --- (11)
+# --- (12)
 
 
 def _check_purpose(policy: Policy, spec: JobSpec, today: date) -> Refuse | None:
@@ -520,7 +548,7 @@ def _check_purpose(policy: Policy, spec: JobSpec, today: date) -> Refuse | None:
     return None
 
 
-# --- (12)
+# --- (13)
 
 _UNKNOWN_DATASET: Final = Refuse(
     "unknown-dataset",

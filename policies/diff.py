@@ -36,6 +36,7 @@ from policies.model import (
     Rule,
     Sensitivity,
     Window,
+    Witnessing,
 )
 from policies.words import (
     GRADES,
@@ -351,6 +352,7 @@ def _header(page: _Page, old: Policy, new: Policy) -> None:
     page.bound("differencing_days", days, was.differencing_days, now.differencing_days, tighter_up=True)
     needs, stricter = ("a release waits for", "输出前须具备"), now.release_requires == "cosigned"
     page.value("release_requires", needs, was.release_requires, now.release_requires, _tighter_if(stricter))
+    _witnesses(page, old, new)
     page, keep, kept = page.at("retention", ("Kept", "保存期限")), old.retention, new.retention
     page.value(
         "journal_days",
@@ -360,6 +362,47 @@ def _header(page: _Page, old: Policy, new: Policy) -> None:
     )
     days, shorter = ("releases, days", "输出天数"), kept.release_days < keep.release_days
     page.value("release_days", days, keep.release_days, kept.release_days, _tighter_if(shorter))
+
+
+def _witnesses(page: _Page, old: Policy, new: Policy) -> None:
+    if old.witnesses == new.witnesses:
+        return
+    page = page.at("witnesses", ("Witnesses", "见证"))
+    was, now = old.witnesses or Witnessing(), new.witnesses or Witnessing()
+    listed = bool(was.organisations and now.organisations)
+    if old.defaults.release_requires != new.defaults.release_requires:
+        # Nothing waited for witnesses, or nothing does any more: all that is said of them goes with that.
+        quorum = others = _tighter_if(new.defaults.release_requires == "cosigned")
+    elif listed and was.quorum and now.quorum:
+        quorum, others = _tighter_if(was.quorum < now.quorum), Effect.OTHER
+    else:
+        # A quorum that is not stated goes with the number of witnesses. One that is too small for their
+        # number is refused, since two need share nobody: then a larger one lets more through.
+        quorum = others = Effect.BOTH
+    seen_by = ("what this node did must have been seen by", "本节点的操作记录须经见证的机构数")
+    page.value("quorum", seen_by, _seen_by(old), _seen_by(new), quorum, words=lambda said: said)
+    if listed:
+        came, went = ("{} now counts, too", "增加见证机构 {}"), ("{} no longer counts", "取消见证机构 {}")
+        page.members("organisations", was.organisations, now.organisations, came, went, besides=others)
+    else:
+        counts = ("who counts", "见证机构")
+        page.value("organisations", counts, _counting(old), _counting(new), others, words=lambda said: said)
+
+
+def _seen_by(policy: Policy) -> Words:
+    if policy.defaults.release_requires != "cosigned":
+        return ("nobody", "无")
+    if policy.witnesses is None or policy.witnesses.quorum is None:
+        return ("more than two thirds of them", "超过三分之二")
+    return (figure(policy.witnesses.quorum),) * 2
+
+
+def _counting(policy: Policy) -> Words:
+    if policy.defaults.release_requires != "cosigned":
+        return ("nobody", "无")
+    if policy.witnesses is None or not policy.witnesses.organisations:
+        return ("every other organisation that witnesses", "其他所有见证机构")
+    return (", ".join(policy.witnesses.organisations),) * 2
 
 
 # -- who, what for, which data -----------------------------------------------------------------------------

@@ -16,10 +16,12 @@ import msgspec
 
 from policies.decision import Ask, Decision, Leak, Permit, Refuse, Terms
 from policies.index import constraints_of
-from policies.model import ActivePolicy, Budget, Policy, Quota, Rule, Stop
-from policies.parse import ParsedPolicy, cautions, unsupported_clauses
+from policies.model import ActivePolicy, Budget, Policy, Quota, Rule, Stop, Witnessing
+from policies.parse import ParsedPolicy, cautions
+from policies.witnesses import default_quorum
 from policies.words import (
     USES,
+    count_words,
     figure,
     grouped,
     limit_words,
@@ -108,11 +110,6 @@ def explain_policy(parsed: ParsedPolicy, language: Language) -> str:
     _explain_everywhere(say, policy)
     for caution in cautions(parsed):
         say.line(f"Note (line {caution.line}): {caution.en}", f"注意 (第 {caution.line} 行): {caution.zh}")
-    for line, clause in unsupported_clauses(parsed):
-        say.line(
-            f"Line {line}: {clause} is not honoured by this version; the policy cannot be activated",
-            f"第 {line} 行: 本版本不支持 {clause}, 策略无法启用",
-        )
     return say.text()
 
 
@@ -233,10 +230,10 @@ def decision_json(decision: Decision, spec: JobSpec | None = None) -> dict[str, 
 def suppose(
     parsed: ParsedPolicy, spec: JobSpec, alias: str, organisation: Organisation | None
 ) -> tuple[ActivePolicy, JobSpec, Roster]:
-    """Return policy, job and roster as if `alias` had signed the job and the roster listed everyone in it.
+    """Return policy, job and roster as if `alias` had signed the job and the roster listed all it takes.
 
-    A department can so ask its own policy about a job file, without a roster and without anyone's key. The
-    alias gets one more key, which exists nowhere else.
+    That is everyone in the job, and witnesses enough. A department can so ask its own policy about a job
+    file, without a roster and without anyone's key. The alias gets one more key, which exists nowhere else.
 
     Raises:
         InputError: the policy has no such requester, or nothing says which organisation it belongs to.
@@ -261,7 +258,10 @@ def suppose(
     active = ActivePolicy(
         msgspec.structs.replace(policy, requesters={**policy.requesters, alias: asking}), parsed.digest
     )
-    nodes = sorted({*spec.roles.values(), NodeName(policy.policy_id)})
+    clause = policy.witnesses or Witnessing()
+    watching = clause.organisations or [f"witness-{n}.supposed.example" for n in range(clause.quorum or 1)]
+    witnesses = {NodeName(f"{name}/supposed"): ("supposed",) for name in watching}
+    nodes = sorted({*spec.roles.values(), NodeName(policy.policy_id), *witnesses})
     organisations = sorted({declared, *spec.recipients, *(organisation_of(node) for node in nodes)})
     roster = Roster(
         collaboration=spec.collaboration,
@@ -273,7 +273,12 @@ def suppose(
         organisations=tuple(RosterOrganisation(name, name) for name in organisations),
         nodes=tuple(
             RosterNode(
-                node, _supposed_key(node), sha256_digest(node.encode()), "supposed", _supposed_key(node)
+                node,
+                _supposed_key(node),
+                sha256_digest(node.encode()),
+                "supposed",
+                _supposed_key(node),
+                witnesses.get(node, ()),
             )
             for node in nodes
         ),
@@ -398,10 +403,18 @@ def _explain_stops(say: _Page, policy: Policy) -> None:
         say.line("Ends these stop documents:", "解除以下停止令:")
     for digest in policy.lifted_stops:
         say.line(f"  {digest}", f"  {digest}")
+    if policy.lifted_stops:
+        say.line(
+            "  If one of them is this node's own, for a history gap, you accept that nobody knows what was "
+            "spent after the backup; minshu-node status shows which",
+            "  如其中有本节点因历史缺口 (history-gap) 自行签发的停止令, 解除即表示接受: "
+            "备份之后用掉的额度已无从得知; minshu-node status 会标明",
+        )
 
 
 def _explain_everywhere(say: _Page, policy: Policy) -> None:
     """Say what holds for every rule."""
+    _explain_witnesses(say, policy)
     days = policy.defaults.differencing_days
     say.line(
         f"No second exact answer about an overlapping group of people within {days} days: the difference of "
@@ -418,6 +431,34 @@ def _explain_everywhere(say: _Page, policy: Policy) -> None:
         f"Kept: job texts and approvals {papers} days, releases {releases} days, intermediate values until "
         "the job ends; the journal stays",
         f"保存期限: 任务文本和审批 {papers} 天, 输出 {releases} 天, 中间结果至任务结束; 日志长期保存",
+    )
+
+
+def _explain_witnesses(say: _Page, policy: Policy) -> None:
+    """Say who must have seen what this node did."""
+    if policy.defaults.release_requires != "cosigned":
+        say.line(
+            "Nothing leaves before this node's own journal says so; nobody else needs to have seen that",
+            "本节点自己的日志记录之后才会输出, 无须其他机构见证",
+        )
+        return
+    clause = policy.witnesses or Witnessing()
+    names, quorum = ", ".join(clause.organisations), clause.quorum
+    if names:
+        listed = len(clause.organisations)
+        seen = default_quorum(listed) if quorum is None else quorum
+        who, who_zh = f"{seen} of {listed} other organisations", f" {listed} 家其他机构中的 {seen} 家"
+        those, those_zh = f": {names}", f": {names}"
+    elif quorum is not None:
+        who = count_words(quorum, "other organisation", "other organisations")
+        who_zh, those, those_zh = f" {quorum} 家其他机构", "", ""
+    else:
+        who = "more than two thirds of the other organisations that witness"
+        who_zh = "超过三分之二的其他见证机构"
+        those, those_zh = " (4 of 5, for example)", " (例如 5 家中的 4 家)"
+    say.line(
+        f"What this node did must have been seen by {who} before anything leaves{those}",
+        f"任何内容输出之前, 须有{who_zh}见证过本节点的操作记录{those_zh}",
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from policies.model import Budget, Quota
 from protocols.dp.cost import Cost, Notion, decimal_down, decimal_up, total
@@ -54,10 +54,30 @@ class Past:
     rule: str
 
 
+class Hindsight(Protocol):
+    """One source's rows, as a decision looks back on them."""
+
+    def since(self, begin: datetime) -> Sequence[Past]:
+        """Return the rows from `begin` on, oldest first."""
+        ...
+
+    def without(self, job: JobId, attempt: int) -> "Hindsight":
+        """Return the same without the row of that attempt."""
+        ...
+
+    def charged(self, job: JobId) -> int:
+        """Return how many attempts of a job were charged."""
+        ...
+
+    def differs(self, query: Query, since: datetime) -> bool:
+        """Whether an exact answer since then and one to `query` give away the difference of two groups."""
+        ...
+
+
 class History(Protocol):
     """A node's ledger, read. Rows that were freed are not in it."""
 
-    def of(self, source: str) -> Sequence[Past]:
+    def of(self, source: str) -> Sequence[Past] | Hindsight:
         """Return every row of a source, oldest first; of seats without a dataset for the empty name."""
         ...
 
@@ -120,7 +140,7 @@ class Lookback:
         """Return the rows of a source, looked back on."""
         ordered = tuple(sorted(rows, key=lambda row: row.time))
         queries = (row.query for row in ordered if row.exact and row.query is not None)
-        different = {(query.asks, frozenset(query.filters.items()), query.noisy): query for query in queries}
+        different = {_as_key(query): query for query in queries}
         return cls(
             ordered,
             tuple(row.time for row in ordered),
@@ -150,6 +170,80 @@ class Lookback:
             row.exact and row.query is not None and row.time > since and differenced(query, row.query)
             for row in self.rows
         )
+
+
+@dataclass(slots=True)
+class Growing:
+    """A source's rows as they come and change: the `Hindsight` of those that count.
+
+    For whoever looks back at every row of a long ledger, and would read all of it each time. Rows come in the
+    order of their times.
+    """
+
+    _rows: list[Past | None] = field(default_factory=list)
+    _times: list[datetime] = field(default_factory=list)
+    _places: dict[tuple[JobId, int], int] = field(default_factory=dict)
+    _of_job: dict[JobId, list[int]] = field(default_factory=dict)
+    _exact: dict[Any, list[Query]] = field(default_factory=dict)
+    _left_out: int = -1
+
+    def add(self, row: Past) -> None:
+        """Take one more row."""
+        place = self._places[row.job, row.attempt] = len(self._rows)
+        self._of_job.setdefault(row.job, []).append(place)
+        self._rows.append(None)
+        self._times.append(row.time)
+        self._put(place, row)
+
+    def change(self, row: Past) -> None:
+        """Take what the row of that attempt has become; its time stays."""
+        self._put(self._places[row.job, row.attempt], row)
+
+    def drop(self, job: JobId, attempt: int) -> None:
+        """Count a row no more."""
+        self._put(self._places[job, attempt], None)
+
+    def _put(self, place: int, row: Past | None) -> None:
+        for known, add in ((self._rows[place], False), (row, True)):
+            if known is not None and known.exact and known.query is not None:
+                same = self._exact.setdefault(_as_key(known.query), [])
+                if add:
+                    same.append(known.query)
+                else:
+                    same.pop()
+                    if not same:
+                        del self._exact[_as_key(known.query)]
+        self._rows[place] = row
+
+    def since(self, begin: datetime) -> Sequence[Past]:
+        """Return the rows from `begin` on."""
+        start = bisect_left(self._times, begin)
+        left_out = self._left_out - start
+        rows = self._rows[start:]
+        return [row for place, row in enumerate(rows) if row is not None and place != left_out]
+
+    def without(self, job: JobId, attempt: int) -> "Growing":
+        """Return the same without the row of that attempt; it sees what changes in this one."""
+        place = self._places.get((job, attempt), -1)
+        return Growing(self._rows, self._times, self._places, self._of_job, self._exact, place)
+
+    def charged(self, job: JobId) -> int:
+        """Return how many attempts of a job were charged."""
+        rows = (self._rows[place] for place in self._of_job.get(job, ()) if place != self._left_out)
+        return sum(row is not None and row.charged for row in rows)
+
+    def differs(self, query: Query, since: datetime) -> bool:
+        """Whether an exact answer since then and one to `query` give away the difference of two groups."""
+        if not any(differenced(query, same[0]) for same in self._exact.values()):
+            return False
+        return any(
+            row.exact and row.query is not None and row.time > since and differenced(query, row.query)
+            for row in self.since(since)
+        )
+
+
+def _as_key(query: Query) -> Any:
+    return query.asks, frozenset(query.filters.items()), query.noisy
 
 
 # Told apart by identity: a policy has one of each, and comparing fractions takes longer than all the rest.

@@ -1,18 +1,18 @@
-"""What the past leaves room for, and when: `decide`, steps (18) to (22) and (24).
+"""What the past leaves room for, and when: `decide`, steps (19) to (23) and (25).
 
 Attempts, rates, the differencing guard, costs, budgets and quotas, and windows. Periods are of the policy's
 calendar; what was answered before is in `policies.history`.
 """
 
 import zoneinfo
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from policies.calendar import next_open, period, unit_of
 from policies.decision import Ask, Permit, Refuse
-from policies.history import History, Limit, Lookback, Standing, standing
+from policies.history import Hindsight, History, Limit, Lookback, Standing, standing
 from policies.index import Clause, Derived, Index
 from policies.model import Rule, Window
 from policies.words import grouped, measure, rate_words, wall_time
@@ -27,16 +27,17 @@ ATTEMPTS_PER_JOB: Final = 3
 _lookback: Final = Derived(Lookback.of, keep=32)
 
 
-def look_back(history: History, source: str) -> Lookback:
+def look_back(history: History, source: str) -> Hindsight:
     """Return what a node has answered from a source."""
     # Rows in a tuple never change, and `tuple` returns a tuple as it is; any other sequence is read anew.
-    return _lookback(tuple(history.of(source)))
+    rows = history.of(source)
+    return _lookback(tuple(rows)) if isinstance(rows, Sequence) else rows
 
 
-# --- (18)
+# --- (19)
 
 
-def check_attempts(past: Lookback, job: JobId, rule: str) -> Refuse | None:
+def check_attempts(past: Hindsight, job: JobId, rule: str) -> Refuse | None:
     """Refuse one attempt too many."""
     if past.charged(job) < ATTEMPTS_PER_JOB:
         return None
@@ -50,7 +51,7 @@ def check_attempts(past: Lookback, job: JobId, rule: str) -> Refuse | None:
     )
 
 
-# --- (19)
+# --- (20)
 
 
 def check_rate(index: Index, clause: Clause, history: History, job: JobId, moment: datetime) -> Refuse | None:
@@ -90,7 +91,7 @@ def check_rate(index: Index, clause: Clause, history: History, job: JobId, momen
     )
 
 
-# --- (20)
+# --- (21)
 
 
 def as_charged(query: Query | None, budget: Limit | None) -> Query | None:
@@ -100,7 +101,7 @@ def as_charged(query: Query | None, budget: Limit | None) -> Query | None:
     return query
 
 
-def check_differencing(past: Lookback, query: Query | None, since: datetime, rule: str) -> Refuse | None:
+def check_differencing(past: Hindsight, query: Query | None, since: datetime, rule: str) -> Refuse | None:
     """Refuse an exact answer that, less one given since then, would answer a third question."""
     if query is None or not past.differs(query, since):
         return None
@@ -115,7 +116,7 @@ def check_differencing(past: Lookback, query: Query | None, since: datetime, rul
     )
 
 
-# --- (21)
+# --- (22)
 
 
 def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | None:
@@ -134,13 +135,13 @@ def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | Non
     )
 
 
-# --- (22)
+# --- (23)
 
 
 def charge(
     index: Index,
     limits: Iterable[Limit],
-    past: Lookback,
+    past: Hindsight,
     cost: Cost,
     *,
     moment: datetime,
@@ -187,7 +188,7 @@ def _exceeded(limit: Limit, found: Standing, until: str, rule: str) -> Refuse:
     )
 
 
-# --- (24)
+# --- (25)
 
 
 def in_window(permit: Permit, window: Window, zone: zoneinfo.ZoneInfo, now: datetime) -> Permit | Ask:

@@ -1,4 +1,4 @@
-"""What a job asks of one seat, and whether one rule covers all of it: `decide`, steps (12) to (17)."""
+"""What a job asks of one seat, and whether one rule covers all of it: `decide`, steps (13) to (18)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -81,7 +81,7 @@ def leaks_of(job_type: JobType, spec: JobSpec, role: Role) -> tuple[Leak, ...]:
     )
 
 
-# --- (12)
+# --- (13)
 
 
 def fitting_clause(
@@ -110,11 +110,11 @@ def fitting_clause(
                 "have a rule for it added to the policy, or ask within the rules there are",
                 "请在策略中增加相应规则, 或在现有规则范围内申请",
             )
-    # Rules cannot overlap; where two neutral ones are left, each covers a part of the seat, and (13) refuses.
+    # Rules cannot overlap; where two neutral ones are left, each covers a part of the seat, and (14) refuses.
     return index.clauses[(left & -left).bit_length() - 1]
 
 
-# --- (13)
+# --- (14)
 
 
 def check_roles(clause: Clause, kinds: frozenset[str]) -> Refuse | None:
@@ -133,7 +133,7 @@ def check_roles(clause: Clause, kinds: frozenset[str]) -> Refuse | None:
     )
 
 
-# --- (14)
+# --- (15)
 
 
 def check_columns(
@@ -191,7 +191,7 @@ def check_columns(
     return None
 
 
-# --- (15)
+# --- (16)
 
 
 def check_recipients(
@@ -230,7 +230,7 @@ def _allowed(clause: Clause, members: Members) -> frozenset[str]:
     return clause.recipients.union(analyst.organisation for analyst in analysts if analyst is not None)
 
 
-# --- (16)
+# --- (17)
 
 
 def check_separation(together: str, rule: str) -> Refuse | None:
@@ -251,17 +251,17 @@ def check_separation(together: str, rule: str) -> Refuse | None:
 def _together(separation: Iterable[Separation]) -> str:
     """Return what one organisation would learn that holds two seats which must be apart; empty: none does."""
     for apart in separation:
-        if any(_one_house(this, that) for this in apart.these for that in apart.those):
+        if any(one_house(this, that) for this in apart.these for that in apart.those):
             return apart.why
     return ""
 
 
-def _one_house(one: str, other: str) -> bool:
+def one_house(one: str, other: str) -> bool:
     """Whether two names are of one organisation, or of one and a part: `lab.police.example` is the police."""
     return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
 
 
-# --- (17)
+# --- (18)
 
 
 def check_enough(organisations: int, asked: int, constraints: Constraints, rule: str) -> Refuse | None:

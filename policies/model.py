@@ -153,6 +153,7 @@ Approvals = Annotated[int, Meta(ge=0, le=16, description="a number of approvals 
 Jobs = Annotated[
     int, Meta(ge=1, le=1_000_000, description="a number of jobs from 1 to 1000000", examples=[10])
 ]
+Quorum = Annotated[int, Meta(ge=1, le=64, description="a number of organisations from 1 to 64", examples=[4])]
 Version = Annotated[
     int, Meta(ge=1, le=2**53 - 1, description="a version number from 1 upwards", examples=[7])
 ]
@@ -177,13 +178,26 @@ class _Clause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Defaults(_Clause, frozen=True, kw_only=True):
     """What holds where a rule says nothing stricter.
 
-    `differencing_days`: how long an exact answer stands in the way of exact answers about overlapping groups.
+    `release_requires`: `checkpoint`, nothing leaves before this node's own log says so; `cosigned`, nor
+    before a quorum of other organisations has seen that. `differencing_days`: how long an exact answer stands
+    in the way of exact answers about overlapping groups.
     """
 
     min_group_size: GroupSize
     max_runtime_s: RuntimeS = 3600
     release_requires: Literal["checkpoint", "cosigned"] = "checkpoint"
     differencing_days: Days = 365
+
+
+class Witnessing(_Clause, frozen=True, kw_only=True):
+    """Whose cosignatures count, and how many organisations' it takes; `policies.witnesses` has the rest.
+
+    Without `organisations`: all others whose nodes the roster lists with witness keys. Without `quorum`:
+    enough of them that a third may be dishonest or away.
+    """
+
+    quorum: Quorum | None = None
+    organisations: tuple[OrganisationName, ...] = ()
 
 
 class Requester(_Clause, frozen=True, kw_only=True):
@@ -357,6 +371,7 @@ class Policy(_Clause, frozen=True, kw_only=True):
     defaults: Defaults
     retention: Retention
     previous: DigestText | None = None
+    witnesses: Witnessing | None = None
     requesters: dict[Alias, Requester] = {}
     purposes: dict[PurposeId, Purpose] = {}
     datasets: dict[Alias, Dataset] = {}

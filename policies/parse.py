@@ -1,8 +1,7 @@
 """policy.toml → `Policy`, or the line that is wrong.
 
 Two passes. `policies.strict` reads the file into typed values: every key known, every value of its form.
-`_check` then asks what spans several places, in the numbered order below. What parses here may still be
-refused at activation, where clauses that this version does not honour are named: `unsupported_clauses`.
+`_check` then asks what spans several places, in the numbered order below.
 """
 
 import zoneinfo
@@ -16,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from policies.lines import Path
+from policies.matching import one_house
 from policies.model import (
     NEUTRAL_KINDS,
     SCHEMA,
@@ -33,11 +33,13 @@ from policies.model import (
     spelt_alike,
 )
 from policies.strict import Document, build, read_toml
+from policies.witnesses import default_quorum, tolerated
 from protocols.dp.cost import UNIT
 from protocols.encoding import sha256_digest
-from protocols.ids import Digest
+from protocols.ids import Digest, NodeName
 from protocols.jobs import JOB_TYPES
 from protocols.jobs.job_type import JobType, OutputClass
+from protocols.wire import organisation_of
 
 MAX_POLICY_BYTES: Final = 256 << 10
 MAX_VALIDITY: Final = timedelta(days=180)
@@ -126,17 +128,6 @@ def _check_schema(document: Document, expected: str) -> None:
     document.fail(("schema",), f"expected {expected}", code="unknown-schema", hint=hint)
 
 
-def unsupported_clauses(parsed: ParsedPolicy) -> list[tuple[int, str]]:
-    """Return (line, clause) of everything this version parses but cannot honour, in the file's order.
-
-    A clause that restricts and is then ignored would be worse than none: such a policy is not activated.
-    """
-    if parsed.policy.defaults.release_requires != "cosigned":
-        return []
-    path = ("defaults", "release_requires")
-    return [(parsed.document.lines.line(path), 'release_requires = "cosigned"')]
-
-
 @dataclass(frozen=True, slots=True)
 class Caution:
     """Something a policy may say, and whoever signs it should know."""
@@ -148,21 +139,24 @@ class Caution:
 
 def cautions(parsed: ParsedPolicy) -> list[Caution]:
     """Return what is allowed and yet not safe, in the file's order."""
-    policy = parsed.policy
-    found = [*_uncounted(parsed)]
-    if policy.defaults.release_requires != "checkpoint" or not (policy.budgets or policy.quotas):
-        return found
-    return [
-        Caution(
-            parsed.document.lines.line(("defaults", "release_requires")),
-            'release_requires = "checkpoint": no witness watches this node yet, so a node restored from a '
-            "backup could spend again what was spent since that backup. Keep budgets and quotas small enough "
-            "to bear that",
-            'release_requires = "checkpoint": 目前没有见证方核对本节点, 节点若从备份恢复, 备份之后'
-            "已用掉的额度可能被再次使用。设定预算和配额时请为此留有余地",
-        ),
-        *found,
-    ]
+    return sorted((*_watched_by_few(parsed), *_uncounted(parsed)), key=lambda caution: caution.line)
+
+
+def _watched_by_few(parsed: ParsedPolicy) -> Iterator[Caution]:
+    """Yield a quorum of listed organisations that not one of them may betray."""
+    clause = parsed.policy.witnesses
+    if clause is None or not clause.organisations:
+        return
+    listed = len(clause.organisations)
+    quorum = default_quorum(listed) if clause.quorum is None else clause.quorum
+    if tolerated(quorum, listed) == 0:
+        yield Caution(
+            parsed.document.lines.line(("witnesses",)),
+            f"{quorum} of {listed} witnesses: a single dishonest one is enough to hide that this node was "
+            "put back to an older state. List more organisations, or raise the quorum",
+            f"{listed} 个见证机构中须 {quorum} 个见证: 只要有一个不诚实, 本节点退回旧状态就可能不被发现。"
+            "请列出更多机构, 或提高 quorum",
+        )
 
 
 def _uncounted(parsed: ParsedPolicy) -> Iterator[Caution]:
@@ -195,23 +189,26 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
         the unit's column exists.
     (5) Budgets and quotas: of a dataset that is described, no name twice, limits above 0 that the ledger can
         count; a budget's dataset says whom a row is about, and δ fits the notion. Where there is one,
-        `release_requires` is stated.
-    (6) Rule ids are unique; all that a rule names exists.
-    (7) Neutral roles bring no dataset, other roles bring one.
-    (8) A rule spends from a budget and quotas of its own datasets; its cost can fit the limit.
-    (9) Approvals: as many people as are asked for exist; important data takes two.
-    (10) Class B: every guard is set, one recipient that is one organisation, explicit roles; where data is
+        releases are cosigned.
+    (6) Witnesses: only where releases are cosigned, other organisations than this node's own, no house twice,
+        a quorum that they can reach, and of which no two share nobody.
+    (7) Rule ids are unique; all that a rule names exists.
+    (8) Neutral roles bring no dataset, other roles bring one.
+    (9) A rule spends from a budget and quotas of its own datasets; its cost can fit the limit.
+    (10) Approvals: as many people as are asked for exist; important data takes two.
+    (11) Class B: every guard is set, one recipient that is one organisation, explicit roles; where data is
         given, a rate and two approvals; where one list is enough (k = 1, nothing locked), two approvals of
         neutral seats, too.
-    (11) Numbers are in range, a window is open at some time.
-    (12) The negative list speaks of datasets that are described, and no rule names a column of it.
-    (13) No two rules overlap.
-    (14) Stops name what this policy knows.
+    (12) Numbers are in range, a window is open at some time.
+    (13) The negative list speaks of datasets that are described, and no rule names a column of it.
+    (14) No two rules overlap.
+    (15) Stops name what this policy knows.
     """
     _check_header(document, policy)  # (1) (2)
     _check_keys(document, policy)  # (3)
     _check_datasets(document, policy)  # (4)
     _check_limits(document, policy)  # (5)
+    _check_witnesses(document, policy)  # (6)
     if len(policy.rules) > MAX_RULES:
         document.fail(
             ("rules", MAX_RULES),
@@ -225,15 +222,15 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
         if rule.id in ids:
             document.fail((*path, "id"), f"a second rule {rule.id}", code="rule-twice", hint="rename one")
         ids.add(rule.id)
-        _check_references(document, policy, rule, path)  # (6)
-        _check_seats(document, rule, path)  # (7)
-        _check_spending(document, policy, rule, path)  # (8)
-        _check_approvals(document, policy, rule, path)  # (9)
-        _check_directed(document, policy, rule, path, directed)  # (10)
-        _check_numbers(document, rule, path)  # (11)
-    _check_negative_list(document, policy)  # (12)
-    _check_overlaps(document, policy)  # (13)
-    _check_stops(document, policy.stops, policy)  # (14)
+        _check_references(document, policy, rule, path)  # (7)
+        _check_seats(document, rule, path)  # (8)
+        _check_spending(document, policy, rule, path)  # (9)
+        _check_approvals(document, policy, rule, path)  # (10)
+        _check_directed(document, policy, rule, path, directed)  # (11)
+        _check_numbers(document, rule, path)  # (12)
+    _check_negative_list(document, policy)  # (13)
+    _check_overlaps(document, policy)  # (14)
+    _check_stops(document, policy.stops, policy)  # (15)
 
 
 def _check_header(document: Document, policy: Policy) -> None:
@@ -409,13 +406,62 @@ def _check_limits(document: Document, policy: Policy) -> None:
                 code="name-twice",
                 hint="rename one: verdicts and journals name budgets and quotas alike",
             )
-    stated = "release_requires" in document.root["defaults"]
-    if (policy.budgets or policy.quotas) and not stated:
+    requires = policy.defaults.release_requires
+    if (policy.budgets or policy.quotas) and requires != "cosigned":
+        stated = "release_requires" in document.root["defaults"]
         document.fail(
-            ("defaults",),
-            "the key release_requires is missing, and this policy limits what may be spent",
+            ("defaults", "release_requires") if stated else ("defaults",),
+            f"{requires}{'' if stated else ', since the key is missing'}, but this policy limits what may be "
+            "spent: a node put back to an older state would spend it again",
+            code="cosigned-required",
+            hint='write release_requires = "cosigned": others then hold this node to what it did',
+        )
+
+
+def _check_witnesses(document: Document, policy: Policy) -> None:
+    clause = policy.witnesses
+    if clause is None:
+        return
+    path: Path = ("witnesses",)
+    if policy.defaults.release_requires != "cosigned":
+        document.fail(
+            path,
+            f"nothing waits for witnesses, as release_requires is {policy.defaults.release_requires}",
+            code="witnesses-unused",
+            hint='under [defaults] write release_requires = "cosigned", or remove [witnesses]',
+        )
+    own = organisation_of(NodeName(policy.policy_id))
+    for index, name in enumerate(clause.organisations):
+        if one_house(name, own):
+            document.fail(
+                (*path, "organisations", index),
+                "this node's own organisation, or a part of it",
+                code="own-witness",
+                hint="list other organisations: nobody is a witness of its own doings",
+            )
+        if part := next((whole for whole in clause.organisations if name.endswith(f".{whole}")), None):
+            document.fail(
+                (*path, "organisations", index),
+                f"a part of {part}, which is listed, too",
+                code="witness-twice",
+                hint="list one of the two: a house has one vote",
+            )
+    listed = len(clause.organisations)
+    if clause.quorum is None and not listed:
+        document.fail(
+            path,
+            "neither quorum nor organisations",
             code="missing-key",
-            hint='add release_requires = "checkpoint"; minshu-policy check says what that leaves open',
+            hint="add quorum, for example quorum = 4, or list organisations; or remove [witnesses]",
+        )
+    if clause.quorum is not None and listed and not listed // 2 < clause.quorum <= listed:
+        least = listed // 2 + 1
+        document.fail(
+            (*path, "quorum"),
+            f"{clause.quorum} of {listed} organisations"
+            + (" can never be reached" if clause.quorum > listed else ": two such quorums need share nobody"),
+            code="bad-quorum",
+            hint=f"write {least} to {listed}, or leave quorum out for {default_quorum(listed)}",
         )
 
 

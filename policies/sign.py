@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from policies.model import ActivePolicy, PinnedSigners, Policy, Stop, StopDocument, StoredPolicy
-from policies.parse import ParsedPolicy, parse_policy, parse_stop, unsupported_clauses
+from policies.parse import ParsedPolicy, parse_policy, parse_stop
 from protocols.envelope import POLICY, STOP, Envelope, Signer, decode_envelope, key_id, sign, verify
 from protocols.errors import InputError, PolicyInvalid, SignatureInvalid, StateConflict
 from protocols.freetext import could_identify
@@ -83,7 +83,7 @@ def check_activation(
     (2) The text is a well-formed policy. (3) It is for this node. (4) It is newer than the newest ever
     activated here, and says so: version greater, `previous` the digest of that one. (5) It is valid now.
     (6) It lifts only stops that are in force, and knows every name that the others halt: under a new name the
-    same thing would go on. (7) It holds no clause that this version would silently ignore.
+    same thing would go on.
 
     Args:
         envelope_bytes: policy.dsse.
@@ -97,8 +97,7 @@ def check_activation(
     Raises:
         DecodeError: not an envelope.
         SignatureInvalid: `wrong-payload-type` or `too-few-signatures`.
-        PolicyInvalid: the text is wrong, with its line; `unknown-stop`; `unsupported-clause` names each such
-            clause.
+        PolicyInvalid: the text is wrong, with its line; `unknown-stop`.
         StateConflict: `policy-of-another-node`, `policy-already-active`, `same-version-other-text`,
             `policy-rollback`, `previous-mismatch`, `policy-expired`, `policy-not-yet-valid`,
             `stopped-name-gone`.
@@ -137,15 +136,6 @@ def check_activation(
                 code="stopped-name-gone",
                 hint=f"keep the name, or lift the stop: write {digest} under lifted_stops",
             )
-    # (7)
-    if unsupported := unsupported_clauses(parsed):
-        raise PolicyInvalid(
-            "this version cannot honour: "
-            + "; ".join(f"{clause} (line {line})" for line, clause in unsupported),
-            code="unsupported-clause",
-            hint="remove these clauses, or wait for a version that honours them",
-            line=unsupported[0][0],
-        )
     return ActivePolicy(policy, parsed.digest)
 
 

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec.json
 import rfc8785
 
 from protocols.errors import DecodeError
@@ -22,6 +23,10 @@ MAX_JSON_BYTES: Final = 1 << 20
 
 MAX_JSON_DEPTH: Final = 32
 
+MAX_JSON_INT: Final = 2**53 - 1
+"""Largest integer that JSON carries exactly, RFC 8785 appendix D."""
+
+_SORTED: Final = msgspec.json.Encoder(order="sorted")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 # A string is one token, so that brackets inside it do not count. Possessive, so that no input makes it slow.
@@ -35,13 +40,39 @@ def canonical_json(value: Any) -> bytes:
         DecodeError: `value` holds something JSON cannot carry exactly.
     """
     try:
-        return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, RecursionError) as error:
+        return _plain_json(value) or rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise DecodeError(
             f"value has no canonical JSON form ({type(error).__name__})",
             code="not-canonical",
             hint="use strings for integers beyond 2^53 and plain JSON types",
         ) from None
+
+
+def _plain_json(value: Any) -> bytes | None:
+    """Return the RFC 8785 bytes of `value` if the fast encoder is sure to write them, else None.
+
+    An encoder that sorts keys and leaves out spaces can differ only in how it spells a fraction, in how it
+    sorts keys beyond ASCII, and in how it escapes what must be escaped.
+    """
+    try:
+        if not _is_plain(value):
+            return None
+        data = _SORTED.encode(value)
+    except (RecursionError, UnicodeEncodeError):
+        return None  # too deep for it, or half a surrogate pair: the reference says what is wrong
+    return None if b"\\" in data else data
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return True
+    if kind is int:
+        return bool(-MAX_JSON_INT <= value <= MAX_JSON_INT)
+    if kind is dict:
+        return all(type(key) is str and key.isascii() and _is_plain(item) for key, item in value.items())
+    return (kind is list or kind is tuple) and all(map(_is_plain, value))
 
 
 def decode_json(data: bytes, *, limit: int = MAX_JSON_BYTES) -> Any:
@@ -63,7 +94,7 @@ def decode_json(data: bytes, *, limit: int = MAX_JSON_BYTES) -> Any:
     if _too_deep(data):
         raise DecodeError(f"JSON nested deeper than {MAX_JSON_DEPTH} levels", code="too-deep")
     try:
-        value = json.loads(data)
+        value = _parse(data)
     except (ValueError, RecursionError):
         raise DecodeError("not a JSON document in UTF-8", code="not-json") from None
     if canonical_json(value) != data:
@@ -75,8 +106,18 @@ def decode_json(data: bytes, *, limit: int = MAX_JSON_BYTES) -> Any:
     return value
 
 
+def _parse(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        # It accepts less than this one, whose further documents (NaN, UTF-16) are refused as not canonical.
+        return json.loads(data)
+
+
 def _too_deep(data: bytes) -> bool:
     """Return whether `data` nests deeper than MAX_JSON_DEPTH, without building anything."""
+    if data.count(b"[") + data.count(b"{") <= MAX_JSON_DEPTH:
+        return False
     depth = 0
     for token in _NESTING.finditer(data):
         first = data[token.start()]

@@ -38,6 +38,10 @@ EXPLAIN: Final = "application/vnd.minshu.explain.v1+json"
 OUTCOME: Final = "application/vnd.minshu.outcome.v1+json"
 FRESHNESS: Final = "application/vnd.minshu.freshness.v1+json"
 ROTATION: Final = "application/vnd.minshu.rotation.v1+json"
+HEAD: Final = "application/vnd.minshu.head.v1+json"
+"""What a witness saw last of a log."""
+RECEIPT: Final = "application/vnd.minshu.receipt.v1+json"
+"""What one node did, to stand in the journals of the others, too."""
 
 
 _P: Final = 2**255 - 19

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from fractions import Fraction
+from hashlib import sha256
 from typing import Any, Final, Self
 
-from protocols.encoding import canonical_json, decode_json, digest_bytes, sha256_digest
+from protocols.encoding import b64decode, canonical_json, decode_json, digest_bytes, sha256_digest
 from protocols.envelope import key_id
 from protocols.errors import DecodeError
 from protocols.freetext import could_identify
@@ -20,6 +21,9 @@ from protocols.ids import DatasetName, Digest, JobId, KeyId, NodeName, Organisat
 MAX_JOB_BYTES: Final = 256 << 10
 MAX_PARTICIPANTS: Final = 64
 MAX_TEXT: Final = 512
+COSIGNER_KINDS: Final = ((4, 32), (6, 1312))
+"""Type and bytes of a node's witness keys: Ed25519, and ML-DSA-44 beside it (C2SP tlog-cosignature)."""
+MAX_WITNESS_VKEYS: Final = len(COSIGNER_KINDS)
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?")
 _NODE = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?/[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
@@ -28,9 +32,13 @@ _COLUMN = re.compile(r"[^\W\d]\w{0,62}")
 _JOB_TYPE = re.compile(r"[a-z][a-z-]{0,30}/[1-9][0-9]{0,3}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _NONCE = re.compile(r"[0-9a-f]{32}")
+_NONCE_32 = re.compile(r"[0-9a-f]{64}")
+_ORIGIN = re.compile(r"[^\s+\x00-\x1f]{1,200}")
+_RECEIPT_KIND = re.compile(r"output\.commit")
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 _BY = re.compile(_NODE.pattern + r"|sha256:[0-9a-f]{64}")
 _DECIMAL = re.compile(r"(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,18})?")
+_VKEY = re.compile(r"[^\s+]{1,200}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{4,1800}={0,2}")
 _FRACTION = re.compile(r"0|1|[1-9][0-9]{0,30}/[1-9][0-9]{0,30}")
 # Controls, line separators, direction marks, invisible and tag characters: people approve what they read.
 _UNREADABLE = re.compile(
@@ -772,6 +780,15 @@ class RosterNode:
     tls_spki_sha256: Digest
     journal_vkey: str
     recipient_key: bytes
+    witness_vkeys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RosterCoordinator:
+    """The coordinator, and the verifier key of its journal."""
+
+    name: NodeName
+    journal_vkey: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -809,11 +826,12 @@ class NextRoots:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """Members and their keys, signed by the root keys each node pinned. `minshu-roster/2`, trust §1.
+    """Members and their keys, signed by the root keys each node pinned. `minshu-roster/3`, trust §1.
 
     `suite` is the sealing suite of the whole collaboration; it is never negotiated. `freshness_keys` are raw
     Ed25519 keys whose owners say, at least every seven days, that this roster still holds. `roots` hands the
-    signing over to other root keys from the next version on, None where they stay.
+    signing over to other root keys from the next version on, None where they stay. `coordinator` says which
+    log is the coordinator's, None where nobody vouches for one: then no node cosigns it.
     """
 
     collaboration: str
@@ -827,12 +845,16 @@ class Roster:
     analysts: tuple[RosterAnalyst, ...] = ()
     freshness_keys: tuple[bytes, ...] = ()
     roots: NextRoots | None = None
+    coordinator: RosterCoordinator | None = None
 
     def encode(self) -> bytes:
         """Return the canonical payload."""
         return canonical_json(
             {
-                "schema": "minshu-roster/2",
+                "schema": "minshu-roster/3",
+                "coordinator": None
+                if self.coordinator is None
+                else {"name": self.coordinator.name, "journal_vkey": self.coordinator.journal_vkey},
                 "freshness_keys": [key.hex() for key in self.freshness_keys],
                 "roots": None if self.roots is None else self.roots.to_json(),
                 "collaboration": self.collaboration,
@@ -848,6 +870,7 @@ class Roster:
                         "identity_key": n.identity_key.hex(),
                         "tls_spki_sha256": n.tls_spki_sha256,
                         "journal_vkey": n.journal_vkey,
+                        "witness_vkeys": list(n.witness_vkeys),
                         "recipient_key": n.recipient_key.hex(),
                     }
                     for n in self.nodes
@@ -885,7 +908,7 @@ class Roster:
             DecodeError: with the field that is wrong.
         """
         f = Fields(decode_json(payload), "roster")
-        f.schema("minshu-roster/2")
+        f.schema("minshu-roster/3")
         previous = f.take("previous", (str, type(None)))
         if previous is not None:
             digest_bytes(previous)
@@ -905,12 +928,17 @@ class Roster:
             roots=None
             if (roots := f.take("roots", (dict, type(None)))) is None
             else NextRoots.from_json(roots),
+            coordinator=None
+            if (coordinator := f.take("coordinator", (dict, type(None)))) is None
+            else _roster_coordinator(coordinator),
         )
         f.finish()
         members = [o.name for o in result.organisations]
         names = [*members, *(n.name for n in result.nodes), *(a.name for a in result.analysts)]
+        # A cosignature does not say whose it is: one key at two nodes would be two votes.
         keys = [
             *(n.identity_key for n in result.nodes),
+            *(key for n in result.nodes for key in map(_cosigner_key, n.witness_vkeys)),
             *(a.key for a in result.analysts),
             *result.freshness_keys,
         ]
@@ -941,15 +969,43 @@ def _roster_organisation(value: Any) -> RosterOrganisation:
     return result
 
 
+def _cosigner_key(line: str) -> bytes:
+    return b64decode(line.split("+", 2)[2])[1:]
+
+
+def _cosigners(lines: Iterable[Any], node: NodeName) -> tuple[str, ...]:
+    """Read a node's witness vkeys strictly: under its own name, the Ed25519 one first (C2SP signed-note)."""
+    kinds = []
+    for line in lines:
+        name, label, encoded = _named(line, _VKEY, "witness vkey").split("+", 2)
+        data = b64decode(encoded)
+        kinds.append((data[0], len(data) - 1))
+        own = re.fullmatch(re.escape(node) + r"/witness/[1-9][0-9]{0,8}", name)
+        if own is None or sha256(name.encode() + b"\n" + data).hexdigest()[:8] != label:
+            raise DecodeError("a witness vkey is another's, or contradicts itself", code="bad-field")
+    if kinds != list(COSIGNER_KINDS[: len(kinds)]):
+        raise DecodeError("witness vkeys are of types 4 and 6, in this order", code="bad-field")
+    return tuple(lines)
+
+
 def _roster_node(value: Any) -> RosterNode:
     f = Fields(value, "roster node")
+    name = NodeName(f.text("name", _NODE))
     result = RosterNode(
-        name=NodeName(f.text("name", _NODE)),
+        name=name,
         identity_key=_key32(f.text("identity_key")),
         tls_spki_sha256=f.digest("tls_spki_sha256"),
         journal_vkey=f.text("journal_vkey"),
         recipient_key=_hex(f.text("recipient_key", limit=8192)),
+        witness_vkeys=_cosigners(f.items("witness_vkeys", maximum=MAX_WITNESS_VKEYS), name),
     )
+    f.finish()
+    return result
+
+
+def _roster_coordinator(value: Any) -> RosterCoordinator:
+    f = Fields(value, "roster coordinator")
+    result = RosterCoordinator(NodeName(f.text("name", _NODE)), _named(f.text("journal_vkey"), _VKEY, "vkey"))
     f.finish()
     return result
 
@@ -1054,6 +1110,122 @@ class Rotation:
         f.finish()
         if result.previous_key == result.next_key:
             raise DecodeError("a rotation to the same key", code="bad-rotation")
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a witness saw last of a log, to whoever gave it the nonce. `minshu-head/1`, trust §5.
+
+    `witness` is the node that signs, `log` the origin; `size` 0 and `root` None where it saw nothing.
+    """
+
+    nonce: bytes
+    log: str
+    size: int
+    root: Digest | None
+    witness: NodeName
+    issued: datetime
+
+    def encode(self) -> bytes:
+        """Return the canonical payload."""
+        return canonical_json(
+            {
+                "schema": "minshu-head/1",
+                "nonce": self.nonce.hex(),
+                "log": self.log,
+                "size": self.size,
+                "root": self.root,
+                "witness": self.witness,
+                "issued": utc_text(self.issued),
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Read a head strictly.
+
+        Raises:
+            DecodeError: with the field that is wrong.
+        """
+        f = Fields(decode_json(payload, limit=4 << 10), "head")
+        f.schema("minshu-head/1")
+        root = f.take("root", (str, type(None)))
+        if root is not None:
+            digest_bytes(root)
+        result = cls(
+            nonce=bytes.fromhex(f.text("nonce", _NONCE_32)),
+            log=f.text("log", _ORIGIN),
+            size=f.count("size"),
+            root=root,
+            witness=NodeName(f.text("witness", _NODE)),
+            issued=f.time("issued"),
+        )
+        f.finish()
+        if (result.size == 0) != (result.root is None):
+            raise DecodeError("a head has a root exactly where it has entries", code="bad-field")
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A node says that a release of a job is final here, to stand in every participant's journal.
+
+    `minshu-receipt/1`. `kind` is that of the journal entry it speaks of, `output.commit`; `log` and `seq` say
+    where that stands. `sha256` is the digest of the sealed release, `note_sha256` of its note's envelope.
+    """
+
+    job: JobId
+    attempt: int
+    node: NodeName
+    kind: str
+    release: str
+    sha256: Digest
+    note_sha256: Digest
+    log: str
+    seq: int
+    issued: datetime
+
+    def encode(self) -> bytes:
+        """Return the canonical payload."""
+        return canonical_json(
+            {
+                "schema": "minshu-receipt/1",
+                "job": self.job,
+                "attempt": self.attempt,
+                "node": self.node,
+                "kind": self.kind,
+                "release": self.release,
+                "sha256": self.sha256,
+                "note_sha256": self.note_sha256,
+                "log": self.log,
+                "seq": self.seq,
+                "issued": utc_text(self.issued),
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Read a receipt strictly.
+
+        Raises:
+            DecodeError: with the field that is wrong.
+        """
+        f = Fields(decode_json(payload, limit=8 << 10), "receipt")
+        f.schema("minshu-receipt/1")
+        result = cls(
+            job=JobId(f.digest("job")),
+            attempt=f.count("attempt", minimum=1, maximum=1 << 20),
+            node=NodeName(f.text("node", _NODE)),
+            kind=f.text("kind", _RECEIPT_KIND),
+            release=f.text("release", _NONCE),
+            sha256=f.digest("sha256"),
+            note_sha256=f.digest("note_sha256"),
+            log=f.text("log", _ORIGIN),
+            seq=f.count("seq"),
+            issued=f.time("issued"),
+        )
+        f.finish()
         return result
 
 

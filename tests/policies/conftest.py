@@ -158,6 +158,7 @@ class World:
                     sha256_digest(n.encode()),
                     "vkey",
                     b"\x01" * 32,
+                    (f"{self.node(n)}/witness/1+00000000+BA==",),
                 )
                 for n in names
             ),

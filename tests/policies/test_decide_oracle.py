@@ -36,6 +36,7 @@ from policies.model import (
     Stop,
     Unit,
     Window,
+    Witnessing,
 )
 from protocols.dp.cost import ORDERS, Cost
 from protocols.encoding import sha256_digest
@@ -43,7 +44,7 @@ from protocols.errors import InputError
 from protocols.ids import DatasetName, Digest, JobId, KeyId, NodeName, Organisation, Role
 from protocols.jobs.job_type import OutputClass
 from protocols.statistics.differencing import Between, Query
-from protocols.wire import Approval, Constraints, JobInput, JobSpec, Roster
+from protocols.wire import Approval, Constraints, JobInput, JobSpec, Roster, RosterNode
 
 DIGEST = Digest(sha256_digest(b"policy"))
 KEYS = {name: KeyId(sha256_digest(name.encode())) for name in ("dpo 1", "dpo 2", "owner 1", "legal 1")}
@@ -111,7 +112,7 @@ class Draw:
 
 @st.composite
 def cases(drawn: st.DrawFn, world: Any) -> Case:
-    draw = Draw(drawn, drawn(st.frozensets(st.integers(1, 160), max_size=4)))
+    draw = Draw(drawn, drawn(st.frozensets(st.integers(1, 170), max_size=4)))
     department = draw(st.sampled_from(["human-resources", "human-resources", "health", "statistics"]))
     node, now = world.node(department), draw(st.sampled_from(moments(world)))
     zone = draw(st.sampled_from(ZONES))
@@ -179,7 +180,12 @@ def cases(drawn: st.DrawFn, world: Any) -> Case:
         expires=now + timedelta(days=1) if not draw.happens() else now,
         timezone=zone,
         controller="x",
-        defaults=Defaults(min_group_size=10, differencing_days=draw(st.sampled_from([30, 365]))),
+        defaults=Defaults(
+            min_group_size=10,
+            differencing_days=draw(st.sampled_from([30, 365])),
+            release_requires=draw(st.sampled_from(["cosigned", "cosigned", "checkpoint"])),
+        ),
+        witnesses=draw.usually(None, *WITNESSES),
         retention=Retention(journal_days=1, release_days=1, intermediate="job-end"),
         requesters={
             "bureau": Requester(
@@ -212,7 +218,17 @@ def cases(drawn: st.DrawFn, world: Any) -> Case:
         ),
         stops=stops(draw, own, "sha256:" + "0" * 64),
     )
-    roster = replace(world.roster, expires=now + timedelta(days=9) if not draw.happens() else now)
+    roster = replace(
+        world.roster,
+        expires=now + timedelta(days=9) if not draw.happens() else now,
+        nodes=(
+            *(
+                replace(one, witness_vkeys=()) if mute else one
+                for one, mute in zip(world.roster.nodes, draw.usually([False] * 7, *MUTE), strict=True)
+            ),
+            *draw.usually((), parts(world)),
+        ),
+    )
     spec = job(draw, world, node, now)
     spec = replace(spec, roster_digest=draw.usually(roster.digest, sha256_digest(b"another")))
     halted = stops(draw, own, spec.job_id)
@@ -227,6 +243,29 @@ def moments(world: Any) -> list[datetime]:
     ends = [datetime(2026, 12, 7), datetime(2026, 12, 31), datetime(2027, 1, 1), datetime(2027, 1, 12, 13)]
     turns = [end.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC) for end in ends for zone in ZONES]
     return [world.now] * 6 + [turn - timedelta(seconds=s) for turn in turns for s in (0, 1)]
+
+
+WITNESSES = [
+    *(Witnessing(quorum=quorum) for quorum in (1, 3, 4, 6, 7)),
+    Witnessing(organisations=("police.gz.example", "health.gz.example", "tax.gz.example")),
+    Witnessing(quorum=2, organisations=("police.gz.example", "education.gz.example", "housing.gz.example")),
+    Witnessing(quorum=1, organisations=("tax.gz.example",)),
+]
+MUTE = [
+    [True] * 7,
+    [True, False, True, False, True, False, True],
+    [False, False, True, True, True, True, True],
+]
+"""Whose nodes have no witness keys, in the roster's order."""
+
+
+def parts(world: Any) -> tuple[RosterNode, ...]:
+    """Nodes of organisations that are parts of others."""
+    node = world.roster.nodes[0]
+    return tuple(
+        replace(node, name=NodeName(f"audit.{name}.gz.example/node-b"), witness_vkeys=("a witness key",))
+        for name in ("human-resources", "health", "statistics", "police")
+    )
 
 
 SCOPES = ["all-requesters", "per-requester", "per-purpose"]
@@ -459,6 +498,8 @@ def wrong_anywhere(case: Case) -> set[str]:
         wrong.add("wrong-roster")
     if roster.expires <= now:
         wrong.add("roster-expired")
+    if policy.defaults.release_requires == "cosigned" and not watched(case):
+        wrong.add("no-quorum-possible")
     if spec.created - now > timedelta(minutes=5):
         wrong.add("job-from-the-future")
     if not spec.expires > now:
@@ -494,10 +535,26 @@ def wrong_anywhere(case: Case) -> set[str]:
     return wrong
 
 
+def watched(case: Case) -> bool:
+    """Whether some quorum of other houses is there, and each two have a house in common; by trying all."""
+    own, clause = case.node.split("/")[0], case.policy.witnesses
+    names = {node.name.split("/")[0] for node in case.roster.nodes if node.witness_vkeys}
+    if clause is not None and clause.organisations:
+        names &= set(clause.organisations)
+    others = {
+        name for name in names if not f".{name}".endswith(f".{own}") and not f".{own}".endswith(f".{name}")
+    }
+    houses = {name for name in others if not any(name.endswith(f".{whole}") for whole in others)}
+    may_be_away = max((away for away in range(9) if 3 * away + 1 <= len(houses)), default=0)
+    quorum = len(houses) - may_be_away if clause is None or clause.quorum is None else clause.quorum
+    quorums = [set(chosen) for chosen in combinations(houses, quorum)] if quorum else []
+    return bool(quorums) and all(one & other for one in quorums for other in quorums)
+
+
 def said_to_strangers(case: Case) -> set[str]:
     """Codes that somebody may hear whom the roster or the policy does not list: none about its contents."""
     said = {"policy-of-another-node", "policy-not-yet-valid", "policy-expired", "not-a-participant"}
-    said |= {"wrong-roster", "roster-expired", "unknown-member", "unknown-requester"}
+    said |= {"wrong-roster", "roster-expired", "unknown-member", "unknown-requester", "no-quorum-possible"}
     said |= {"job-from-the-future", "job-expired", "job-too-long"}
     everything = any(stop.scope == "all" for stop in (*case.stops, *case.policy.stops))
     return said | {"stopped"} if everything else said

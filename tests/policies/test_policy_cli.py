@@ -11,7 +11,7 @@ import pytest
 
 from policies.cli import main
 from policies.decide import decide
-from policies.explain import decision_json, explain_decision, explain_policy
+from policies.explain import decision_json, explain_decision, explain_policy, suppose
 from policies.fill import fill
 from policies.keyfile import load_public
 from policies.model import PinnedSigners
@@ -207,11 +207,53 @@ def test_times_are_shown_where_the_reader_is(world: Any):
     assert "until 2027-01-01 00:00 (Asia/Shanghai)" in here
 
 
-def test_a_policy_that_cannot_be_activated_says_so_when_explained(world: Any):
-    text = world.text(**{'"checkpoint"           #': '"cosigned"           #'})
-    parsed = parse_policy(text.encode())
-    assert "cannot be activated" in explain_policy(parsed, "en")
-    assert "策略无法启用" in explain_policy(parsed, "zh")
+WITNESSES = {
+    "": ("more than two thirds of the other organisations", "超过三分之二的其他见证机构"),
+    "quorum = 4": ("seen by 4 other organisations before", "4 家其他机构见证"),
+    "quorum = 1": ("seen by 1 other organisation before", "1 家其他机构见证"),
+    'organisations = ["a.example", "b.example", "c.example", "d.example"]':
+        ("3 of 4 other organisations before anything leaves: a.example, b", "4 家其他机构中的 3 家见证"),
+    'quorum = 4\norganisations = ["a.example", "b.example", "c.example", "d.example"]':
+        ("4 of 4 other organisations", "4 家其他机构中的 4 家"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("clause", "said"), WITNESSES.items())
+def test_whoever_signs_reads_who_must_have_seen_what_the_node_did(
+    world: Any, clause: str, said: tuple[str, str]
+):
+    table = f"[witnesses]\n{clause}\n\n[requesters.bureau]" if clause else "[requesters.bureau]"
+    parsed = parse_policy(world.text(**{"[requesters.bureau]": table}).encode())
+    for language, sentence in zip(("en", "zh"), said, strict=True):
+        assert sentence in explain_policy(parsed, language)
+
+
+def test_whoever_signs_reads_where_nobody_needs_to_have_seen_it(world: Any):
+    text = world.text("statistics", **{'"cosigned"             #': '"checkpoint"           #'})
+    assert "nobody else needs to have seen" in explain_policy(parse_policy(text.encode()), "en")
+    assert "无须其他机构见证" in explain_policy(parse_policy(text.encode()), "zh")
+
+
+def test_whoever_lifts_a_stop_reads_what_is_accepted_if_it_is_for_a_history_gap(world: Any):
+    text = world.text(**{"timezone =": f'lifted_stops = ["sha256:{"5" * 64}"]\ntimezone ='})
+    assert "nobody knows what was spent after the backup" in explain_policy(parse_policy(text.encode()), "en")
+    assert "无从得知" in explain_policy(parse_policy(text.encode()), "zh")
+    assert "backup" not in explain_policy(parse_policy(world.text().encode()), "en")
+
+
+@pytest.mark.parametrize("clause", ["quorum = 6", 'organisations = ["tax.gz.example", "water.gz.example"]'])
+def test_a_file_checked_without_a_roster_supposes_the_witnesses_that_its_policy_asks_for(
+    world: Any, clause: str
+):
+    table = f"[witnesses]\n{clause}\n\n[requesters.bureau]"
+    parsed = parse_policy(world.text(**{"[requesters.bureau]": table}).encode())
+    active, spec, roster = suppose(parsed, world.spec(), "bureau", None)
+    decision = decide(active, spec, node=world.node("human-resources"), roster=roster, now=world.now)
+    assert decision.code == "approval-needed"
+    missing = replace(roster, nodes=tuple(replace(node, witness_vkeys=()) for node in roster.nodes))
+    spec = replace(spec, roster_digest=missing.digest)
+    decision = decide(active, spec, node=world.node("human-resources"), roster=missing, now=world.now)
+    assert decision.code == "no-quorum-possible"
 
 
 def test_a_job_type_that_this_version_does_not_know_is_explained_as_refused(world: Any):

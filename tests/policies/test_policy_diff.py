@@ -6,12 +6,13 @@ format has. What is no policy any more is left out.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from functools import partial
+from itertools import combinations, product
 from typing import Any, get_args
 
 import msgspec
@@ -26,10 +27,11 @@ from policies.lines import Lines
 from policies.model import ActivePolicy, Policy
 from policies.parse import _check, parse_policy
 from policies.strict import Document, build
+from policies.witnesses import witnesses_of
 from protocols.errors import InputError, PolicyInvalid
 from protocols.ids import NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES
-from protocols.wire import Constraints, JobSpec, Roster, RosterAnalyst, RosterOrganisation
+from protocols.wire import Constraints, JobSpec, Roster, RosterAnalyst, RosterOrganisation, organisation_of
 
 BASE = """
 schema = "minshu-policy/1"
@@ -44,8 +46,11 @@ lifted_stops = ["sha256:{zeros}"]
 [defaults]
 min_group_size = 10
 max_runtime_s = 3600
-release_requires = "checkpoint"
+release_requires = "cosigned"
 differencing_days = 100
+[witnesses]
+quorum = 3
+organisations = ["police.gz.example", "health.gz.example", "housing.gz.example", "education.gz.example"]
 [requesters.bureau]
 organisation = "data-bureau.gz.example"
 keys = ["{analyst}", "{second}"]
@@ -200,8 +205,9 @@ OTHERS: dict[str, Sequence[Any]] = {
     "per": ["hour", "day", "week", "month", "quarter", "year"],
     "release_requires": ["checkpoint", "cosigned"],
     "timezone": ["UTC", "Europe/Berlin"],
-    "policy_id": ["health.gz.example/node-a"],
+    "policy_id": ["tax.gz.example/node-a"],
     "previous": ["sha256:" + "4" * 64],
+    "organisations": ["statistics.gz.example", "tax.gz.example"],
     "source": ["local:other"],
     "organisation": ["police.gz.example", "data-bureau.gz.example"],
     "value": ["P-2026-001", "bureau", "insured"],
@@ -365,6 +371,15 @@ def base(world: Any) -> Tree:
     return plain(parse_policy(text.encode(), job_types=world.types).policy)
 
 
+def unlimited(tree: Tree) -> Tree:
+    """Return the tree without what makes witnesses compulsory, and without them."""
+    rules = [
+        {k: v for k, v in rule.items() if k not in {"budget", "quotas", "max_cost"}} for rule in tree["rules"]
+    ]
+    bare = {k: v for k, v in tree.items() if k not in {"budgets", "quotas", "witnesses"}}
+    return deepcopy({**bare, "rules": rules})
+
+
 def clause_of(tree: Tree, place: Place) -> str:
     """Return a place as a change names it: rules by their id, entries of other lists by their table."""
     if place[0] == "rules" and len(place) > 1:
@@ -383,28 +398,27 @@ def test_a_policy_differs_in_nothing_from_itself(world: Any):
 
 
 def test_every_change_at_a_single_place_is_mentioned_where_it_was_made(world: Any):
-    tree = base(world)
-    policy = policy_of(tree)
-    assert policy is not None
     touched: set[str] = set()
-    for place, changed in mutations(tree):
-        other = policy_of(changed())
-        if other is None or other == policy:
-            continue
-        here = clause_of(tree, place)
-        touched.add(here)
-        for old, new in ((policy, other), (other, policy)):
-            changes = diff(old, new)
-            # A rule that is renamed goes, and another comes.
-            assert changes, here
-            clauses = [change.clause for change in changes]
-            assert (
-                any(c and (here.startswith(c) or c.startswith(here)) for c in clauses) or place[-1] == "id"
-            ), (
-                here,
-                clauses,
-            )
-            assert all(change.en and change.zh for change in changes)
+    # Only a policy without limits may do without witnesses.
+    for tree, table in ((base(world), ""), (unlimited(base(world)), "defaults")):
+        policy = policy_of(tree)
+        assert policy is not None
+        for place, changed in mutations(tree):
+            other = policy_of(changed()) if not table or place[0] == table else None
+            if other is None or other == policy:
+                continue
+            here = clause_of(tree, place)
+            touched.add(here)
+            for old, new in ((policy, other), (other, policy)):
+                changes = diff(old, new)
+                # A rule that is renamed goes, and another comes.
+                assert changes, here
+                clauses = [change.clause for change in changes]
+                assert (
+                    any(c and (here.startswith(c) or c.startswith(here)) for c in clauses)
+                    or place[-1] == "id"
+                ), (here, clauses)
+                assert all(change.en and change.zh for change in changes)
     assert untouched(touched) == set()
 
 
@@ -434,13 +448,18 @@ def test_the_order_of_a_list_is_noticed_and_decides_nothing(world: Any):
 # -- the marks ---------------------------------------------------------------------------------------------
 
 
-def roster(world: Any) -> Roster:
+def roster(world: Any, witnesses: Collection[str]) -> Roster:
+    """Return the members; only the nodes of these organisations have witness keys."""
     found: Roster = world.roster
+    nodes = tuple(
+        n if organisation_of(n.name) in witnesses else replace(n, witness_vkeys=()) for n in found.nodes
+    )
     more = RosterAnalyst(
         "zhang", Organisation("data-bureau.gz.example"), world.signer("second").public_key, b"\x05" * 32
     )
     tax = RosterOrganisation(Organisation("tax.gz.example"), "税务")
-    return replace(found, organisations=(*found.organisations, tax), analysts=(*found.analysts, more))
+    organisations, analysts = (*found.organisations, tax), (*found.analysts, more)
+    return replace(found, nodes=nodes, organisations=organisations, analysts=analysts)
 
 
 def jobs(world: Any, members: Roster) -> list[JobSpec]:
@@ -493,11 +512,14 @@ MOMENTS = [
 ]
 
 
+WATCHING = [f"{name}.gz.example" for name in ("police", "health", "housing", "education", "statistics")]
+
+
 class City:
     """Decides jobs under changed policies, with what was answered before under the old one."""
 
-    def __init__(self, world: Any) -> None:
-        self.world, self.roster = world, roster(world)
+    def __init__(self, world: Any, witnesses: Collection[str] = WATCHING) -> None:
+        self.world, self.roster = world, roster(world, witnesses)
         self.digest = self.roster.digest
         self.jobs = jobs(world, self.roster)
 
@@ -537,11 +559,15 @@ class City:
 )
 def test_what_is_called_tighter_lets_no_refused_job_through(world: Any, seed: int):
     """And what is called looser refuses none that was let through, whatever the old version has answered."""
-    rng, city, tree = random.Random(seed), City(world), base(world)
+    rng, tree = random.Random(seed), base(world)
+    # Of these rosters the last ones leave a policy without its witnesses, or with more than its quorum suits.
+    cities = [City(world, WATCHING[:number]) for number in (5, 5, 5, 4, 3, 2, 0)]
     seen: Counter[Effect] = Counter()
     turned: Counter[str] = Counter()
     while seen.total() < 160:
-        one_tree = tree if rng.random() < 0.7 else mutated(tree, rng)
+        city = rng.choice(cities)
+        one_tree = tree if rng.random() < 0.6 else unlimited(tree)
+        one_tree = one_tree if rng.random() < 0.7 else mutated(one_tree, rng)
         other_tree = mutated(one_tree, rng)
         if rng.random() < 0.3:
             other_tree = mutated(other_tree, rng)
@@ -561,6 +587,65 @@ def test_what_is_called_tighter_lets_no_refused_job_through(world: Any, seed: in
                 assert not (after and not before) or Effect.TIGHTER in effect, changes
     assert min(seen[effect] for effect in (Effect.LOOSER, Effect.TIGHTER, Effect.BOTH)) > 20, seen
     assert min(turned.values()) > 5, turned
+
+
+LISTS = ("", "ab", "abc", "bcd", "abcd")
+
+
+def test_what_is_said_of_witnesses_is_true_whoever_is_on_the_roster_and_whoever_has_cosigned(world: Any):
+    """Not looser: nothing leaves now, by whosever cosignatures, that was held back before; and vice versa."""
+    policies = []
+    for quorum, names in product((None, 1, 2, 3, 4), LISTS):
+        clause: Tree = {} if quorum is None else {"quorum": quorum}
+        clause |= {"organisations": [f"{name}.example" for name in names]} if names else {}
+        policies.append(policy_of({**base(world), "witnesses": clause}))
+    policies.append(policy_of({k: v for k, v in base(world).items() if k != "witnesses"}))
+    letters = ["".join(chosen) for size in range(6) for chosen in combinations("abcde", size)]
+    rosters = {there: watched_by(world, there) for there in letters}
+    own = Organisation("human-resources.gz.example")
+
+    def leaves(policy: Policy) -> set[tuple[str, str]]:
+        """Return all rosters, each with whoever is on it and enough together."""
+        found = set()
+        for there, members in rosters.items():
+            witnesses = witnesses_of(policy, members, own)
+            votes = {
+                there_: sum(f"{x}.example" in witnesses.organisations for x in there_) for there_ in letters
+            }
+            enough = {
+                by for by, number in votes.items() if number >= witnesses.quorum and set(by) <= set(there)
+            }
+            found |= {(there, by) for by in enough} if witnesses.possible else set()
+        return found
+
+    known = [(policy, leaves(policy)) for policy in policies if policy is not None]
+    assert len(known) == 16
+    marks: Counter[Effect] = Counter()
+    for (old, before), (new, after) in product(known, repeat=2):
+        effect = overall(diff(old, new))
+        marks[effect] += 1
+        assert after <= before or Effect.LOOSER in effect, (old.witnesses, new.witnesses)
+        assert before <= after or Effect.TIGHTER in effect, (old.witnesses, new.witnesses)
+        assert effect or before == after
+    assert min(marks[effect] for effect in (Effect.LOOSER, Effect.TIGHTER, Effect.BOTH)) > 5, marks
+
+
+def watched_by(world: Any, letters: str) -> Roster:
+    node = world.roster.nodes[0]
+    nodes = tuple(replace(node, name=NodeName(f"{letter}.example/node-a")) for letter in letters)
+    return replace(world.roster, nodes=nodes)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_whoever_stops_waiting_for_witnesses_is_told_that_this_loosens(world: Any, bare: bool):
+    tree = unlimited(base(world)) | ({} if bare else {"witnesses": base(world)["witnesses"]})
+    lax = {k: v for k, v in tree.items() if k != "witnesses"}
+    lax["defaults"] = {**tree["defaults"], "release_requires": "checkpoint"}
+    strict, loose = policy_of(tree), policy_of(lax)
+    assert strict is not None
+    assert loose is not None
+    assert {change.effect for change in diff(strict, loose)} == {Effect.LOOSER}
+    assert {change.effect for change in diff(loose, strict)} == {Effect.TIGHTER}
 
 
 @pytest.mark.parametrize(
@@ -657,6 +742,14 @@ def changes_of(world: Any, place: Place, value: Any) -> tuple[Change, ...]:
          "The policy: the end of its validity moves from 2027-03-01 00:00 to 2027-03-01 08:00"),
         (("requesters", "police", "organisation"), "police.gz.example", Effect.TIGHTER,
          "Requester police: must belong to none → police.gz.example"),
+        (("witnesses", "quorum"), 4, Effect.TIGHTER,
+         "Witnesses: what this node did must have been seen by 3 → 4"),
+        (("witnesses", "organisations"), [*WATCHING[:4], "tax.gz.example"], Effect.LOOSER,
+         "Witnesses: tax.gz.example now counts, too"),
+        (("witnesses", "organisations"), WATCHING[:3], Effect.TIGHTER,
+         "Witnesses: education.gz.example no longer counts"),
+        (("witnesses",), {"quorum": 3}, Effect.BOTH,
+         f"Witnesses: who counts {', '.join(WATCHING[:4])} → every other organisation that witnesses"),
         (("retention", "release_days"), 60, Effect.LOOSER,
          "Kept: releases, days 30 → 60"),
         (("lifted_stops",), [], Effect.OTHER,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from policies.model import COLUMN_TYPES, COLUMN_USES, Policy
+from policies.model import COLUMN_TYPES, COLUMN_USES, Policy, Witnessing
 from policies.parse import (
     MAX_POLICY_BYTES,
     MAX_RULES,
@@ -15,7 +15,6 @@ from policies.parse import (
     parse_policy,
     parse_stop,
     shared_job,
-    unsupported_clauses,
 )
 from policies.schema import render
 from protocols.encoding import sha256_digest
@@ -50,7 +49,6 @@ def test_a_good_vector_parses(vector: dict[str, Any]):
     data = edited(vector).encode()
     parsed = parse_policy(data)
     assert parsed.digest == sha256_digest(data)
-    assert unsupported_clauses(parsed) == []
 
 
 @pytest.mark.parametrize("vector", named("bad"))
@@ -170,6 +168,10 @@ UNIT = [
     'personal = "sensitive"\nunit = { column = "resident_id", max_rows = 12 }\n',
 ]
 WHOLE_FORMAT = """
+[witnesses]
+quorum = 2
+organisations = ["health.gz.example", "tax.gz.example"]
+
 [budgets.elder_quarter]
 dataset = "insured"
 notion = "zcdp"
@@ -208,26 +210,43 @@ def test_every_clause_of_the_format_is_honoured():
     budget = parsed.policy.budgets["elder_quarter"]
     assert (budget.limit, budget.delta) == (Fraction(1, 2), Fraction(1, 10**9))
     assert parsed.policy.rules[1].max_cost == Fraction(1, 10)
-    assert unsupported_clauses(parsed) == []
+    assert parsed.policy.witnesses == Witnessing(
+        quorum=2, organisations=("health.gz.example", "tax.gz.example")
+    )
 
 
-def test_only_cosigned_releases_are_not_honoured_yet_and_the_line_is_named():
-    text = edited({"edits": [UNIT, ['"checkpoint"           #', '"cosigned"           #']]}) + WHOLE_FORMAT
-    ((line, clause),) = unsupported_clauses(parse_policy(text.encode()))
-    assert clause == 'release_requires = "cosigned"'
-    assert text.split("\n")[line - 1].startswith("release_requires")
-
-
-def test_whoever_sets_a_limit_is_told_that_a_restored_backup_could_spend_again():
-    text = edited({"edits": []})
-    (caution,) = cautions(parse_policy(text.encode()))
-    assert text.split("\n")[caution.line - 1].startswith("release_requires")
-    assert "checkpoint" in caution.en
-    assert "checkpoint" in caution.zh
-    assert "restored from a backup could spend again" in caution.en
+def test_only_a_policy_without_limits_may_do_without_witnesses():
+    text = edited({"edits": [['"cosigned"             #', '"checkpoint"           #']]})
+    with pytest.raises(PolicyInvalid) as caught:
+        parse_policy(text.encode())
+    assert caught.value.code == "cosigned-required"
+    assert text.split("\n")[caught.value.line - 1].startswith("release_requires")
     start, end = text.index("[quotas.records]"), text.index("[[rules]]")
     without = (text[:start] + text[end:]).replace('quotas = ["records", "questions"]\n', "")
-    assert not any("checkpoint" in caution.en for caution in cautions(parse_policy(without.encode())))
+    assert parse_policy(without.encode()).policy.defaults.release_requires == "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("clause", "said"),
+    [
+        ('organisations = ["a.example"]', "1 of 1"),
+        ('organisations = ["a.example", "b.example"]', ""),
+        ('quorum = 2\norganisations = ["a.example", "b.example", "c.example"]', "2 of 3"),
+        ('organisations = ["a.example", "b.example", "c.example", "d.example"]', ""),
+        ('quorum = 3\norganisations = ["a.example", "b.example", "c.example", "d.example"]', ""),
+        ("quorum = 1", ""),
+    ],
+)
+def test_whoever_lists_witnesses_of_whom_one_may_betray_all_is_told_so(clause: str, said: str):
+    text = edited({"edits": [["[requesters.bureau]", f"[witnesses]\n{clause}\n\n[requesters.bureau]"]]})
+    found = cautions(parse_policy(text.encode()))
+    if not said:
+        assert found == []
+        return
+    (caution,) = found
+    assert text.split("\n")[caution.line - 1] == "[witnesses]"
+    assert caution.en.startswith(said)
+    assert "一个不诚实" in caution.zh
 
 
 def test_a_rule_that_lends_persons_without_a_quota_on_each_of_its_datasets_is_named():

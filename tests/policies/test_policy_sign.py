@@ -177,14 +177,6 @@ def test_a_policy_for_another_node_is_refused(world: Any):
     assert refused(world, envelope, node=world.node("health")) == "policy-of-another-node"
 
 
-def test_a_clause_that_would_be_ignored_is_refused_with_its_line(world: Any):
-    text = world.text(**{'"checkpoint"           #': '"cosigned"           #'})
-    with pytest.raises(PolicyInvalid, match="cosigned") as caught:
-        activate(world, signed(world, text, DPO, OWNER))
-    assert caught.value.code == "unsupported-clause"
-    assert text.split("\n")[caught.value.line - 1].startswith("release_requires")
-
-
 def test_a_stop_document_is_no_policy_whatever_it_is_signed_as(world: Any):
     text = '# halt\nschema = "minshu-stop/1"\n'
     with pytest.raises(PolicyInvalid) as caught:

@@ -44,6 +44,22 @@ personal = "none"
 columns = { x = { type = "int", use = ["sum"] } }
 
 """
+QUOTAS = """[quotas.records]                          # at most so many records about persons, for each purpose
+dataset = "insured"
+counts = "rows"
+limit = 60000
+period = "calendar-quarter"
+scope = "per-purpose"
+
+[quotas.questions]                        # answered questions
+dataset = "insured"
+counts = "queries"
+limit = 12
+period = "calendar-quarter"
+scope = "per-purpose"
+
+"""
+NO_QUOTAS = ((QUOTAS, ""), ('quotas = ["records", "questions"]\n', ""))
 STOP = """[[stops]]
 scope = "purpose"
 value = "P-2026-001"
@@ -97,6 +113,10 @@ def rule(extra: str) -> tuple[str, str]:
 def budget(old: str = "", new: str = "") -> tuple[str, str]:
     assert BUDGET.count(old) >= 1
     return before("[approvers.owner]", BUDGET.replace(old, new) if old else BUDGET)
+
+
+def witnesses(clause: str) -> tuple[str, str]:
+    return before("[requesters.bureau]", f"[witnesses]\n{clause}\n\n")
 
 
 def stop(old: str, new: str) -> tuple[str, str]:
@@ -171,7 +191,25 @@ CASES = {
     "a budget of a dataset nobody described": case("unknown-dataset", 'dataset = "insred"', "budgets.quarter.dataset", UNIT, budget('"insured"', '"insred"')),
     "a quota of a dataset nobody described": case("unknown-dataset", 'dataset = "insred"', "quotas.records.dataset", ('"insured"\ncounts = "rows"', '"insred"\ncounts = "rows"')),
     "a budget and a quota of one name": case("name-twice", "[quotas.records]", "quotas.records", UNIT, budget("budgets.quarter", "budgets.records")),
-    "limits without release_requires": case("missing-key", "[defaults]", "release_requires", ("release_requires = ", "# ")),
+    "limits without release_requires": case("cosigned-required", "[defaults]", "defaults: checkpoint, since the key is missing", ("release_requires = ", "# ")),
+    "quotas that nobody watches over": case("cosigned-required", "release_requires", "defaults.release_requires: checkpoint, but", ('"cosigned"', '"checkpoint"')),
+    "a budget that nobody watches over": case("cosigned-required", "release_requires", "defaults.release_requires", ('"cosigned"', '"checkpoint"'), UNIT, budget()),
+    # Witnesses.
+    "witnesses nobody waits for": case("witnesses-unused", "[witnesses]", "witnesses: nothing waits", *NO_QUOTAS, ('"cosigned"', '"checkpoint"'), ("[defaults]", "[witnesses]\nquorum = 2\n\n[defaults]")),
+    "an empty table of witnesses": case("missing-key", "[witnesses]", "neither quorum nor organisations", witnesses("")),
+    "a quorum of nobody": case("policy-invalid", "quorum", "witnesses.quorum", witnesses("quorum = 0")),
+    "a quorum of sixty-five": case("policy-invalid", "quorum", "witnesses.quorum", witnesses("quorum = 65")),
+    "a quorum in words": case("policy-invalid", "quorum", "witnesses.quorum", witnesses('quorum = "most"')),
+    "no witness in the list": case("empty-list", "organisations", "witnesses.organisations", witnesses("organisations = []")),
+    "one witness listed twice": case("listed-twice", "organisations", "witnesses.organisations[1]", witnesses('organisations = ["tax.gz.example", "tax.gz.example"]')),
+    "a witness and a part of it": case("witness-twice", "organisations", "a part of tax.gz.example", witnesses('organisations = ["audit.tax.gz.example", "tax.gz.example"]')),
+    "a node as witness": case("policy-invalid", "organisations", "witnesses.organisations[0]", witnesses('organisations = ["tax.gz.example/node-a"]')),
+    "its own organisation as witness": case("own-witness", "organisations", "witnesses.organisations[1]", witnesses('organisations = ["tax.gz.example", "human-resources.gz.example"]')),
+    "a part of its own organisation as witness": case("own-witness", "organisations", "witnesses.organisations[0]", witnesses('organisations = ["lab.human-resources.gz.example"]')),
+    "a whole that its own organisation is a part of": case("own-witness", "organisations", "witnesses.organisations[0]", witnesses('organisations = ["gz.example"]')),
+    "a quorum that nobody can reach": case("bad-quorum", "quorum", "3 of 2 organisations can never be reached", witnesses('quorum = 3\norganisations = ["tax.gz.example", "water.gz.example"]')),
+    "a quorum of half": case("bad-quorum", "quorum", "1 of 2 organisations: two such quorums need share nobody", witnesses('quorum = 1\norganisations = ["tax.gz.example", "water.gz.example"]')),
+    "a key of witnesses nobody knows": case("unknown-key", "threshold", "witnesses.threshold", witnesses("threshold = 3")),
     "a scope nobody counts by": case("policy-invalid", "scope", "budgets.quarter.scope", UNIT, budget("all-requesters", "per-person")),
     "a period nobody counts by": case("policy-invalid", "period", "budgets.quarter.period", UNIT, budget("calendar-quarter", "90 days")),
     # Rules: references.

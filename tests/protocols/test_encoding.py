@@ -1,9 +1,12 @@
 """One byte form for whatever is signed, and a reader that never runs past its end."""
 
+import enum
 import json
 import tracemalloc
+from datetime import UTC, datetime
 
 import pytest
+import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +69,129 @@ def test_what_is_written_is_read_back(value):
     data = canonical_json(value)
     assert decode_json(data) == value
     assert canonical_json(decode_json(data)) == data
+
+
+class Text(str):
+    """Text that is not quite a str."""
+
+    __slots__ = ()
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+ODD = st.sampled_from(
+    [
+        2**53 - 1,
+        -(2**53),
+        2**53,
+        2**64,
+        1.0,
+        -0.0,
+        1e20,
+        float("nan"),
+        "\ud83d",
+        "a\x7fb",
+        "\u2028",
+        'a"b',
+        "a\\b",
+        "a\nb",
+        Text("text"),
+        Level.LOW,
+        Colour.RED,
+        b"bytes",
+        (1, "two"),
+        {1: "one"},
+        {"\u00e9": 1, "z": 2, "\U0001f600": 3, "\ufb33": 4},
+        {Text("key"): 1},
+        {"b": 1, "a": {"d": 1, "c": 2}},
+        datetime(2026, 12, 1, tzinfo=UTC),
+        {1, 2},
+    ]
+)
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def reference(value: object) -> bytes | None:
+    try:
+        return rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        return None
+
+
+@given(
+    st.recursive(
+        VALUES | ODD,
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(TEXT | ODD.filter(is_text), inner, max_size=3)
+        ),
+        max_leaves=6,
+    )
+)
+@settings(max_examples=300)
+def test_every_value_is_written_as_the_reference_writes_it_or_refused_with_it(value):
+    expected = reference(value)
+    if expected is not None:
+        assert canonical_json(value) == expected
+        return
+    with pytest.raises(DecodeError) as caught:
+        canonical_json(value)
+    assert caught.value.code == "not-canonical"
+
+
+def read_by_the_reference(data: bytes) -> object:
+    """Strict reading as it is defined: parse, write again, compare."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return "not-json"
+    return value if reference(value) == data else "not-canonical"
+
+
+@given(VALUES | ODD.filter(reference), st.data())
+@settings(max_examples=300)
+def test_every_document_is_read_as_the_reference_reads_it_or_refused_with_it(value, data):
+    written = canonical_json(value)
+    at = data.draw(st.integers(0, len(written)))
+    cut = data.draw(st.integers(0, 2))
+    piece = data.draw(
+        st.sampled_from([b"", b" ", b"0", b".0", b"e1", b"\xff", b"\xed\xa0\x80", b"\\u0041", b","])
+    )
+    changed = written[:at] + piece + written[at + cut :]
+    try:
+        read = decode_json(changed)
+    except DecodeError as error:
+        read = error.code
+    expected = read_by_the_reference(changed)
+    assert (type(read), read) == (type(expected), expected)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"NaN",
+        b"Infinity",
+        b"1e400",
+        b"-0",
+        b"18446744073709551616",
+        b"100000000000000000000",
+        b'"\\ud83d"',
+        b'{"\\ud83d":0}',
+        b"\xef\xbb\xbf1",
+        "1".encode("utf-16"),
+        '"\u00e9"'.encode("latin-1"),
+    ],
+)
+def test_what_one_parser_reads_and_another_does_not_is_refused_as_before(data):
+    assert refusal(data) == read_by_the_reference(data)
 
 
 @given(VALUES, st.data())

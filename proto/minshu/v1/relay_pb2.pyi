@@ -1,3 +1,4 @@
+from minshu.v1 import audit_pb2 as _audit_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -7,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ControlRequest(_message.Message):
-    __slots__ = ("hello", "answer", "progress", "ended", "upload", "admitted", "explained", "outcome", "rotation")
+    __slots__ = ("hello", "answer", "progress", "ended", "upload", "admitted", "explained", "outcome", "rotation", "letter")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +18,7 @@ class ControlRequest(_message.Message):
     EXPLAINED_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     ROTATION_FIELD_NUMBER: _ClassVar[int]
+    LETTER_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     answer: Answer
     progress: RunProgress
@@ -26,10 +28,11 @@ class ControlRequest(_message.Message):
     explained: Explained
     outcome: OutcomeFiled
     rotation: KeyRotation
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., ended: _Optional[_Union[RunEnded, _Mapping]] = ..., upload: _Optional[_Union[ReleaseUpload, _Mapping]] = ..., admitted: _Optional[_Union[Admitted, _Mapping]] = ..., explained: _Optional[_Union[Explained, _Mapping]] = ..., outcome: _Optional[_Union[OutcomeFiled, _Mapping]] = ..., rotation: _Optional[_Union[KeyRotation, _Mapping]] = ...) -> None: ...
+    letter: _audit_pb2.Letter
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., ended: _Optional[_Union[RunEnded, _Mapping]] = ..., upload: _Optional[_Union[ReleaseUpload, _Mapping]] = ..., admitted: _Optional[_Union[Admitted, _Mapping]] = ..., explained: _Optional[_Union[Explained, _Mapping]] = ..., outcome: _Optional[_Union[OutcomeFiled, _Mapping]] = ..., rotation: _Optional[_Union[KeyRotation, _Mapping]] = ..., letter: _Optional[_Union[_audit_pb2.Letter, _Mapping]] = ...) -> None: ...
 
 class ControlResponse(_message.Message):
-    __slots__ = ("welcome", "roster", "offer", "start", "stop", "stored", "noted", "admit", "explain", "freshness", "filed")
+    __slots__ = ("welcome", "roster", "offer", "start", "stop", "stored", "noted", "admit", "explain", "freshness", "filed", "letter")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +44,7 @@ class ControlResponse(_message.Message):
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     FRESHNESS_FIELD_NUMBER: _ClassVar[int]
     FILED_FIELD_NUMBER: _ClassVar[int]
+    LETTER_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     roster: RosterUpdate
     offer: JobOffer
@@ -52,7 +56,8 @@ class ControlResponse(_message.Message):
     explain: Explain
     freshness: FreshnessUpdate
     filed: StatementStored
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., roster: _Optional[_Union[RosterUpdate, _Mapping]] = ..., offer: _Optional[_Union[JobOffer, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., stored: _Optional[_Union[ReleaseStored, _Mapping]] = ..., noted: _Optional[_Union[RunNoted, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., explain: _Optional[_Union[Explain, _Mapping]] = ..., freshness: _Optional[_Union[FreshnessUpdate, _Mapping]] = ..., filed: _Optional[_Union[StatementStored, _Mapping]] = ...) -> None: ...
+    letter: _audit_pb2.Letter
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., roster: _Optional[_Union[RosterUpdate, _Mapping]] = ..., offer: _Optional[_Union[JobOffer, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., stored: _Optional[_Union[ReleaseStored, _Mapping]] = ..., noted: _Optional[_Union[RunNoted, _Mapping]] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., explain: _Optional[_Union[Explain, _Mapping]] = ..., freshness: _Optional[_Union[FreshnessUpdate, _Mapping]] = ..., filed: _Optional[_Union[StatementStored, _Mapping]] = ..., letter: _Optional[_Union[_audit_pb2.Letter, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "node", "roster_version", "catalogue", "live")
