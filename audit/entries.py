@@ -11,17 +11,20 @@ on under the next. An entry is held to the vocabulary of its own `v`.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, Self
+
+import msgspec
 
 from audit.merkle import MAX_ENTRY_BYTES, MAX_SIZE
-from audit.note import VerifierKey
+from audit.note import ED25519, VerifierKey
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import DecodeError, InputError
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The `v` of the entries written now."""
 
 MAX_LIST: Final = 64
@@ -70,10 +73,21 @@ def _is_digest(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    if not isinstance(value, str) or len(value) > 200:
+    return isinstance(value, str) and _may_name(value)
+
+
+# A log says the same few names over and over.
+@lru_cache(maxsize=1 << 12)
+def _may_name(value: str) -> bool:
+    if len(value) > 200:
         return False
     # A digest may hold eleven digits in a row by chance; it is the one exception.
     return _is_digest(value) or (_NAME.fullmatch(value) is not None and not _DIGITS.search(value))
+
+
+@lru_cache(maxsize=1 << 8)
+def _is_origin(value: str) -> bool:
+    return _ORIGIN.fullmatch(value) is not None
 
 
 def _is_release(value: Any) -> bool:
@@ -86,12 +100,12 @@ def _is_names(value: Any) -> bool:
 
 
 def _is_code(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and len(value) <= 80
-        and _CODE.fullmatch(value) is not None
-        and not _DIGITS.search(value)
-    )
+    return isinstance(value, str) and _may_code(value)
+
+
+@lru_cache(maxsize=1 << 10)
+def _may_code(value: str) -> bool:
+    return len(value) <= 80 and _CODE.fullmatch(value) is not None and not _DIGITS.search(value)
 
 
 def _is_int(value: Any, low: int, high: int) -> bool:
@@ -132,10 +146,9 @@ def _is_time(value: Any) -> bool:
 
 def _is_vkey(value: Any) -> bool:
     try:
-        VerifierKey.parse(value)
+        return VerifierKey.parse(value).type == ED25519
     except (DecodeError, TypeError):
         return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +176,7 @@ FLAG: Final = FieldType(_is_flag, "true or false")
 DECIMAL: Final = FieldType(_is_decimal, 'decimal text such as "0.50"')
 CLASS: Final = FieldType(_is_class, "A, B or C")
 TIME: Final = FieldType(_is_time, "a time of the form 2026-12-01T08:00:00.000Z")
-VKEY: Final = FieldType(_is_vkey, "a verifier key line")
+VKEY: Final = FieldType(_is_vkey, "a log's verifier key line")
 
 FIELDS: Final[Mapping[str, FieldType]] = {
     # digests of documents, objects and commitments
@@ -192,6 +205,7 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "root": DIGEST,
     "answered_by": DIGEST,  # id of the job whose stored answer was given
     "expected_use_sha256": DIGEST,  # what the requester says the answer is for
+    "content_sha256": DIGEST,  # of a release before it is sealed, salted
     # who
     "requester": NAME,
     "approver": NAME,  # key id
@@ -253,6 +267,7 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "size": SIZE,
     "retry": FLAG,
     "opened": FLAG,  # whether anything derived from data had left
+    "freed": FLAG,  # whether what was set aside for the attempt is free again
     # budgets
     "budget": NAME,
     "notion": NAME,
@@ -270,6 +285,7 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "not_before": TIME,
     "not_after": TIME,
     "previous_time": TIME,
+    "decided": TIME,  # the moment a decision was taken for: decide it again at this one
     "step_ms": MILLISECONDS,
 }
 """Every body key there is. A key means the same, and has the same type, in every kind that carries it."""
@@ -290,6 +306,12 @@ class EntryKind:
     required: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset()
     job: bool | None = False
+    accepts: Mapping[str, Callable[[Any], bool]] = field(init=False, repr=False, compare=False)
+    """Of each key, what tells whether a value is of its type."""
+
+    def __post_init__(self) -> None:
+        accepts = {key: FIELDS[key].accepts for key in self.required | self.optional}
+        object.__setattr__(self, "accepts", accepts)
 
 
 def _kind(says: str, required: str = "", optional: str = "", *, job: bool | None = False) -> EntryKind:
@@ -419,9 +441,13 @@ _V1: Final[Mapping[str, EntryKind]] = {
 }
 
 
-def _more(kind: str, optional: str) -> EntryKind:
-    published = _V1[kind]
+def _also(kinds: Mapping[str, EntryKind], kind: str, optional: str) -> EntryKind:
+    published = kinds[kind]
     return replace(published, optional=published.optional | frozenset(optional.split()))
+
+
+def _more(kind: str, optional: str) -> EntryKind:
+    return _also(_V1, kind, optional)
 
 
 _LEDGER = "delta unit scope rho records queries requester purpose role not_after"
@@ -469,7 +495,42 @@ _V2: Final[Mapping[str, EntryKind]] = {
     "deletion.receipt": _more("deletion.receipt", "records"),
 }
 
-KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {1: _V1, 2: _V2}
+
+_V3: Final[Mapping[str, EntryKind]] = {
+    **_V2,
+    # what an auditor needs to take every decision once more
+    "job.accepted": _kind(
+        "a node's admission is signed and its cost is set aside; nothing left yet",
+        "admission_sha256 envelope_sha256 decided",
+        "requester job_type purpose role rows records queries rho delta roster_sha256",
+        job=True,
+    ),
+    "job.answering": _kind(
+        "messages that an answer could be made of are about to leave; approvals are used up",
+        "",
+        "role approvals",
+        job=True,
+    ),
+    "job.started": _kind(
+        "the coordinator handed everybody's admissions to everybody",
+        "",
+        "participants roster_sha256",
+        job=True,
+    ),
+    "job.admitted": _also(_V2, "job.admitted", "decided software"),
+    "job.cancelled": _also(_V2, "job.cancelled", "freed"),
+    "job.expired": _also(_V2, "job.expired", "freed"),
+    "job.failed": _also(_V2, "job.failed", "freed"),
+    "job.aborted": _also(_V2, "job.aborted", "freed"),
+    "approval.recorded": _also(_V2, "approval.recorded", "envelope_sha256"),
+    "output.commit": _also(_V2, "output.commit", "content_sha256"),
+    "signers.pinned": _also(_V2, "signers.pinned", "code"),
+    # other logs
+    "peer.receipt": _also(_V2, "peer.receipt", "class organisation"),
+    "witness.conflict": _also(_V2, "witness.conflict", "peer"),
+}
+
+KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {1: _V1, 2: _V2, 3: _V3}
 """Every published `v`: its kinds, and what the body of each says. What is published never changes."""
 
 ENTRY_KINDS: Final = KINDS_BY_VERSION[VERSION]
@@ -489,6 +550,49 @@ class PolicyRef:
     version: int
     sha256: str
     rule: str = ""
+
+
+class _Policy(msgspec.Struct, forbid_unknown_fields=True):
+    rule: str
+    sha256: str
+    version: int
+
+
+class _Document(msgspec.Struct, forbid_unknown_fields=True):
+    """An entry as its bytes have it, with its JSON types checked and nothing else."""
+
+    actor: str
+    attempt: int
+    body: dict[str, Any]
+    job: str
+    kind: str
+    log: str
+    policy: _Policy | None
+    refs: list[str]
+    seq: int
+    time: str
+    v: int
+
+    def fields(self) -> dict[str, Any]:
+        """Return what an `Entry` is made of."""
+        policy = self.policy and PolicyRef(self.policy.version, self.policy.sha256, self.policy.rule)
+        return {
+            "log": self.log,
+            "seq": self.seq,
+            "time": self.time,
+            "kind": self.kind,
+            "job": self.job,
+            "attempt": self.attempt,
+            "policy": policy,
+            "actor": self.actor,
+            "body": self.body,
+            "refs": tuple(self.refs),
+            "v": self.v,
+        }
+
+
+_SORTED: Final = msgspec.json.Encoder(order="sorted")
+_READER: Final = msgspec.json.Decoder(_Document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,22 +632,26 @@ class Entry:
             DecodeError: a field, kind, body key or value that v does not publish.
         """
         check_statement(self.kind, self.body, job=self.job, v=self.v)
-        _require(
-            isinstance(self.log, str) and _ORIGIN.fullmatch(self.log) is not None, "log", "an origin line"
-        )
-        _require(_is_size(self.seq), "seq", SIZE.says)
-        _require(_is_time(self.time), "time", TIME.says)
-        _require(_is_int(self.attempt, 0, MAX_ATTEMPT), "attempt", "an integer from 0 to 2147483647")
-        _require(self.actor == "" or _is_name(self.actor), "actor", NAME.says)
-        _require(
-            len(self.refs) <= MAX_LIST and all(map(_is_digest, self.refs)),
-            "refs",
-            "a list of at most 64 digests",
-        )
-        if self.policy is not None:
-            _require(_is_count(self.policy.version), "policy.version", COUNT.says)
-            _require(_is_digest(self.policy.sha256), "policy.sha256", DIGEST.says)
-            _require(self.policy.rule == "" or _is_name(self.policy.rule), "policy.rule", NAME.says)
+        if not isinstance(self.log, str) or not _is_origin(self.log):
+            raise _bad_field("log", "an origin line")
+        if not _is_size(self.seq):
+            raise _bad_field("seq", SIZE.says)
+        if not _is_time(self.time):
+            raise _bad_field("time", TIME.says)
+        if not _is_int(self.attempt, 0, MAX_ATTEMPT):
+            raise _bad_field("attempt", "an integer from 0 to 2147483647")
+        if self.actor != "" and not _is_name(self.actor):
+            raise _bad_field("actor", NAME.says)
+        if len(self.refs) > MAX_LIST or not all(map(_is_digest, self.refs)):
+            raise _bad_field("refs", "a list of at most 64 digests")
+        policy = self.policy
+        if policy is not None:
+            if not _is_count(policy.version):
+                raise _bad_field("policy.version", COUNT.says)
+            if not _is_digest(policy.sha256):
+                raise _bad_field("policy.sha256", DIGEST.says)
+            if policy.rule != "" and not _is_name(policy.rule):
+                raise _bad_field("policy.rule", NAME.says)
 
     def encode(self) -> bytes:
         """Return the entry's bytes: RFC 8785 JSON.
@@ -551,7 +659,7 @@ class Entry:
         Raises:
             DecodeError: longer than 65,535 bytes.
         """
-        data = canonical_json(self._document())
+        data = self._plain_json() or canonical_json(self._document())
         if len(data) > MAX_ENTRY_BYTES:
             raise DecodeError(
                 f"entry of {len(data)} bytes, at most {MAX_ENTRY_BYTES} fit",
@@ -559,6 +667,18 @@ class Entry:
                 hint="store the object with put_object and name its digest",
             )
         return data
+
+    def _plain_json(self) -> bytes | None:
+        """Return the entry's bytes if the fast encoder is sure to write RFC 8785, else None.
+
+        All keys of an entry are ASCII and all its numbers small integers, so that only an escape could be
+        spelled in more than one way.
+        """
+        try:
+            data = _SORTED.encode(self)
+        except (TypeError, UnicodeEncodeError):
+            return None  # a subclass of a JSON type; or half a surrogate pair, which no spelling can carry
+        return None if b"\\" in data else data
 
     def _document(self) -> dict[str, Any]:
         policy = self.policy and {
@@ -581,13 +701,44 @@ class Entry:
         }
 
     @classmethod
-    def decode(cls, data: bytes) -> "Entry":
+    def decode(cls, data: bytes) -> Self:
         """Parse an entry strictly.
 
         Raises:
             DecodeError: not canonical JSON, an unknown or missing field, an unknown v, kind or body key, or
                 a value not of its type.
         """
+        # What is written back byte for byte, and holds no escape, is canonical: see `_plain_json`.
+        if len(data) <= MAX_ENTRY_BYTES and b"\\" not in data:
+            try:
+                document = _READER.decode(data)
+                if _SORTED.encode(document) == data:
+                    return cls(**document.fields())
+            except (ValueError, RecursionError, DecodeError):
+                pass  # the strict way says what is wrong
+        return cls._decode_strictly(data)
+
+    @classmethod
+    def reread(cls, data: bytes) -> Self:
+        """Return the entry of bytes that `decode` accepted before; nothing is checked again."""
+        document = _READER.decode(data)
+        policy = document.policy
+        entry, put = object.__new__(cls), object.__setattr__
+        put(entry, "log", document.log)
+        put(entry, "seq", document.seq)
+        put(entry, "time", document.time)
+        put(entry, "kind", document.kind)
+        put(entry, "job", document.job)
+        put(entry, "attempt", document.attempt)
+        put(entry, "policy", policy and PolicyRef(policy.version, policy.sha256, policy.rule))
+        put(entry, "actor", document.actor)
+        put(entry, "body", document.body)
+        put(entry, "refs", tuple(document.refs))
+        put(entry, "v", document.v)
+        return entry
+
+    @classmethod
+    def _decode_strictly(cls, data: bytes) -> Self:
         document = decode_json(data, limit=MAX_ENTRY_BYTES)
         if not isinstance(document, dict) or document.keys() != _ENTRY_FIELDS:
             raise DecodeError("an entry has exactly the published fields", code="bad-entry")
@@ -600,6 +751,61 @@ class Entry:
             raise _bad_field("refs", "a list of digests")
         document["refs"] = tuple(refs)
         return cls(**document)
+
+
+_LATEST: Final = "9999-12-31T23:59:59.999Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An entry that lacks only its place, `seq` and `time`, which come last in its bytes but for `v`.
+
+    Attributes:
+        kind: the entry's.
+        head: its bytes up to the place.
+        v: version of its format.
+    """
+
+    kind: str
+    head: bytes
+    v: int
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        log: str,
+        kind: str,
+        body: Mapping[str, Any],
+        job: str = "",
+        attempt: int = 0,
+        policy: PolicyRef | None = None,
+        actor: str = "",
+        refs: Sequence[str] = (),
+        v: int = VERSION,
+    ) -> Self:
+        """Return the draft, checked, and short enough for every place.
+
+        Raises:
+            DecodeError: it says something that `v` does not publish, or too much.
+        """
+        last = Entry(
+            log, MAX_SIZE - 1, _LATEST, kind, job, attempt, policy, actor, dict(body), tuple(refs), v
+        )
+        return cls(kind, last.encode()[: -len(_tail(last.seq, last.time, v))], v)
+
+    def at(self, seq: int, time: str) -> bytes:
+        """Return the entry's bytes at its place.
+
+        Args:
+            seq: leaf index, below 2^53.
+            time: as `format_time` writes it.
+        """
+        return self.head + _tail(seq, time, self.v)
+
+
+def _tail(seq: int, time: str, v: int) -> bytes:
+    return b'"seq":%d,"time":"%s","v":%d}' % (seq, time.encode(), v)
 
 
 _ENTRY_FIELDS: Final = {
@@ -628,7 +834,8 @@ def check_statement(kind: str, body: Mapping[str, Any], *, job: str = "", v: int
     if not isinstance(body, Mapping):
         raise _bad_field("body", "an object")
     for key, value in body.items():
-        if key not in published.required and key not in published.optional:
+        accepts = published.accepts.get(key)
+        if accepts is None:
             # A key we do not know may itself be data: it is only repeated if it cannot hold an identifier.
             shown = key if isinstance(key, str) and _KEY.fullmatch(key) else "a key"
             raise DecodeError(
@@ -636,19 +843,16 @@ def check_statement(kind: str, body: Mapping[str, Any], *, job: str = "", v: int
                 code="unknown-body-key",
                 hint="see ENTRY_KINDS for what this kind may say",
             )
-        _require(FIELDS[key].accepts(value), f"body.{key} of {kind}", FIELDS[key].says)
-    missing = published.required - body.keys()
-    if missing:
+        if not accepts(value):
+            raise _bad_field(f"body.{key} of {kind}", FIELDS[key].says)
+    if not published.required <= body.keys():
+        missing = published.required - body.keys()
         raise DecodeError(f"{kind} lacks {', '.join(sorted(missing))} in its body", code="missing-body-key")
     if published.job is False:
-        _require(job == "", f"job of {kind}", "empty text: this kind is about no single job")
-    else:
-        _require((job == "" and published.job is None) or _is_digest(job), f"job of {kind}", DIGEST.says)
-
-
-def _require(holds: bool, what: str, expected: str) -> None:
-    if not holds:
-        raise _bad_field(what, expected)
+        if job != "":
+            raise _bad_field(f"job of {kind}", "empty text: this kind is about no single job")
+    elif not ((job == "" and published.job is None) or _is_digest(job)):
+        raise _bad_field(f"job of {kind}", DIGEST.says)
 
 
 def _bad_field(what: str, expected: str) -> DecodeError:

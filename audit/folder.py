@@ -1,4 +1,4 @@
-"""A log's folder: `checkpoint`, `tile/…`, `objects/…`; a crash leaves a file old or new, never half.
+"""A log's folder: checkpoints, `tile/…`, `objects/…`, `witnessed/…`; a crash leaves a file old or new.
 
 A file is written under a temporary name, flushed, then renamed over its place; `sync` flushes the directories
 that renames touched. Until `sync` has returned, nothing may rely on the files.
@@ -12,16 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from audit.merkle import ENTRIES, HASH_BYTES, MAX_ENTRY_BYTES, TILE_WIDTH, Tile, cut_tile
+from audit.merkle import ENTRIES, HASH_BYTES, MAX_BUNDLE_BYTES, TILE_WIDTH, Tile, cut_tile
 from audit.note import MAX_NOTE_BYTES
 from protocols.encoding import digest_bytes, sha256_digest
 from protocols.errors import DecodeError
 from protocols.ids import Digest
 
 CHECKPOINT: Final = "checkpoint"
-MAX_OBJECT_BYTES: Final = 1 << 30
+"""The newest checkpoint: the log's signature, and what cosignatures over this very size have come."""
 
-_MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (2 + MAX_ENTRY_BYTES)
+COSIGNED: Final = "checkpoint.cosigned"
+"""The newest checkpoint that enough witnesses signed."""
+
+OLD: Final = "checkpoint.old"
+"""The newest smaller checkpoint that enough witnesses signed; if none, the one before `checkpoint`."""
+
+MAX_OBJECT_BYTES: Final = 1 << 30
 
 
 class Folder:
@@ -70,6 +76,27 @@ class Folder:
                 os.close(descriptor)
             self._touched.discard(directory)
 
+    def keep(self, path: str, copy: str) -> None:
+        """Put what stands at `path` at `copy`, too, in one step; does nothing where nothing stands there.
+
+        Raises:
+            OSError: it could not be done; `copy` is as it was, or already new.
+        """
+        source = self.directory / path
+        if not source.exists():
+            return
+        self._temporary.unlink(missing_ok=True)
+        try:
+            # One more name for a file already flushed: no second copy to write and flush.
+            os.link(source, self._temporary)
+        except OSError:
+            self.write(copy, source.read_bytes())  # a file system without hard links
+            return
+        self._temporary.replace(self.directory / copy)
+        # Where both are names of one file already, a rename does nothing.
+        self._temporary.unlink(missing_ok=True)
+        self._touched.add((self.directory / copy).parent)
+
     def remove_partial(self, tile: Tile) -> None:
         """Remove the partial versions of `tile`, which stands there in full."""
         shutil.rmtree(self.directory / f"{tile.path}.p", ignore_errors=True)
@@ -78,14 +105,14 @@ class Folder:
         """Remove what a crash left half-written."""
         self._temporary.unlink(missing_ok=True)
 
-    def read_checkpoint(self) -> bytes | None:
-        """Return the checkpoint's bytes, None if there is none.
+    def read_checkpoint(self, name: str = CHECKPOINT) -> bytes | None:
+        """Return the bytes of the checkpoint called `name`, None if there is none.
 
         Raises:
             DecodeError: longer than a note may be.
             OSError: it cannot be read.
         """
-        return self._read(CHECKPOINT, MAX_NOTE_BYTES)
+        return self._read(name, MAX_NOTE_BYTES)
 
     def read_tile(self, tile: Tile) -> bytes | None:
         """Return the bytes of a hash tile or entry bundle, None if it is not there.
@@ -96,7 +123,7 @@ class Folder:
             DecodeError: longer than any tile may be, or a bundle to be cut that cannot be parsed.
             OSError: it cannot be read.
         """
-        limit = _MAX_BUNDLE_BYTES if tile.level == ENTRIES else TILE_WIDTH * HASH_BYTES
+        limit = MAX_BUNDLE_BYTES if tile.level == ENTRIES else TILE_WIDTH * HASH_BYTES
         data = self._read(tile.path, limit)
         if data is not None or tile.width == TILE_WIDTH:
             return data
@@ -146,6 +173,29 @@ class Folder:
             raise DecodeError("a stored object does not hash to its name", code="object-damaged")
         return data
 
+    def remove_object(self, digest: str) -> None:
+        """Remove the object with that digest, for good; does nothing where there is none.
+
+        Raises:
+            DecodeError: `digest` is none.
+            OSError: it could not be removed.
+        """
+        digest_bytes(digest)
+        path = self.directory / _object_path(digest)
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            self._touched.add(path.parent)
+        self.sync()
+
+    def write_witnessed(self, origin: str, note: bytes) -> None:
+        """Put the newest checkpoint of the log `origin` that was cosigned here in its place, flushed.
+
+        Raises:
+            OSError: it could not be stored.
+        """
+        self.write(witnessed_path(origin), note)
+        self.sync()
+
     def _read(self, path: str, limit: int) -> bytes | None:
         try:
             with _open_file(self.directory / path) as file:
@@ -183,6 +233,11 @@ def _open_file(path: Path) -> BinaryIO:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         raise OSError(errno.EINVAL, "Not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def witnessed_path(origin: str) -> str:
+    """Return where the newest cosigned checkpoint of the log `origin` stands: its name may hold anything."""
+    return f"witnessed/{sha256_digest(origin.encode()).removeprefix('sha256:')}"
 
 
 def _object_path(digest: str) -> str:

@@ -4,43 +4,53 @@ An entry is appended inside the caller's own transaction, so a budget or job sta
 become durable together or not at all. After the commit the journal is published, in this order:
 
 (1) tiles and entry bundles are written, then their directories flushed;
-(2) the checkpoint over them is signed, written and flushed;
+(2) the checkpoint over them is signed, written and flushed; the one before goes on as `checkpoint.old`;
 (3) partial tiles that a full one replaced are removed.
 
 A crash between any two steps leaves a folder that the next start completes from the database, to the same
 root. What a start cannot explain, it refuses: database, tiles and signed checkpoint must tell one story.
 
+Witnesses' signatures come later, one publication behind or many: they are put beside the log's own, and where
+they are enough, the checkpoint that carries them stands as `checkpoint.cosigned`, too.
+
 Which key signs is decided by the log, by its last `key.rotate` entry or else `log.open`, and never by which
 key happens to lie where one is looked for.
 """
 
-import fcntl
-import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
-from audit.entries import VERSION, Entry, PolicyRef, format_time, parse_time
-from audit.folder import CHECKPOINT, Folder
+from audit import rows
+from audit.entries import VERSION, Draft, Entry, PolicyRef, format_time, parse_time
+from audit.folder import CHECKPOINT, COSIGNED, OLD, Folder
 from audit.merkle import (
     ENTRIES,
-    MAX_SIZE,
+    HASH_BYTES,
     TILE_WIDTH,
+    ReadTile,
     Tile,
     TileBuilder,
+    consistency_proof,
     cut_tile,
     encode_bundle,
+    inclusion_proof,
     leaf_hash,
+    root_from_tiles,
+    split_tile,
     tile_at,
+    verify_consistency,
+    verify_inclusion,
 )
-from audit.note import ED25519, Checkpoint, Note, VerifierKey, verify_note
+from audit.note import ED25519, Checkpoint, Note, NoteSignature, VerifierKey, verify_note
 from audit.rotation import follow, read_statement
+from audit.rows import damaged, decode_stored, reason, storage
 from protocols.encoding import digest_bytes, sha256_digest
 from protocols.envelope import Signer, key_id
 from protocols.errors import DecodeError, MinshuError, SignatureInvalid, StateConflict
@@ -49,27 +59,19 @@ from protocols.ids import Digest
 CLOCK_TOLERANCE: Final = timedelta(seconds=1)
 """A clock that runs back by no more is held; by more, the log says so in a clock.step entry."""
 
-_SCHEMA: Final = (
-    """CREATE TABLE IF NOT EXISTS journal_entry (
-        seq INTEGER PRIMARY KEY, entry BLOB NOT NULL, leaf BLOB NOT NULL)""",
-    """CREATE TRIGGER IF NOT EXISTS journal_entry_no_update BEFORE UPDATE ON journal_entry
-        BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END""",
-    """CREATE TRIGGER IF NOT EXISTS journal_entry_no_delete BEFORE DELETE ON journal_entry
-        BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END""",
-    # What a key.rotate entry rests on stands here too, so that a lost folder can be rebuilt whole.
-    """CREATE TABLE IF NOT EXISTS journal_statement (
-        seq INTEGER PRIMARY KEY REFERENCES journal_entry, statement BLOB NOT NULL)""",
-)
-_SIZE: Final = "SELECT COALESCE(MAX(seq), -1) + 1 FROM journal_entry"
-_ROWS: Final = "SELECT seq, entry, leaf FROM journal_entry WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?"
-_ROWS_AT_ONCE: Final = 512
-_ROTATIONS: Final = """SELECT seq, entry, statement FROM journal_entry LEFT JOIN journal_statement USING (seq)
-    WHERE instr(entry, CAST('"kind":"key.rotate"' AS BLOB)) ORDER BY seq"""
-_NOT_OURS: Final = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-"""Result codes that our own statements only meet on a file or schema that is not as we wrote it."""
+_COMPANY_WAIT_S: Final = 0.002
+"""How long a thread that commits for others waits for as many as there were the last time."""
 
-_LATEST: Final = "9999-12-31T23:59:59.999Z"
-_BUSY_TIMEOUT_S: Final = 5.0
+_HOT_BUNDLES: Final = 4
+"""The newest full bundles stay one row per entry."""
+
+_PACKED_AT_ONCE: Final = 4
+"""Bundles that are packed in one transaction: a pause of milliseconds, once in a thousand entries."""
+
+_PACKINGS_AT_ONCE: Final = 4
+"""Such transactions after one publication, where an earlier release or a large one left more to pack."""
+
+_T = TypeVar("_T")
 
 
 class Journal:
@@ -98,7 +100,7 @@ class Journal:
         given: Mapping[VerifierKey, Callable[[bytes], bytes]],
         now: Callable[[], datetime],
         connection: sqlite3.Connection,
-        reader: sqlite3.Connection,
+        reader: rows.Rows,
         files: Folder,
         objects: Folder,
         resources: ExitStack,
@@ -108,27 +110,34 @@ class Journal:
         self._given = given
         self._now = now
         self._connection = connection
-        self._reader = reader
+        self._rows = reader
         self._files = files
         self._objects = objects
         self._resources = resources
-        # Taken in this order where more than one is: writing, publishing, reading.
+        # Taken in this order where more than one is: writing, publishing.
         self._queueing = threading.Lock()
         self._writing = threading.Lock()
         self._publishing = threading.Lock()
-        self._reading = threading.Lock()
+        self._packing = threading.Lock()
         self._storing = threading.Lock()
+        self._enough = threading.Condition(self._queueing)
         self._waiting: list[_Waiting] = []
         self._led = False
+        self._company = 1
         self._owner: int | None = None
         self._closed = False
         self._keys: tuple[_LogKey, ...] = ()
         self._succeeding: tuple[_LogKey, ...] = ()
         self._size = 0
+        self._packed = 0
         self._signed = 0
         self._last: tuple[int, str] | None = None
         self._edge = _Edge()
         self._note = b""
+        # False after a publication that failed half-way: `checkpoint` may then be newer than `_note`.
+        self._settled = True
+        self._cosigned = _NONE
+        self._old = _NONE
 
     @classmethod
     def open(
@@ -168,27 +177,10 @@ class Journal:
         given = {VerifierKey(origin, ED25519, public_key): signer}
         if next_signer is not None:
             given.setdefault(VerifierKey(origin, ED25519, next_signer.public_key), next_signer.sign)
-        with ExitStack() as resources, _storage():
-            directory.mkdir(parents=True, exist_ok=True)
-            database.parent.mkdir(parents=True, exist_ok=True)
-            _lock(resources, directory, os.O_RDONLY | os.O_DIRECTORY)
-            # SQLite's own locks live on the database file and vanish when any descriptor on it closes.
-            _lock(resources, database.with_name(database.name + ".lock"), os.O_RDWR | os.O_CREAT)
-            connection = resources.enter_context(closing(_connect(database)))
-            if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-                raise StateConflict(
-                    "the database cannot use a write-ahead log",
-                    code="journal-write-failed",
-                    hint="keep the database on a local disk, not on a network share",
-                )
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            for statement in _SCHEMA:
-                connection.execute(statement)
-            reader = resources.enter_context(closing(_connect(database)))
-            reader.execute("PRAGMA query_only = ON")
-            # A blob whose type byte flipped must show as damage, not as a decoding error.
-            reader.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        with ExitStack() as resources, storage():
+            rows.lock_both(resources, directory, database)
+            connection = rows.open_writer(resources, database)
+            reader = rows.Rows(rows.open_reader(resources, database))
             journal = cls(
                 origin=origin,
                 given=given,
@@ -206,7 +198,8 @@ class Journal:
     def close(self) -> None:
         """Close the database and let go of the lock. Waits for transactions and publication under way."""
         self._refuse_nesting()
-        with self._writing, self._publishing, self._reading:
+        with self._writing, self._publishing:
+            self._rows.close()
             self._closed = True
             self._resources.close()
 
@@ -246,15 +239,24 @@ class Journal:
         """Entries that the checkpoint on disk covers; below `size` after a failed publication."""
         return self._edge.tree.size
 
+    @property
+    def cosigned_size(self) -> int:
+        """Entries that a checkpoint with its quorum of witnesses covers."""
+        return self._cosigned.size
+
     def checkpoint(self) -> bytes:
-        """Return the signed checkpoint that is on disk."""
+        """Return the signed checkpoint that is on disk, with the cosignatures that came for it."""
         return self._note
+
+    def cosigned(self) -> bytes | None:
+        """Return the newest checkpoint that had its quorum of witnesses; None before there is one."""
+        return self._cosigned.data or None
 
     def root(self) -> bytes:
         """Return the 32-byte root over the `size` committed entries."""
         with self._publishing:
             tree = self._edge.tree.copy()
-            for _, leaf in self._rows(tree.size, self._size):
+            for _, leaf in self._rows.read(tree.size, self._size):
                 tree.add(leaf)
             return tree.root()
 
@@ -264,7 +266,7 @@ class Journal:
         Raises:
             StateConflict: a stored entry changed.
         """
-        for entry, _ in self._rows(max(start, 0), self._size):
+        for entry, _ in self._rows.read(max(start, 0), self._size):
             yield Entry.decode(entry)
 
     @contextmanager
@@ -280,7 +282,7 @@ class Journal:
         self._refuse_nesting()
         with self._writing:
             self._require_open()
-            with _storage():
+            with storage():
                 self._connection.execute("BEGIN IMMEDIATE")
             self._owner = threading.get_ident()
             try:
@@ -290,7 +292,7 @@ class Journal:
                 self._keys += self._succeeding
             except BaseException:
                 if self._connection.in_transaction:
-                    with _storage():
+                    with storage():
                         self._connection.execute("ROLLBACK")
                 raise
             finally:
@@ -309,8 +311,8 @@ class Journal:
                 code="no-transaction",
                 hint="leave commit and rollback to journal.transaction()",
             )
-        with _storage():
-            size = int(self._connection.execute(_SIZE).fetchone()[0])
+        with storage():
+            size = rows.size_of(self._connection)
             self._connection.execute("COMMIT")
         return size
 
@@ -373,11 +375,12 @@ class Journal:
         mine = _Waiting(
             self._draft(kind, body, job=job, attempt=attempt, policy=policy, actor=actor, refs=refs)
         )
-        mine.draft.encode()
         with self._queueing:
             self._waiting.append(mine)
             mine.leads = not self._led
             self._led = True
+            if len(self._waiting) == self._company:
+                self._enough.notify()
         if not mine.leads:
             try:
                 mine.awake.wait()
@@ -394,7 +397,10 @@ class Journal:
     def _record_waiting(self) -> None:
         """Append what all waiting threads queued, the caller's own entry among it; then let another lead."""
         with self._queueing:
+            # Those who were served together come again together: to go ahead at once would serve one alone.
+            self._enough.wait_for(lambda: len(self._waiting) >= self._company, _COMPANY_WAIT_S)
             batch, self._waiting = self._waiting, []
+            self._company = len(batch)
         try:
             with self.transaction():
                 for waiting in batch:
@@ -466,9 +472,9 @@ class Journal:
                 "size": seq,
                 "root": f"sha256:{before.hex()}",
             }
-            self._insert(replace(self._draft("key.rotate", body), seq=seq, time=time))
-            with _storage():
-                connection.execute("INSERT INTO journal_statement VALUES (?, ?)", (seq, statement))
+            self._insert(self._draft("key.rotate", body), seq, time)
+            with storage():
+                rows.insert_statement(connection, seq, statement)
             self._succeeding = (_LogKey(seq + 1, following, signer.sign),)
         return seq
 
@@ -478,14 +484,188 @@ class Journal:
         Those that the open transaction appended count.
         """
         tree, named = TileBuilder(), None
-        with _storage():
+        with storage():
             appended = connection.execute("SELECT entry FROM journal_entry WHERE seq >= ?", (self._size,))
             fresh = [leaf_hash(entry) for (entry,) in appended]
-        for leaf in (*(leaf for _, leaf in self._rows(0, self._size)), *fresh):
+        for leaf in (*(leaf for _, leaf in self._rows.read(0, self._size)), *fresh):
             tree.add(leaf)
             if tree.size == size:
                 named = tree.root()
         return named, tree.root()
+
+    # -- proofs and witnesses --------------------------------------------------------------------------------
+
+    def root_at(self, size: int) -> bytes:
+        """Return the 32-byte root over the first `size` entries.
+
+        Raises:
+            ValueError: fewer are published.
+            StateConflict: journal-damaged: a tile that it rests on is missing or changed.
+        """
+        return self._proven(size, lambda read, _: root_from_tiles(read, size))
+
+    def inclusion_proof(self, index: int, size: int) -> list[bytes]:
+        """Return the proof that entry `index` is one of the first `size` (RFC 6962 section 2.1.1).
+
+        Raises:
+            ValueError: not 0 ≤ index < size, or fewer are published.
+            StateConflict: journal-damaged: a tile that it rests on is missing or changed.
+        """
+
+        def prove(read: ReadTile, root: bytes) -> list[bytes]:
+            proof = inclusion_proof(read, index, size)
+            tile = tile_at(size, 0, index // TILE_WIDTH)
+            leaf = split_tile(tile, read(tile))[index % TILE_WIDTH]
+            verify_inclusion(leaf, index, size, proof, root)
+            return proof
+
+        return self._proven(size, prove)
+
+    def consistency_proof(self, old: int, size: int) -> list[bytes]:
+        """Return the proof that the tree of `size` entries extends that of `old` (RFC 6962 section 2.1.2).
+
+        Raises:
+            ValueError: not 0 ≤ old ≤ size, or fewer are published.
+            StateConflict: journal-damaged: a tile that it rests on is missing or changed.
+        """
+
+        def prove(read: ReadTile, root: bytes) -> list[bytes]:
+            proof = consistency_proof(read, old, size)
+            verify_consistency(old, root_from_tiles(read, old), size, root, proof)
+            return proof
+
+        return self._proven(size, prove)
+
+    def _proven(self, size: int, prove: Callable[[ReadTile, bytes], _T]) -> _T:
+        """Return what `prove` makes of the tiles and of the root over `size` entries.
+
+        A tile changed on disk is found out: its hashes do not lead to the root of the published tree.
+        """
+        tree = self._edge.tree
+        if not 0 <= size <= tree.size:
+            raise ValueError(f"no tree of {size} entries: {tree.size} are published")
+        known = {(tile.level, tile.index): data for tile, data in tree.partial_tiles()}
+
+        def read(tile: Tile) -> bytes:
+            place = tile.level, tile.index
+            if place not in known:
+                data = self._files.read_tile(Tile(*place))
+                if data is None or len(data) != TILE_WIDTH * HASH_BYTES:
+                    raise damaged(f"{Tile(*place).path} is missing or cut short")
+                known[place] = data
+            return known[place][: tile.width * HASH_BYTES]
+
+        with storage():
+            try:
+                root = root_from_tiles(read, size)
+                proof = consistency_proof(read, size, tree.size)
+                verify_consistency(size, root, tree.size, tree.root(), proof)
+                return prove(read, root)
+            except (DecodeError, SignatureInvalid) as error:
+                raise damaged(f"the tiles do not lead to the published root ({error.code})") from error
+
+    def add_cosignatures(self, text: bytes, lines: Iterable[NoteSignature], *, quorum: bool) -> None:
+        """Keep what witnesses signed over a checkpoint of this log, durably.
+
+        The lines join the newest checkpoint if `text` still is its text; with a quorum they stand, beside the
+        log's own signature, in `checkpoint.cosigned`. Whether they hold, and whether they are enough, is for
+        the caller to tell, who knows the witnesses.
+
+        Args:
+            text: the note text that the lines sign.
+            lines: the witnesses' signature lines.
+            quorum: whether they, with those given before over the same text, are enough.
+
+        Raises:
+            DecodeError: `text` is no checkpoint, or there are more lines than a note may have.
+            SignatureInvalid: it is not this log's, or not of the tree that this log has at that size; or a
+                line bears the log's own name.
+            StateConflict: journal-write-failed: the folder holds the earlier or the new checkpoint.
+                journal-key-rotated: the key that signs at that size is not at hand any more.
+        """
+        checkpoint = Checkpoint.decode(text)
+        lines = tuple(lines)
+        self._require_own(checkpoint, text)
+        if any(line.name == self.origin for line in lines):
+            raise SignatureInvalid("a witness signs under its own name, not the log's", code="wrong-witness")
+        with self._publishing, storage():
+            self._require_open()
+            newest = Note.decode(self._note)
+            if newest.text == text:
+                note = newest.with_lines(lines)
+                self._join(newest, note)
+            elif text == self._cosigned.text:
+                note = Note.decode(self._cosigned.data).with_lines(lines)
+            else:
+                note = self._sign_again(checkpoint).with_lines(lines)
+            # One that comes late, behind a newer one with its quorum, serves nobody.
+            if quorum and checkpoint.size >= self._cosigned.size:
+                self._set_cosigned(note)
+
+    def _require_own(self, checkpoint: Checkpoint, text: bytes) -> None:
+        """Refuse a checkpoint that is not one of this log's own tree."""
+        if checkpoint.origin != self.origin:
+            raise SignatureInvalid("the checkpoint is another log's", code="wrong-origin")
+        if not 0 < checkpoint.size <= self.published:
+            raise SignatureInvalid(
+                f"the checkpoint covers {checkpoint.size} entries, this log published {self.published}",
+                code="wrong-size",
+            )
+        if text != Checkpoint(self.origin, checkpoint.size, self.root_at(checkpoint.size)).encode():
+            raise SignatureInvalid(
+                f"the checkpoint over {checkpoint.size} entries is not of this log's tree",
+                code="wrong-root",
+                hint="keep it as evidence: if this log's key signed it, the log was forked",
+            )
+
+    def _join(self, newest: Note, note: Note) -> None:
+        """Write the newest checkpoint with more signature lines."""
+        if note == newest or not self._settled:
+            return
+        data = note.encode()
+        self._files.write(CHECKPOINT, data)
+        self._files.sync()
+        self._note = data
+
+    def _sign_again(self, checkpoint: Checkpoint) -> Note:
+        """Return an earlier checkpoint with the signature that it had: Ed25519 signs alike every time."""
+        key = next(key for key in reversed(self._keys) if key.start <= checkpoint.size)
+        if key.sign is None:
+            raise StateConflict(
+                f"the checkpoint over {checkpoint.size} entries is from before a change of the key",
+                code="journal-key-rotated",
+                hint="ask the witnesses to sign the newest checkpoint",
+            )
+        return Note(checkpoint.encode(), ()).with_signature(key.key, key.sign)
+
+    def _set_cosigned(self, note: Note) -> None:
+        kept = _Kept.of(note)
+        if kept != self._cosigned:
+            self._files.write(COSIGNED, kept.data)
+            self._files.sync()
+            self._cosigned = kept
+        self._move_old_on(self.published)
+
+    def _move_old_on(self, size: int) -> None:
+        """Let `checkpoint.old` be the newest with a quorum, where `checkpoint` is to cover `size` entries."""
+        if 0 < self._cosigned.size < size and self._old != self._cosigned:
+            self._files.write(OLD, self._cosigned.data)
+            self._files.sync()
+            self._old = self._cosigned
+
+    def set_witnessed(self, origin: str, note: bytes) -> None:
+        """Keep, for auditors, the newest checkpoint of the log `origin` that this log's node cosigned.
+
+        Raises:
+            DecodeError: `note` is no checkpoint of that log.
+            StateConflict: journal-write-failed.
+        """
+        if Checkpoint.decode(Note.decode(note).text).origin != origin:
+            raise DecodeError("the checkpoint is another log's", code="wrong-origin")
+        with self._storing, storage():
+            self._objects.write_witnessed(origin, note)
+
+    # -- publication and objects -----------------------------------------------------------------------------
 
     def publish(self) -> None:
         """Bring tiles and checkpoint up to the committed entries; does nothing where they are.
@@ -501,7 +681,7 @@ class Journal:
         Raises:
             StateConflict: journal-write-failed.
         """
-        with self._storing, _storage():
+        with self._storing, storage():
             return self._objects.put_object(data)
 
     def get_object(self, digest: str) -> bytes | None:
@@ -510,8 +690,20 @@ class Journal:
         Raises:
             DecodeError: the stored bytes changed.
         """
-        with _storage():
+        with storage():
             return self._objects.read_object(digest)
+
+    def delete_object(self, digest: str) -> None:
+        """Remove the object with that digest, durably; does nothing where there is none.
+
+        What was deleted, and why, is for a `deletion.receipt` entry to say.
+
+        Raises:
+            DecodeError: `digest` is none.
+            StateConflict: journal-write-failed.
+        """
+        with self._storing, storage():
+            self._objects.remove_object(digest)
 
     # -- one entry -------------------------------------------------------------------------------------------
 
@@ -525,26 +717,23 @@ class Journal:
         policy: PolicyRef | None = None,
         actor: str = "",
         refs: Sequence[str] = (),
-    ) -> Entry:
-        """Return the entry, checked, at the longest seq and time there can be."""
-        return Entry(
+    ) -> Draft:
+        return Draft.of(
             log=self.origin,
-            seq=MAX_SIZE - 1,
-            time=_LATEST,
             kind=kind,
+            body=body,
             job=job,
             attempt=attempt,
             policy=policy,
             actor=actor,
-            body=dict(body),
-            refs=tuple(refs),
+            refs=refs,
             v=VERSION,
         )
 
-    def _place(self, draft: Entry) -> int:
+    def _place(self, draft: Draft) -> int:
         """Append `draft` at the next seq and the present time; the caller holds the transaction."""
         seq, time = self._next_place(draft.kind)
-        self._insert(replace(draft, seq=seq, time=time))
+        self._insert(draft, seq, time)
         return seq
 
     def _next_place(self, kind: str) -> tuple[int, str]:
@@ -558,55 +747,28 @@ class Journal:
                 time = last
             else:
                 step = {"previous_time": last, "step_ms": -round(back / timedelta(milliseconds=1))}
-                self._insert(replace(self._draft("clock.step", step), seq=seq, time=time))
+                self._insert(self._draft("clock.step", step), seq, time)
                 seq += 1
         return seq, time
 
     def _tail(self) -> tuple[int, str]:
         """Return the next seq and the time of the entry before it."""
-        with _storage():
-            seq = int(self._connection.execute(_SIZE).fetchone()[0])
+        with storage():
+            seq = rows.size_of(self._connection)
             if seq == 0:
                 return 0, ""
             # A rolled-back savepoint may have taken the remembered entry away, so its seq is compared.
             if self._last is None or self._last[0] != seq - 1:
-                row = self._connection.execute(
+                entry, *_ = self._connection.execute(
                     "SELECT entry FROM journal_entry WHERE seq = ?", (seq - 1,)
-                ).fetchone()
-                self._last = seq - 1, _decode_stored(row[0], seq - 1).time
+                ).fetchone() or next(self._rows.read(seq - 1, seq))
+                self._last = seq - 1, decode_stored(entry, seq - 1).time
         return seq, self._last[1]
 
-    def _insert(self, entry: Entry) -> None:
-        data = entry.encode()
-        with _storage():
-            self._connection.execute(
-                "INSERT INTO journal_entry (seq, entry, leaf) VALUES (?, ?, ?)",
-                (entry.seq, data, leaf_hash(data)),
-            )
-        self._last = entry.seq, entry.time
-
-    def _rows(self, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (entry, leaf hash) of committed entries, each checked against the other.
-
-        Raises:
-            StateConflict: journal-damaged.
-        """
-        while start < stop:
-            with self._reading, _storage():
-                self._require_open()
-                rows = self._reader.execute(
-                    _ROWS,
-                    (start, stop, _ROWS_AT_ONCE),
-                ).fetchall()
-            if not rows:
-                raise _damaged(f"entry {start} is missing from the database")
-            for seq, entry, leaf in rows:
-                if seq != start:
-                    raise _damaged(f"entry {start} is missing from the database")
-                if not isinstance(entry, bytes) or leaf_hash(entry) != leaf:
-                    raise _damaged(f"entry {start} in the database is not what was written")
-                yield entry, leaf
-                start += 1
+    def _insert(self, draft: Draft, seq: int, time: str) -> None:
+        with storage():
+            rows.insert(self._connection, seq, draft.at(seq, time))
+        self._last = seq, time
 
     # -- publication -----------------------------------------------------------------------------------------
 
@@ -621,10 +783,36 @@ class Journal:
             except (OSError, MinshuError) as error:
                 raise StateConflict(
                     f"entries up to {self._size - 1} are committed, but no checkpoint covers them yet"
-                    f" ({_reason(error)})",
+                    f" ({reason(error)})",
                     code="journal-unpublished",
                     hint="free disk space or repair the signer; the next entry publishes them too",
                 ) from error
+        self._pack()
+
+    def _pack(self) -> None:
+        """Give bundles that are full, published and no longer new one compressed row each.
+
+        It saves space and nothing else: where it cannot be done now, it is left to a later time.
+        """
+        if not self._packing.acquire(blocking=False):
+            return
+        try:
+            for _ in range(_PACKINGS_AT_ONCE):
+                first, end = self._packed, self._packed + _PACKED_AT_ONCE
+                if self.published // TILE_WIDTH - _HOT_BUNDLES < end:
+                    return
+                packed = [self._rows.pack(number) for number in range(first, end)]
+                with self._writing, storage():
+                    self._require_open()
+                    with self._connection:
+                        self._connection.execute("BEGIN IMMEDIATE")
+                        rows.move_into_bundles(self._connection, packed)
+                self._packed = end
+                self._rows.packed(end)
+        except StateConflict:
+            return  # a full disk, a stranger's lock; or damage, which stays as it is and stops the next start
+        finally:
+            self._packing.release()
 
     def _write_through(self) -> None:
         """Publish every committed entry. Memory changes only once the checkpoint is durable."""
@@ -632,7 +820,7 @@ class Journal:
         standing = {tile for tile, _ in edge.partial_tiles()}
         filled: list[Tile] = []
         # (1) Tiles first: a checkpoint never promises a tile that is not there.
-        for entry, leaf in self._rows(edge.tree.size, self._size):
+        for entry, leaf in self._rows.read(edge.tree.size, self._size):
             for tile, data in edge.add(entry, leaf):
                 self._files.write(tile.path, data)
                 filled.append(tile)
@@ -641,16 +829,28 @@ class Journal:
                 self._files.write(tile.path, data)
         self._files.sync()
         # (2) The checkpoint.
-        note = Note(Checkpoint(self.origin, edge.tree.size, edge.tree.root()).encode(), ())
-        for key, sign in self._signers(edge.tree.size):
-            note = note.with_signature(key, sign)
-        signed = note.encode()
-        self._files.write(CHECKPOINT, signed)
-        self._files.sync()
-        self._edge, self._note, self._signed = edge, signed, edge.tree.size
+        text = Checkpoint(self.origin, edge.tree.size, edge.tree.root()).encode()
+        if not self._note.startswith(text + b"\n"):  # else only tiles were lost: what witnesses signed, stays
+            self._replace_checkpoint(edge.tree.size, text)
+        self._edge, self._signed = edge, edge.tree.size
         # (3) What nobody needs any more. A crash here leaves them to the next start.
         for tile in filled:
             self._files.remove_partial(tile)
+
+    def _replace_checkpoint(self, size: int, text: bytes) -> None:
+        note = Note(text, ())
+        for key, sign in self._signers(size):
+            note = note.with_signature(key, sign)
+        data = note.encode()
+        # The one before moves first: to crash here leaves two of one size, until the next start.
+        if self._cosigned.size:
+            self._move_old_on(size)
+        elif self._settled:
+            self._files.keep(CHECKPOINT, OLD)
+        self._settled = False
+        self._files.write(CHECKPOINT, data)
+        self._files.sync()
+        self._note, self._settled = data, True
 
     def _signers(self, size: int) -> Iterator[tuple[VerifierKey, Callable[[bytes], bytes]]]:
         """Yield who signs the checkpoint over `size` entries: the key in force there, last.
@@ -673,15 +873,19 @@ class Journal:
         """
         self._files.discard_temporary()
         self._objects.discard_temporary()
-        self._size = int(self._connection.execute(_SIZE).fetchone()[0])
+        self._size = rows.size_of(self._connection)
+        self._packed = self._rows.bundles
         # (1) The database is this log's, and says which keys the log had.
         if self._size:
-            self._keys = self._read_keys()
+            keys = read_keys(self._rows, self.origin)
+            self._keys = tuple(_LogKey(start, key, self._given.get(key)) for start, key in keys)
+            self._restore_objects(statement for _, _, statement in self._rows.statements())
         # (2) It reaches as far as everything that was ever published.
-        signed = self._signed_checkpoint()
-        self._signed = signed.size if signed else self._size
-        if signed and signed.size > self._size:
-            raise _rolled_back(self._size, signed.size)
+        signed, cosigned, old = map(self._stored_checkpoint, (CHECKPOINT, COSIGNED, OLD))
+        self._signed = signed.size or self._size
+        for kept in (signed, cosigned, old):
+            if kept.size > self._size:
+                raise _rolled_back(self._size, kept.size)
         stray = list(self._files.tiles())
         for tile in stray:
             if tile.end > self._size:
@@ -693,54 +897,26 @@ class Journal:
             return
         self._require_current_key()
         # (3) Its entries give the tiles on disk and the signed root.
-        edge, complete = self._compare(signed.size if signed else 0)
-        if signed and edge.tree.root() != signed.root:
-            raise _damaged("the database does not give the root of the signed checkpoint")
+        edge, complete = self._compare(signed, cosigned, old)
         self._settle_partials(edge, stray)
         # (4) Missing tiles are written again, all of them, now that the root is known to be right.
-        self._edge = edge if signed and complete else _Edge()
+        self._note, self._cosigned, self._old = signed.data, cosigned, old
+        self._edge = edge if signed.size and complete else _Edge()
         self._publish_through(self._size)
-        if not self._note:
-            self._note = self._files.read_checkpoint() or b""
+        self._move_old_on(self._size)
 
-    def _read_keys(self) -> "tuple[_LogKey, ...]":
-        """Return the log's keys, oldest first, from its own entries.
+    def _restore_objects(self, statements: Iterable[bytes | None]) -> None:
+        """Write the statements that entries rest on again where the folder lost them.
 
         Raises:
-            StateConflict: it is another log, or a rotation in it is not proven.
+            StateConflict: other bytes lie in the place of one.
         """
-        (entry, _), *_ = self._rows(0, 1)
-        first = _decode_stored(entry, 0)
-        if first.log != self.origin or first.kind != "log.open":
-            raise _another_log()
-        keys = [VerifierKey.parse(first.body["vkey"])]
-        starts = [0]
-        with self._reading, _storage():
-            found = self._reader.execute(_ROTATIONS).fetchall()
-        for seq, entry, statement in found:
-            if not isinstance(entry, bytes) or not isinstance(statement, bytes | None):
-                raise _damaged(f"entry {seq} in the database is not what was written")
-            rotation = _decode_stored(entry, seq)
-            if rotation.kind != "key.rotate":
-                continue  # the words stand elsewhere in it
+        for statement in statements:
             try:
-                keys.append(follow(rotation, statement, keys)[0])
-                starts.append(seq + 1)
-                self._restore_object(statement)
-            except (DecodeError, SignatureInvalid) as error:
-                raise _damaged(f"entry {seq} changes the key without proof ({error.code})") from error
-        return tuple(
-            _LogKey(start, key, self._given.get(key)) for start, key in zip(starts, keys, strict=True)
-        )
-
-    def _restore_object(self, statement: bytes | None) -> None:
-        """Write a rotation's statement again where the folder lost it.
-
-        Raises:
-            DecodeError: other bytes lie in its place.
-        """
-        if statement is not None and self.get_object(sha256_digest(statement)) is None:
-            self.put_object(statement)
+                if statement is not None and self.get_object(sha256_digest(statement)) is None:
+                    self.put_object(statement)
+            except DecodeError as error:
+                raise damaged(f"an object that the log rests on is damaged ({error.code})") from error
 
     def _require_current_key(self) -> None:
         """Refuse to go on without the key that the log names last."""
@@ -755,34 +931,52 @@ class Journal:
             )
         raise _another_log()
 
-    def _signed_checkpoint(self) -> Checkpoint | None:
+    def _stored_checkpoint(self, name: str) -> "_Kept":
         known = [key.key for key in self._keys]
         try:
-            data = self._files.read_checkpoint()
+            data = self._files.read_checkpoint(name)
             if data is None:
-                return None
+                return _NONE
             note, signers = verify_note(data, dict.fromkeys([*known, *self._given]))
             checkpoint = Checkpoint.decode(note.text)
         except (DecodeError, SignatureInvalid) as error:
-            raise _damaged(f"the checkpoint file does not verify: {error.message}") from error
+            raise damaged(f"the file {name} does not verify: {error.message}") from error
         if checkpoint.origin != self.origin:
-            raise _damaged("the checkpoint is another log's")
+            raise damaged(f"the file {name} is another log's")
         if checkpoint.size <= self._size and _in_force(self._keys, checkpoint.size) not in signers:
-            raise _damaged("the checkpoint is not signed by the key that the log names there")
-        return checkpoint
+            raise damaged(f"the file {name} is not signed by the key that the log names there")
+        return _Kept(data, note.text, checkpoint.size)
 
-    def _compare(self, signed_size: int) -> tuple["_Edge", bool]:
-        """Read all rows; return the edge at `signed_size`, and whether every tile up to there is on disk."""
+    def _compare(self, signed: "_Kept", *others: "_Kept") -> tuple["_Edge", bool]:
+        """Read all rows and compare them with the tiles on disk and the checkpoints.
+
+        Returns:
+            The edge at the size of `signed`, and whether every tile up to there is on disk.
+
+        Raises:
+            StateConflict: they tell different stories.
+        """
+        claims = {kept.text: kept.size for kept in (signed, *others)}
+        rotations = 0
         edge, published, complete = _Edge(), _Edge(), True
-        for entry, leaf in self._rows(0, self._size):
+        self._rows.require_whole()
+        for entry, leaf in self._rows.read(0, self._size):
             filled = edge.add(entry, leaf)
-            if edge.tree.size > signed_size:
-                _decode_stored(entry, edge.tree.size - 1)  # no signature covers it yet
+            size = edge.tree.size
+            rotations += rows.ROTATES in entry
+            if size in claims.values():
+                text = Checkpoint(self.origin, size, edge.tree.root()).encode()
+                if any(claim != text for claim, at in claims.items() if at == size):
+                    raise damaged(f"the database does not give the root of the checkpoint over {size}")
+            if size > signed.size:
+                decode_stored(entry, size - 1)  # no signature covers it yet
                 continue
             for tile, data in filled:
                 complete &= self._stands(tile, data)
-            if edge.tree.size == signed_size:
+            if size == signed.size:
                 published = edge.copy()
+        if rotations != sum(rows.ROTATES in entry for _, entry, _ in self._rows.statements()):
+            raise damaged("an entry that changes the log's key is missing from the database")
         for tile, data in published.partial_tiles():
             complete &= self._stands(tile, data)
         return published, complete
@@ -800,7 +994,7 @@ class Journal:
         if stored is None:
             return False
         if stored != data:
-            raise _damaged(f"{tile.path} differs from the database")
+            raise damaged(f"{tile.path} differs from the database")
         return True
 
     def _settle_partials(self, edge: "_Edge", stray: Sequence[Tile]) -> None:
@@ -826,6 +1020,28 @@ class Journal:
     def _require_open(self) -> None:
         if self._closed:
             raise StateConflict("the journal is closed", code="journal-closed")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A checkpoint that stands in the folder, with all its signatures.
+
+    Attributes:
+        data: the file's bytes, empty where there is none.
+        text: what is signed of them.
+        size: entries that it covers.
+    """
+
+    data: bytes
+    text: bytes
+    size: int
+
+    @classmethod
+    def of(cls, note: Note) -> Self:
+        return cls(note.encode(), note.text, Checkpoint.decode(note.text).size)
+
+
+_NONE: Final = _Kept(b"", b"", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -889,73 +1105,37 @@ class _Waiting:
         error: why it does not, or why no checkpoint covers it.
     """
 
-    draft: Entry
+    draft: Draft
     awake: threading.Event = field(default_factory=threading.Event)
     leads: bool = False
     seq: int = -1
     error: MinshuError | None = None
 
 
-def _connect(database: Path) -> sqlite3.Connection:
-    # Autocommit: transactions begin and end where this module says so, and nowhere else.
-    return sqlite3.connect(database, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S)
+def read_keys(table: rows.Rows, origin: str) -> list[tuple[int, VerifierKey]]:
+    """Return the log's keys from its own entries, oldest first, each with the least tree that it signs.
 
-
-def _lock(resources: ExitStack, path: Path, flags: int) -> None:
-    """Hold `path` locked for as long as `resources` live; the kernel lets go of it when the process dies."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
-    resources.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StateConflict(
-            "another process has this journal open",
-            code="journal-locked",
-            hint="stop the other process; two writers would fork the log",
-        ) from None
-
-
-@contextmanager
-def _storage() -> Iterator[None]:
-    """Turn what SQLite and the file system raise into the journal's own codes."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _NOT_OURS:
-            raise _damaged("the database file is not what SQLite wrote") from error
-        raise StateConflict(
-            f"the journal's database refused ({_reason(error)})",
-            code="journal-write-failed",
-            hint="free disk space and check the disk; the transaction was rolled back",
-        ) from error
-    except UnicodeDecodeError as error:
-        # SQLite quotes a damaged schema in its message, and Python cannot even read that.
-        raise _damaged("the database file is not what SQLite wrote") from error
-    except OSError as error:
-        raise StateConflict(
-            f"the journal's folder cannot be used ({_reason(error)})",
-            code="journal-write-failed",
-            hint="free disk space and check the folder's owner and permissions",
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Say why without a path or a value: the system's words, or the error's own code."""
-    if isinstance(error, MinshuError):
-        return error.code
-    if isinstance(error, sqlite3.Error):
-        return getattr(error, "sqlite_errorname", type(error).__name__)
-    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
-
-
-def _decode_stored(entry: bytes, seq: int) -> Entry:
-    try:
-        decoded = Entry.decode(entry)
-    except DecodeError as error:
-        raise _damaged(f"entry {seq} in the database is not an entry ({error.code})") from error
-    if decoded.seq != seq:
-        raise _damaged(f"entry {seq} in the database carries seq {decoded.seq}")
-    return decoded
+    Raises:
+        StateConflict: journal-identity: it is another log. journal-damaged: a rotation in it is not proven.
+    """
+    (entry, _), *_ = table.read(0, 1)
+    first = decode_stored(entry, 0)
+    if first.log != origin or first.kind != "log.open":
+        raise _another_log()
+    starts, keys = [0], [VerifierKey.parse(first.body["vkey"])]
+    for seq, stored, statement in table.statements():
+        stated = decode_stored(stored, seq)
+        named = stated.body.get("checkpoint_sha256")
+        if stated.kind == "log.successor" and sha256_digest(statement or b"") != named:
+            raise damaged(f"entry {seq} names a checkpoint that is not the one beside it")
+        if stated.kind != "key.rotate":
+            continue  # the words stand elsewhere in it
+        try:
+            keys.append(follow(stated, statement, keys)[0])
+        except (DecodeError, SignatureInvalid) as error:
+            raise damaged(f"entry {seq} changes the key without proof ({error.code})") from error
+        starts.append(seq + 1)
+    return list(zip(starts, keys, strict=True))
 
 
 def _another_log() -> StateConflict:
@@ -963,14 +1143,6 @@ def _another_log() -> StateConflict:
         "the database was started by another log or key",
         code="journal-identity",
         hint="open it with the origin and key it was made with, or start a journal in a new place",
-    )
-
-
-def _damaged(what: str) -> StateConflict:
-    return StateConflict(
-        what,
-        code="journal-damaged",
-        hint="stop and keep folder and database as evidence; a tile alone may be removed and is then rebuilt",
     )
 
 

@@ -19,6 +19,7 @@ HASH_BYTES: Final = 32
 TILE_HEIGHT: Final = 8
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
 MAX_ENTRY_BYTES: Final = 0xFFFF
+MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (2 + MAX_ENTRY_BYTES)
 MAX_SIZE: Final = 1 << 53
 """Largest tree this code handles: seq stays an exact JSON integer."""
 
@@ -162,9 +163,15 @@ def decode_bundle(data: bytes, width: int) -> list[bytes]:
     Raises:
         DecodeError: it holds fewer or more.
     """
-    reader = Reader(data)
-    entries = [reader.bytes16() for _ in range(width)]
-    reader.finish()
+    entries, at = [], 0
+    for _ in range(width):
+        start = at + 2
+        at = start + int.from_bytes(data[at:start], "big")
+        entries.append(data[start:at])
+    if at != len(data):
+        reader = Reader(data)  # slower, but it says what is wrong
+        entries = [reader.bytes16() for _ in range(width)]
+        reader.finish()
     return entries
 
 
@@ -193,9 +200,24 @@ class TileBuilder:
     def add(self, leaf: bytes) -> list[tuple[Tile, bytes]]:
         """Add a leaf hash and return the tiles that it completes, lowest level first."""
         self.size += 1
+        return self._rise(leaf, 0)
+
+    def add_tile(self, root: bytes) -> list[tuple[Tile, bytes]]:
+        """Add 256 leaves at once, given as the root over them; return the tiles above theirs that fill.
+
+        Raises:
+            ValueError: the tree does not end with a full tile.
+        """
+        if self.size % TILE_WIDTH:
+            raise ValueError(f"a tree of {self.size} does not end with a full tile")
+        self.size += TILE_WIDTH
+        if not self._levels:
+            self._levels.append([])
+        return self._rise(root, 1)
+
+    def _rise(self, rising: bytes, low: int) -> list[tuple[Tile, bytes]]:
         done: list[tuple[Tile, bytes]] = []
-        rising = leaf
-        for level in range(_MAX_LEVEL + 1):
+        for level in range(low, _MAX_LEVEL + 1):
             if level == len(self._levels):
                 self._levels.append([])
             hashes = self._levels[level]

@@ -1,4 +1,6 @@
-"""Signed notes, verifier keys and checkpoints: C2SP signed-note and tlog-checkpoint, byte for byte.
+"""Signed notes, verifier keys, checkpoints and cosignatures, byte for byte as C2SP publishes them.
+
+Sources: C2SP signed-note, tlog-checkpoint and tlog-cosignature.
 
 A note is text that ends in a newline, a blank line, then signature lines: an em dash, the key's name, and
 base64(key id ‖ signature). Other people's software reads ours unmodified, and a signature line by a key we do
@@ -13,6 +15,7 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
 
 from audit.merkle import HASH_BYTES, MAX_SIZE
 from protocols.encoding import b64decode, b64encode
@@ -20,6 +23,16 @@ from protocols.errors import DecodeError, SignatureInvalid
 
 ED25519: Final = 0x01
 """Signature type of a log's own signature: Ed25519 over the note's text."""
+
+COSIGNATURE: Final = 0x04
+"""Signature type of a witness: Ed25519 over a time and the note's text."""
+
+ML_DSA_44: Final = 0x06
+"""Signature type of a witness that holds against quantum computers, too: ML-DSA-44 (FIPS 204)."""
+
+_KEY_BYTES: Final = {ED25519: 32, COSIGNATURE: 32, ML_DSA_44: 1312}
+_TIME_BYTES: Final = 8
+_MAX_TIME: Final = 2**63 - 1
 
 MAX_NOTE_BYTES: Final = 1_000_000
 MAX_SIGNATURES: Final = 100
@@ -42,8 +55,8 @@ class VerifierKey:
 
     Attributes:
         name: the key's name: for a log its origin line.
-        type: signature type identifier; 1, Ed25519, is the one published here.
-        public_key: 32 bytes (RFC 8032).
+        type: signature type identifier: `ED25519`, `COSIGNATURE` or `ML_DSA_44`.
+        public_key: 32 bytes (RFC 8032), or 1,312 (FIPS 204).
     """
 
     name: str
@@ -58,10 +71,11 @@ class VerifierKey:
         """
         if not _is_key_name(self.name):
             raise _bad_vkey("its name is empty or holds a space or a plus")
-        if self.type != ED25519:
-            raise _bad_vkey(f"signature type {self.type} is not 1 (Ed25519)")
-        if len(self.public_key) != 32:
-            raise _bad_vkey(f"{len(self.public_key)} key bytes, 32 expected")
+        expected = _KEY_BYTES.get(self.type)
+        if expected is None:
+            raise _bad_vkey(f"signature type {self.type} is not 1, 4 or 6")
+        if len(self.public_key) != expected:
+            raise _bad_vkey(f"{len(self.public_key)} key bytes, {expected} expected")
 
     @classmethod
     def parse(cls, text: str) -> "VerifierKey":
@@ -75,6 +89,8 @@ class VerifierKey:
             raise _bad_vkey("expected name+8 hex digits+base64")
         name, key_id, encoded = match.groups()
         key = b64decode(encoded)
+        if not key:
+            raise _bad_vkey("it holds no key")
         vkey = cls(name, key[0], key[1:])
         if vkey.key_id.hex() != key_id:
             raise _bad_vkey("its key id does not belong to its name and key")
@@ -94,13 +110,101 @@ class VerifierKey:
     def __str__(self) -> str:
         return f"{self.label}+{b64encode(bytes([self.type]) + self.public_key)}"
 
+    @property
+    def cosigns(self) -> bool:
+        """Whether it is a witness's key, and not a log's."""
+        return self.type != ED25519
+
     def holds(self, text: bytes, signature: bytes) -> bool:
-        """Tell whether `signature` is this key's over `text`."""
+        """Tell whether `signature` is this key's over the note text `text`.
+
+        A cosignature begins with its time, a big-endian u64 of seconds since 1970, which it covers.
+        """
         try:
-            Ed25519PublicKey.from_public_bytes(self.public_key).verify(signature, text)
-        except (InvalidSignature, ValueError):
+            if self.type == ED25519:
+                Ed25519PublicKey.from_public_bytes(self.public_key).verify(signature, text)
+                return True
+            message = cosigned_message(self, text, cosigned_at(signature))
+            if self.type == COSIGNATURE:
+                Ed25519PublicKey.from_public_bytes(self.public_key).verify(signature[_TIME_BYTES:], message)
+            else:
+                MLDSA44PublicKey.from_public_bytes(self.public_key).verify(signature[_TIME_BYTES:], message)
+        except (InvalidSignature, ValueError, DecodeError):
             return False
         return True
+
+
+def cosigned_at(signature: bytes) -> int:
+    """Return the time of a cosignature, in seconds since 1970.
+
+    Raises:
+        DecodeError: it holds none, or one above 2^63 - 1.
+    """
+    time_s = int.from_bytes(signature[:_TIME_BYTES], "big")
+    if len(signature) <= _TIME_BYTES or time_s > _MAX_TIME:
+        raise DecodeError("a cosignature holds no time", code="malformed-note")
+    return time_s
+
+
+def cosigned_message(key: VerifierKey, text: bytes, time_s: int) -> bytes:
+    """Return the bytes that a witness signs: C2SP tlog-cosignature, the message of the key's type.
+
+    Args:
+        key: the witness's, of type `COSIGNATURE` or `ML_DSA_44`.
+        text: the checkpoint's note text.
+        time_s: seconds since 1970.
+
+    Raises:
+        DecodeError: `text` is no checkpoint, or one name is longer than 255 bytes.
+    """
+    if key.type == COSIGNATURE:
+        return b"cosignature/v1\ntime %d\n" % time_s + text
+    checkpoint = Checkpoint.decode(text)
+    return b"".join(
+        (
+            b"subtree/v1\n\0",
+            _short(key.name),
+            time_s.to_bytes(8, "big"),
+            _short(checkpoint.origin),
+            (0).to_bytes(8, "big"),
+            checkpoint.size.to_bytes(8, "big"),
+            checkpoint.root,
+        )
+    )
+
+
+def cosign(text: bytes, key: VerifierKey, signer: Callable[[bytes], bytes], time_s: int) -> "NoteSignature":
+    """Return a witness's signature line over a checkpoint.
+
+    Args:
+        text: the checkpoint's note text, which the witness has found consistent.
+        key: the public half of what `signer` signs with.
+        signer: returns the signature of what it is given: 64 bytes of Ed25519 or 2,420 of ML-DSA-44.
+        time_s: seconds since 1970.
+
+    Raises:
+        SignatureInvalid: what the signer returned does not verify under `key`.
+        DecodeError: `text` is no checkpoint.
+    """
+    signature = time_s.to_bytes(_TIME_BYTES, "big") + signer(cosigned_message(key, text, time_s))
+    if not key.holds(text, signature):
+        raise _signer_mismatch(key)
+    return NoteSignature(key.name, key.key_id, signature)
+
+
+def _short(text: str) -> bytes:
+    data = text.encode()
+    if not 1 <= len(data) <= 255:
+        raise DecodeError("a name of a cosignature has more than 255 bytes", code="malformed-note")
+    return bytes([len(data)]) + data
+
+
+def _signer_mismatch(key: VerifierKey) -> SignatureInvalid:
+    return SignatureInvalid(
+        f"the signer's signature does not verify under {key.label}",
+        code="signer-mismatch",
+        hint="start with the private key that belongs to the configured public key",
+    )
 
 
 def _bad_vkey(why: str) -> DecodeError:
@@ -118,12 +222,21 @@ class NoteSignature:
     Attributes:
         name: name of the key that claims to have signed.
         key_id: 4 bytes.
-        signature: what follows the key id; 64 bytes for Ed25519.
+        signature: what follows the key id; 64 bytes for a log's Ed25519, and a u64 time first for a witness.
     """
 
     name: str
     key_id: bytes
     signature: bytes
+
+    @classmethod
+    def parse(cls, line: str) -> "NoteSignature":
+        """Read one signature line, without its newline.
+
+        Raises:
+            DecodeError: it is none.
+        """
+        return _signature_line(line)
 
     def __str__(self) -> str:
         return f"{_SIGNATURE_PREFIX}{self.name} {b64encode(self.key_id + self.signature)}\n"
@@ -145,6 +258,16 @@ class Note:
         """Return the note's bytes."""
         return self.text + b"\n" + "".join(map(str, self.signatures)).encode()
 
+    def with_lines(self, lines: Iterable[NoteSignature]) -> "Note":
+        """Return the note with these signature lines, too, each in place of an earlier one by the same key.
+
+        Raises:
+            DecodeError: more than `MAX_SIGNATURES` in all.
+        """
+        merged = {(line.name, line.key_id): line for line in self.signatures}
+        merged |= {(line.name, line.key_id): line for line in lines}
+        return Note.decode(Note(self.text, tuple(merged.values())).encode())
+
     def with_signature(self, key: VerifierKey, signer: Callable[[bytes], bytes]) -> "Note":
         """Return the note with one more signature line, by `key`.
 
@@ -158,11 +281,7 @@ class Note:
         """
         signature = signer(self.text)
         if not key.holds(self.text, signature):
-            raise SignatureInvalid(
-                f"the signer's signature does not verify under {key.label}",
-                code="signer-mismatch",
-                hint="start with the private key that belongs to the configured public key",
-            )
+            raise _signer_mismatch(key)
         note = Note(self.text, (*self.signatures, NoteSignature(key.name, key.key_id, signature)))
         if Note.decode(note.encode()) != note:
             raise _malformed("its text does not survive a round trip")

@@ -1,11 +1,15 @@
 """Verification of a log from its folder alone: no database, no network, no trust in whoever handed it over.
 
 `verify_directory` recomputes everything from the entries: (1) the checkpoint is signed, (2) every entry is
-strict, in its place and in time order, (3) every tile follows from the entries, (4) so does the signed root,
-(5) and the root of an earlier checkpoint that the auditor kept, (6) every change of the log's key is proven
-by a statement over this very log that the old and the new key have signed, (7) the last key of that chain
-signed the checkpoint, and a key that the auditor holds is one of the chain. It streams: memory is one bundle
-of 256 entries, the tree's right edge and the log's keys.
+strict, in its place, in time order and of no earlier version than the one before, (3) every tile follows from
+the entries, (4) so does the signed root, (5) and the root of an earlier checkpoint that the auditor kept, (6)
+every change of the log's key is proven by a statement over this very log that the old and the new key have
+signed, (7) the last key of that chain signed the checkpoint, and a key that the auditor holds is one of the
+chain, (8) and, if asked for, every object that an entry names is what its digest says, and carries a valid
+signature where it is a signed one.
+
+It streams: memory is a few bundles of 256 entries, the tree's right edge and the log's keys. What can be said
+of a bundle by itself is found out in several processes (`audit.replay`); the verdict is the same as in one.
 
 Without (5) an older copy of the log, or another history under the same key, verifies as well: a signature
 says neither that it is the newest nor that it is the only one. Keep the checkpoint of every log you verify.
@@ -14,7 +18,8 @@ rotation, and only those who trust nothing newer would believe it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -28,12 +33,11 @@ from audit.merkle import (
     TileBuilder,
     cut_tile,
     decode_bundle,
-    leaf_hash,
     root_from_tiles,
-    split_tile,
     tile_at,
 )
 from audit.note import Checkpoint, Note, VerifierKey, verify_note
+from audit.replay import Flaw, LogReader, ObjectCheck, Replayed, Task, replay, version_back, went_back
 from audit.rotation import follow
 from protocols.encoding import b64encode, digest_bytes
 from protocols.envelope import MAX_ENVELOPE_BYTES
@@ -73,6 +77,8 @@ class Verdict:
         last: time of the last entry.
         problems: at most `MAX_PROBLEMS`.
         problem_count: how many there are.
+        objects: objects that entries name and that were looked at, once for each naming.
+        objects_missing: of those, how many are not there: deleted, or never handed out.
     """
 
     origin: str
@@ -85,6 +91,8 @@ class Verdict:
     last: str
     problems: tuple[Problem, ...]
     problem_count: int
+    objects: int = 0
+    objects_missing: int = 0
 
     @property
     def ok(self) -> bool:
@@ -109,25 +117,29 @@ class Verdict:
 
 
 def verify_directory(
-    directory: Path,
+    source: Path | LogReader,
     keys: Sequence[VerifierKey],
     *,
     earlier: bytes | None = None,
     visit: Callable[[Entry], None] | None = None,
+    objects: ObjectCheck | None = None,
 ) -> Verdict:
-    """Verify the log in `directory`.
+    """Verify the log in `source`.
 
     Args:
-        directory: holds `checkpoint` and `tile/…`, and under `objects/…` what rotations rest on; nothing else
-            is read.
-        keys: verifier keys received on another way than the folder; one of them is, or once was, the log's.
+        source: the log's folder, or a reader of it. Of the objects, nothing is read but what rotations rest
+            on, unless `objects` asks for more. A reader that can be pickled is used in several processes.
+        keys: verifier keys received on another way than the log; one of them is, or once was, the log's.
         earlier: a checkpoint of the same log, kept from an earlier verification.
-        visit: called with every well-formed entry in order, so that further checks need no second reading.
+        visit: called here with every well-formed entry in order, so that further checks need no second
+            reading; what it is given was verified by itself, not yet as part of the tree.
+        objects: how to check the objects that entries name; None to leave them out.
 
     Raises:
-        InputError: `directory` is no directory, or `earlier` is no checkpoint or was changed.
+        InputError: `source` is no directory, or `earlier` is no checkpoint or was changed.
     """
-    run = _Run(_log_folder(directory), visit, keys, _kept(earlier))
+    reader = _log_folder(source) if isinstance(source, Path) else source
+    run = _Run(reader, visit, keys, objects, _kept(earlier))
     found = run.read_checkpoint()
     if found is None:
         return run.verdict(None, ())
@@ -206,9 +218,10 @@ class _Claim:
 class _Run:
     """One verification under way."""
 
-    folder: Folder
+    reader: LogReader
     visit: Callable[[Entry], None] | None
     trusted: Sequence[VerifierKey]
+    objects: ObjectCheck | None
     earlier: Checkpoint | None = None
     problems: list[Problem] = field(default_factory=list)
     problem_count: int = 0
@@ -217,11 +230,17 @@ class _Run:
     claims: list[_Claim] = field(default_factory=list)
     first: str = ""
     last: str = ""
+    v: int = 0
+    seen: int = 0
+    missing: int = 0
 
     def problem(self, code: str, where: str, what: str) -> None:
         self.problem_count += 1
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(Problem(code, where, what))
+
+    def say(self, flaw: Flaw) -> None:
+        self.problem(flaw.code, flaw.where, flaw.what)
 
     def verdict(self, checkpoint: Checkpoint | None, signers: Sequence[VerifierKey]) -> Verdict:
         return Verdict(
@@ -235,12 +254,14 @@ class _Run:
             last=self.last,
             problems=tuple(self.problems),
             problem_count=self.problem_count,
+            objects=self.seen,
+            objects_missing=self.missing,
         )
 
     def read_checkpoint(self) -> tuple[bytes, Checkpoint] | None:
         """(1) The checkpoint is signed by a trusted key, or may yet be by one that the log itself names."""
         try:
-            data = self.folder.read_checkpoint()
+            data = self.reader.read_checkpoint()
             if data is None:
                 self.problem("no-checkpoint", "checkpoint", "the folder holds none")
                 return None
@@ -291,23 +312,58 @@ class _Run:
         """Rebuild the tree from the entries."""
         tree = TileBuilder()
         self.extends(tree, checkpoint)
-        for index in range(-(-checkpoint.size // TILE_WIDTH)):
-            bundle = tile_at(checkpoint.size, ENTRIES, index)
-            leaves = self.leaves(bundle, checkpoint)
-            if leaves is None:
-                self.problem("stopped", bundle.path, "without these entries the rest cannot be checked")
-                return
-            for leaf in leaves:
-                for tile, data in tree.add(leaf):
-                    self.compare(tile, data)
-                self.extends(tree, checkpoint)
-        for tile, data in tree.partial_tiles():
-            self.compare(tile, data)
+        with closing(self.replayed(checkpoint)) as bundles:
+            for index, bundle in enumerate(bundles):
+                self.take(bundle)
+                if not bundle.usable:
+                    where = tile_at(checkpoint.size, ENTRIES, index).path
+                    self.problem("stopped", where, "without these entries the rest cannot be checked")
+                    return
+                if bundle.root:
+                    self.compare(tree.add_tile(bundle.root))
+                    self.extends(tree, checkpoint)
+                for leaf in bundle.leaves:
+                    self.compare(tree.add(leaf))
+                    self.extends(tree, checkpoint)
+        self.compare(tree.partial_tiles())
         # (4) The signed root.
         if tree.root() != checkpoint.root:
             self.problem("root-mismatch", "checkpoint", "the entries do not give the signed root")
         for claim in self.claims:
             self.check_claim(claim, checkpoint.size)
+
+    def replayed(self, checkpoint: Checkpoint) -> Generator[Replayed]:
+        """(2) (8) Have every bundle verified by itself."""
+        signers = None
+        if self.objects is not None:
+            signers = {kind: list(keys) for kind, keys in self.objects.signers.items()}
+        task = Task(checkpoint.origin, checkpoint.size, self.visit is not None, signers)
+        # The tree that the auditor has seen may have ended within a bundle.
+        within = [self.earlier.size // TILE_WIDTH] if self.earlier is not None else []
+        return replay(self.reader, task, within)
+
+    def take(self, bundle: Replayed) -> None:
+        """Add what one bundle came to."""
+        for step in bundle.steps:
+            if isinstance(step, Flaw):
+                self.say(step)
+            elif isinstance(step, bytes):
+                self.key(Entry.reread(step))
+            elif bundle.first < self.last:
+                self.say(went_back(step))
+        if bundle.versions is not None:
+            seq, first_v, last_v = bundle.versions
+            if first_v < self.v:
+                self.say(version_back(seq))
+            self.v = last_v
+        self.first = self.first or bundle.first
+        self.last = bundle.last or self.last
+        self.kinds.update(bundle.kinds)
+        self.seen += bundle.objects
+        self.missing += bundle.missing
+        if self.visit is not None:
+            for entry in bundle.entries:
+                self.visit(Entry.reread(entry))
 
     def extends(self, tree: TileBuilder, checkpoint: Checkpoint) -> None:
         """(5) The tree so far is the one the auditor has seen, where it is as large."""
@@ -323,50 +379,12 @@ class _Run:
         if tree.size == kept.size and tree.root() != kept.root:
             self.problem("rewritten", "earlier checkpoint", f"its {kept.size} entries are not these any more")
 
-    def leaves(self, bundle: Tile, checkpoint: Checkpoint) -> list[bytes] | None:
-        """Return the leaf hashes of one bundle; from the hash tile where the bundle itself is unusable."""
-        stored = self.read(bundle)
-        if stored is not None:
-            try:
-                entries = decode_bundle(stored, bundle.width)
-            except DecodeError as error:
-                self.problem("bad-bundle", bundle.path, error.message)
-            else:
-                for offset, entry in enumerate(entries):
-                    self.entry(entry, bundle.index * TILE_WIDTH + offset, checkpoint.origin)
-                return [leaf_hash(entry) for entry in entries]
-        hashes = Tile(0, bundle.index, bundle.width)
-        stored = self.read(hashes)
-        try:
-            return None if stored is None else split_tile(hashes, stored)
-        except DecodeError:
-            return None
-
-    def entry(self, data: bytes, seq: int, origin: str) -> None:
-        """(2) The entry is strict, in its place and in time order."""
-        where = f"entry {seq}"
-        try:
-            entry = Entry.decode(data)
-        except DecodeError as error:
-            self.problem(error.code, where, error.message)
-            return
-        if entry.seq != seq:
-            self.problem("wrong-seq", where, f"it carries seq {entry.seq}")
-        if entry.log != origin:
-            self.problem("wrong-log", where, "it names another log")
-        if (entry.kind == "log.open") != (seq == 0):
-            self.problem("log-open", where, "a log opens once, with its first entry")
-        if entry.kind == "log.open" and not self.keys:
-            self.keys.append(VerifierKey.parse(entry.body["vkey"]))
+    def key(self, entry: Entry) -> None:
+        """Follow the log's keys."""
         if entry.kind == "key.rotate":
             self.rotation(entry)
-        if entry.time < self.last and entry.kind != "clock.step":
-            self.problem("time-backwards", where, "earlier than the entry before, and no clock.step says why")
-        self.first = self.first or entry.time
-        self.last = entry.time
-        self.kinds[entry.kind] += 1
-        if self.visit:
-            self.visit(entry)
+        elif not self.keys:
+            self.keys.append(VerifierKey.parse(entry.body["vkey"]))
 
     def rotation(self, entry: Entry) -> None:
         """(6) The key before and the key after have signed that one follows the other."""
@@ -388,14 +406,14 @@ class _Run:
 
     def statement(self, entry: Entry) -> bytes | None:
         digest = entry.body.get("envelope_sha256")
-        return None if digest is None else self.folder.read_object(digest, MAX_ENVELOPE_BYTES)
+        return None if digest is None else self.reader.read_object(digest, MAX_ENVELOPE_BYTES)
 
     def check_claim(self, claim: _Claim, size: int) -> None:
         """(6) The tree that a rotation names is this log's, as it was then."""
 
         def read(tile: Tile) -> bytes:
             now = tile_at(size, tile.level, tile.index)
-            return cut_tile(now, self.folder.read_tile(now) or b"", tile.width)
+            return cut_tile(now, self.reader.read_tile(now) or b"", tile.width)
 
         try:
             root = root_from_tiles(read, claim.size)
@@ -404,21 +422,19 @@ class _Run:
         if root != claim.root:
             self.problem("wrong-root", claim.where, f"the root it names over {claim.size} is another log's")
 
-    def compare(self, tile: Tile, data: bytes) -> None:
-        """(3) The hash tile follows from the entries."""
-        stored = self.read(tile)
-        if stored is not None and stored != data:
-            self.problem("tile-mismatch", tile.path, "its hashes are not those of the entries")
-
-    def read(self, tile: Tile) -> bytes | None:
-        try:
-            stored = self.folder.read_tile(tile)
-        except DecodeError as error:
-            self.problem(error.code, tile.path, error.message)
-            return None
-        except OSError as error:
-            self.problem("unreadable", tile.path, error.strerror or "it cannot be read")
-            return None
-        if stored is None:
-            self.problem("missing", tile.path, "the file is not there")
-        return stored
+    def compare(self, tiles: Iterable[tuple[Tile, bytes]]) -> None:
+        """(3) The hash tiles follow from the entries; those of leaves were compared with their bundles."""
+        for tile, data in tiles:
+            if tile.level == 0:
+                continue
+            try:
+                stored = self.reader.read_tile(tile)
+            except DecodeError as error:
+                self.problem(error.code, tile.path, error.message)
+            except OSError as error:
+                self.problem("unreadable", tile.path, error.strerror or "it cannot be read")
+            else:
+                if stored is None:
+                    self.problem("missing", tile.path, "the file is not there")
+                elif stored != data:
+                    self.problem("tile-mismatch", tile.path, "its hashes are not those of the entries")

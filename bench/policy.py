@@ -17,6 +17,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from audit.note import COSIGNATURE, VerifierKey
 from bench.rig.turns import take_turns
 from bench.rows import Results, Row
 from policies.decide import decide
@@ -149,7 +150,7 @@ not_before = 2026-12-01T00:00:00+08:00
 expires = 2027-03-01T00:00:00+08:00
 timezone = "Asia/Shanghai"
 controller = "某市人力资源和社会保障局信息中心"
-defaults = {{ min_group_size = 10, release_requires = "checkpoint" }}
+defaults = {{ min_group_size = 10, release_requires = "cosigned" }}
 retention = {{ journal_days = 1095, release_days = 30, intermediate = "job-end" }}
 requesters = {{ bureau = {{ organisation = "data-bureau.gz.example", keys = ["{analyst}"] }} }}
 approvers = {{ dpo = {{ keys = ["{dpo}"] }}, owner = {{ keys = ["{owner}"] }} }}
@@ -231,6 +232,13 @@ def _roster() -> Roster:
                 sha256_digest(name.encode()),
                 "vkey",
                 b"\1" * 32,
+                (
+                    str(
+                        VerifierKey(
+                            f"{name}.gz.example/node-a/witness/1", COSIGNATURE, _public(f"{name} witness")
+                        )
+                    ),
+                ),
             )
             for name in names
         ),

@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import rfc8785
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journals import Place
 
 from audit import entries as entries_module
 from audit.entries import (
@@ -14,6 +16,7 @@ from audit.entries import (
     FIELDS,
     KINDS_BY_VERSION,
     VERSION,
+    Draft,
     Entry,
     PolicyRef,
     check_statement,
@@ -21,6 +24,7 @@ from audit.entries import (
     parse_time,
 )
 from audit.note import VerifierKey
+from audit.verify import verify_directory
 from protocols.encoding import canonical_json
 from protocols.errors import DecodeError, InputError
 
@@ -87,6 +91,12 @@ def entries(draw) -> Entry:
 def v1_reader(monkeypatch) -> None:
     """A reader of the time when v = 1 was all there was."""
     monkeypatch.setattr(entries_module, "KINDS_BY_VERSION", {1: KINDS_BY_VERSION[1]})
+
+
+@pytest.fixture
+def v2_reader(monkeypatch) -> None:
+    """A reader of the time when v = 2 was the newest."""
+    monkeypatch.setattr(entries_module, "KINDS_BY_VERSION", {v: KINDS_BY_VERSION[v] for v in (1, 2)})
 
 
 @pytest.mark.parametrize("v", KINDS_BY_VERSION)
@@ -179,9 +189,20 @@ def test_the_vectors_of_v2_hold_every_kind_and_key_that_is_new_in_it():
 
 
 @pytest.mark.parametrize("case", VECTORS_V2["bad"], ids=lambda c: c["why"])
-def test_a_bad_entry_of_v2_is_refused_at_the_step_that_must_fail(case):
+def test_a_bad_entry_of_v2_is_refused_at_the_step_that_must_fail(case, v2_reader):
     with pytest.raises(DecodeError) as caught:
         Entry.decode(case["entry"].encode())
+    assert caught.value.code == case["code"]
+
+
+@pytest.mark.parametrize("case", VECTORS_V2["bad"], ids=lambda c: c["why"])
+def test_what_a_reader_of_v2_refused_is_refused_still_unless_it_was_the_future(case):
+    data = case["entry"].encode()
+    if case["why"] == FUTURE:
+        assert Entry.decode(data).v == 3
+        return
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(data)
     assert caught.value.code == case["code"]
 
 
@@ -223,6 +244,142 @@ def test_other_bytes_are_another_entry_or_none(entry, data):
         return
     assert decoded != entry
     assert decoded.encode() == changed
+
+
+def outcome(decode, data: bytes) -> Entry | tuple[str, str]:
+    try:
+        return decode(data)
+    except DecodeError as error:
+        return error.code, error.message
+
+
+SPELLINGS = st.sampled_from(
+    [
+        (b'"seq":', b'"seq": '),
+        (b'"v":', b'"v":0'),
+        (b'"attempt":', b'"attempt":-'),
+        (b'"attempt":0', b'"attempt":0.0'),
+        (b'"attempt":1', b'"attempt":1e0'),
+        (b'"job"', b'"\\u006aob"'),
+        (b'"body":{', b'"body":{"a":1.5,'),
+        (b'"body":{', b'"body":{"rows":18446744073709551616,'),
+        (b'"body":{', b'"body":{"rows":100000.0,'),
+        (b'"body":{', b'"body":{"\xe5\x88\x97":[[[[]]]],'),
+        (b'"kind"', b'"kind":"clock.step","kind"'),
+        (b"}", b',"z":null}'),
+        (b'"refs":[]', b'"refs":null'),
+        (b'"policy":null', b'"policy":{"rule":""}'),
+        (b'"actor":""', b'"actor":"\xed\xa0\x80"'),
+        (b'"actor":""', b'"actor":null'),
+        (b"{", b"\xef\xbb\xbf{"),
+        (b"sha256:", b"sha256\x00"),
+    ]
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=200)
+@given(entries(), st.data())
+def test_the_fast_way_to_read_an_entry_says_what_the_strict_one_says(entry, data):
+    original = entry.encode()
+    strict = Entry._decode_strictly
+    assert outcome(Entry.decode, original) == strict(original) == Entry.reread(original) == entry
+    assert canonical_json(entry._document()) == original
+    if data.draw(st.booleans()):
+        changed = original.replace(*data.draw(SPELLINGS), 1)
+    else:
+        at = data.draw(st.integers(0, len(original)))
+        cut = data.draw(st.integers(0, 2))
+        changed = original[:at] + data.draw(st.binary(max_size=2)) + original[at + cut :]
+    assert outcome(Entry.decode, changed) == outcome(strict, changed)
+
+
+@pytest.mark.parametrize("case", [*VECTORS["bad"], *VECTORS_V2["bad"]], ids=lambda c: c["why"])
+def test_both_ways_refuse_the_published_bad_entries_alike(case):
+    data = case["entry"].encode()
+    assert outcome(Entry.decode, data) == outcome(Entry._decode_strictly, data)
+
+
+class Text(str):
+    """Text that is not quite a str."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("origin", ['a"b', "a\\b", "a\x7fb", "民政/𝔸", Text("plain")])
+def test_what_the_fast_encoder_is_not_sure_of_is_written_by_the_reference(origin):
+    entry = Entry(origin, 1, "2026-12-01T08:00:00.000Z", "clock.step", "", 0, None, "", {}, ())
+    data = entry.encode()
+    assert data == rfc8785.dumps(entry._document())
+    assert Entry.decode(data) == entry
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(entries())
+def test_a_draft_in_its_place_is_the_entry(entry):
+    draft = Draft.of(
+        log=entry.log,
+        kind=entry.kind,
+        body=entry.body,
+        job=entry.job,
+        attempt=entry.attempt,
+        policy=entry.policy,
+        actor=entry.actor,
+        refs=entry.refs,
+        v=entry.v,
+    )
+    assert draft.at(entry.seq, entry.time) == entry.encode()
+
+
+def longest(surplus: int) -> dict:
+    """What an entry of 65,535 bytes at the longest place says, and `surplus` bytes more."""
+    lists = [key for key in sorted(ENTRY_KINDS["job.refused"].optional) if FIELDS[key] is FIELDS["columns"]]
+    said = {
+        "log": "police.gz.example/node-a/journal/1",
+        "kind": "job.refused",
+        "job": DIGEST,
+        "refs": [DIGEST] * 64,
+        "body": {"code": "no-rule"} | {key: [] for key in lists},
+    }
+    empty = len(Draft.of(**said).at(2**53 - 1, "9999-12-31T23:59:59.999Z"))
+    room = 65_535 + surplus - empty
+    for key in lists:
+        while room and len(said["body"][key]) < 64:
+            comma = 1 if said["body"][key] else 0
+            length = min(200, room - 2 - comma)
+            left = room - length - 2 - comma
+            if 0 < left < 4:
+                length -= 4  # else what is left could not be a name
+            said["body"][key].append("x" * length)
+            room -= length + 2 + comma
+    assert room == 0
+    return said
+
+
+def test_an_entry_has_at_most_65_535_bytes_at_the_longest_place():
+    draft = Draft.of(**longest(0))
+    data = draft.at(2**53 - 1, "9999-12-31T23:59:59.999Z")
+    assert len(data) == 65_535
+    assert Entry.decode(data).encode() == data
+    with pytest.raises(DecodeError) as caught:
+        Draft.of(**longest(1))
+    assert caught.value.code == "too-long"
+    longer = data.replace(b'"attempt":0', b'"attempt":10')
+    assert len(longer) == 65_536
+    assert outcome(Entry.decode, longer)[0] == "too-long"
+
+
+def test_a_journal_keeps_the_longest_entry_and_refuses_a_longer_one(tmp_path):
+    place = Place(tmp_path)
+    said = longest(0)
+    named = {"kind": said["kind"], "body": said["body"], "job": said["job"], "refs": said["refs"]}
+    with place.open() as journal:
+        seq = journal.record(**named)
+        with pytest.raises(DecodeError) as caught:
+            journal.record(**(named | {"attempt": 10}))
+        assert (seq, caught.value.code, journal.size) == (1, "too-long", 2)
+    assert verify_directory(place.directory, [place.vkey]).ok
+    with place.open() as journal:
+        assert next(journal.entries(1)).body == said["body"]
 
 
 @pytest.mark.parametrize("identifier", IDENTIFIERS)

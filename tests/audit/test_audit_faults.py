@@ -11,9 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from test_audit_cosigned_journal import ALICE, NAMES
 
 from audit.folder import Folder
 from audit.log import Journal
+from audit.note import Checkpoint, Note
 from audit.verify import verify_directory
 from protocols.errors import MinshuError, StateConflict
 
@@ -123,6 +125,79 @@ def test_a_killed_journal_starts_again_to_the_same_root(place, oracle, kill_at):
         tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'spent'").fetchall()
     assert bool(tables) == (committed == 257)
     assert journal.record("job.refused", {"code": "no-rule"}, job=JOB) == committed
+
+
+COSIGNING = (
+    KILLED.partition("journal = place.open")[0]
+    + """
+from audit.note import Note
+from test_audit_cosigned_journal import ALICE
+
+journal = place.open(Killed)
+place.fill(journal, 3)
+text = Note.decode(journal.checkpoint()).text
+journal.add_cosignatures(text, [ALICE.line(text)], quorum=True)
+place.fill(journal, 3)
+text = Note.decode(journal.checkpoint()).text
+if sys.argv[3] == "late":
+    place.fill(journal, 3)
+steps = 0
+journal.add_cosignatures(text, [ALICE.line(text)], quorum=True)
+print("steps", steps)
+"""
+)
+
+# Of the newest checkpoint: it is written and flushed, then its copy with a quorum. Of an earlier one: its
+# copy, then the old one. What stands in the folder after so many steps: size of the newest, whether with
+# cosignatures, size of the one with a quorum, of the old one.
+COSIGNING_STEPS = {
+    ("newest", 0): (7, False, 4, 4),
+    ("newest", 1): (7, True, 4, 4),
+    ("newest", 3): (7, True, 4, 4),
+    ("newest", 4): (7, True, 7, 4),
+    ("late", 0): (10, False, 4, 4),
+    ("late", 1): (10, False, 7, 4),
+    ("late", 3): (10, False, 7, 4),
+    ("late", 4): (10, False, 7, 7),
+}
+
+
+@pytest.mark.parametrize(("which", "kill_at"), COSIGNING_STEPS)
+def test_a_process_killed_around_its_cosignatures_keeps_what_was_durable(place, which, kill_at):
+    done = subprocess.run(
+        [sys.executable, "-c", COSIGNING, str(place.home), str(kill_at), which],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    size, lines, cosigned, old = COSIGNING_STEPS[which, kill_at]
+
+    def found() -> tuple[int, bool, int, int]:
+        notes = [Note.decode((place.directory / name).read_bytes()) for name in NAMES]
+        sizes = [Checkpoint.decode(note.text).size for note in notes]
+        return sizes[0], len(notes[0].signatures) > 1, sizes[1], sizes[2]
+
+    assert found() == (size, lines, cosigned, old)
+    assert verify_directory(place.directory, [place.vkey]).ok
+    with place.open() as journal:
+        assert (journal.published, journal.cosigned_size) == (size, cosigned)
+        # The old one is brought up to date, and nothing that a witness signed is lost.
+        assert found() == (size, lines, cosigned, 7 if which == "late" and cosigned == 7 else 4)
+        text = Note.decode((place.directory / "checkpoint").read_bytes()).text
+        journal.add_cosignatures(text, [ALICE.line(text)], quorum=True)
+        assert found() == (size, True, size, cosigned if cosigned < size else 4)
+
+
+def test_the_steps_around_cosignatures_are_all_there_is(tmp_path):
+    for which in ("newest", "late"):
+        done = subprocess.run(
+            [sys.executable, "-c", COSIGNING, str(tmp_path / which), "99", which],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stdout, done.returncode) == ("steps 6\n", 0), done.stderr
 
 
 class Failing(Folder):
@@ -478,7 +553,7 @@ def test_damage_found_while_running_stops_reading(place):
 
 
 def test_a_database_locked_by_a_stranger_is_reported_not_waited_for_without_end(place, monkeypatch):
-    monkeypatch.setattr("audit.log._BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("audit.rows.BUSY_TIMEOUT_S", 0.05)
     journal = place.open()
     stranger = sqlite3.connect(place.database, isolation_level=None)
     stranger.execute("BEGIN IMMEDIATE")

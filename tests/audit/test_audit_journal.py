@@ -55,9 +55,8 @@ def test_the_bytes_on_disk_are_the_published_format_of_v1(place, monkeypatch):
     for kind, body in GOLDEN["records"]:
         journal.record(kind, body, job=GOLDEN["job"] if kind.startswith("job.") else "")
     assert journal.vkey == GOLDEN["vkey"]
-    assert {path: data.hex() for path, data in place.files().items() if path != "checkpoint"} == GOLDEN[
-        "files"
-    ]
+    files = {path: data.hex() for path, data in place.files().items() if "checkpoint" not in path}
+    assert files == GOLDEN["files"]
     assert place.files()["checkpoint"].decode() == GOLDEN["checkpoint"]
 
 
@@ -76,6 +75,7 @@ def test_files_and_root_follow_the_entries_at_every_edge_of_a_tile(size, place, 
     for tile in tiles(size):
         assert len(split_tile(tile, folder.read_tile(tile))) == tile.width
     wanted = {tile.path for tile in [*bundles, *tiles(size)]} | {"checkpoint"}
+    wanted |= {"checkpoint.old"} if size > 1 else set()
     # Partial tiles of earlier checkpoints stay until the full one stands.
     older = {path for path in place.files() if ".p/" in path} - wanted
     assert set(place.files()) - older == wanted
@@ -86,11 +86,12 @@ def test_files_and_root_follow_the_entries_at_every_edge_of_a_tile(size, place, 
 def test_files_and_root_follow_the_entries_at_the_third_level(place, oracle):
     journal = place.open()
     place.fill(journal, 65_535)
-    assert journal.root() == oracle(stored(place)) == checkpoint(place).root
+    assert journal.root() == oracle([entry.encode() for entry in journal.entries()]) == checkpoint(place).root
     journal.record("clock.step", {})
     assert verify_directory(place.directory, [place.vkey]).ok
     journal.close()
-    assert place.open().root() == oracle(stored(place))
+    journal = place.open()
+    assert journal.root() == oracle([entry.encode() for entry in journal.entries()])
 
 
 def test_partial_tiles_are_removed_once_the_full_tile_stands(place):
@@ -101,7 +102,11 @@ def test_partial_tiles_are_removed_once_the_full_tile_stands(place):
         f"tile/entries/000.p/{width}" for width in (1, 2, 3, 4)
     ]
     place.fill(journal, 252)
-    assert set(place.files()) == {"checkpoint", "tile/0/000", "tile/1/000.p/1", "tile/entries/000"}
+    assert {path for path in place.files() if path.startswith("tile")} == {
+        "tile/0/000",
+        "tile/1/000.p/1",
+        "tile/entries/000",
+    }
 
 
 def test_an_entry_carries_what_was_said_and_where_it_stands(place):

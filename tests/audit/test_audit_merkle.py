@@ -26,6 +26,7 @@ from audit.merkle import (
     verify_consistency,
     verify_inclusion,
 )
+from protocols.encoding import Reader
 from protocols.errors import DecodeError, SignatureInvalid
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "audit_merkle.json").read_text())
@@ -238,6 +239,39 @@ def test_bundles_round_trip_and_refuse_any_other_length(entries):
             decode_bundle(data[:-1], len(entries))
         bundle = Tile(ENTRIES, 0, len(entries))
         assert cut_tile(bundle, data, 1) == encode_bundle(entries[:1])
+
+
+def read_field_by_field(data: bytes, width: int) -> list[bytes] | str:
+    try:
+        reader = Reader(data)
+        entries = [reader.bytes16() for _ in range(width)]
+        reader.finish()
+    except DecodeError as error:
+        return error.code
+    return entries
+
+
+@given(st.lists(st.sampled_from([0, 0, 0, 1, 2, 3, 255]), max_size=14).map(bytes), st.integers(0, 5))
+def test_any_bytes_are_the_bundle_that_reading_field_by_field_gives_or_none(data, width):
+    try:
+        found = decode_bundle(data, width)
+    except DecodeError as error:
+        found = error.code
+    assert found == read_field_by_field(data, width)
+
+
+def test_a_full_tile_may_be_added_at_once(many):
+    one_by_one, at_once = TileBuilder(), TileBuilder()
+    for start in range(0, MANY - 256, 256):
+        leaves = many.levels[0][start : start + 256]
+        tiles_of_one = [tile for leaf in leaves for tile in one_by_one.add(leaf)]
+        filled = at_once.add_tile(merkle_root(leaves))
+        assert filled == [(tile, data) for tile, data in tiles_of_one if tile.level]
+    assert at_once.root() == one_by_one.root()
+    assert at_once.partial_tiles() == one_by_one.partial_tiles()
+    at_once.add(bytes(32))
+    with pytest.raises(ValueError):
+        at_once.add_tile(bytes(32))
 
 
 def test_a_bundle_is_big_endian_lengths_and_entries():

@@ -19,7 +19,7 @@ from end_to_end.c2sp import verified
 from journals import JOB, ORIGIN, Place, signer, statement
 
 from audit import log
-from audit.entries import Entry
+from audit.entries import VERSION, Entry
 from audit.folder import Folder
 from audit.log import Journal
 from audit.merkle import EMPTY_ROOT, ENTRIES, Tile, TileBuilder, encode_bundle, leaf_hash
@@ -80,7 +80,7 @@ def test_a_rotation_is_an_entry_and_a_statement_under_a_checkpoint_of_both_keys(
     assert journal.rotate(B, said) == 3
     (entry,) = journal.entries(3)
     assert (entry.v, entry.kind, entry.body) == (
-        2,
+        VERSION,
         "key.rotate",
         {
             "vkey": str(vkey(B)),
@@ -110,7 +110,8 @@ def test_from_then_on_the_new_key_signs_alone(place):
         assert signed_by(place) == [vkey(B)]
 
 
-def test_the_bytes_on_disk_are_the_published_format_of_v2(place):
+def test_the_bytes_on_disk_are_the_published_format_of_v2(place, monkeypatch):
+    monkeypatch.setattr(log, "VERSION", 2)
     journal = place.open_with(A)
     for kind, body in GOLDEN["records"]:
         journal.record(kind, body, job=JOB if kind.startswith("job.") else "")
@@ -119,6 +120,7 @@ def test_the_bytes_on_disk_are_the_published_format_of_v2(place):
     assert journal.vkey == GOLDEN["next_vkey"]
     files = place.files()
     assert files.pop("checkpoint").decode() == GOLDEN["checkpoint"]
+    assert b"\n3\n" in files.pop("checkpoint.old")
     assert {path: data.hex() for path, data in files.items()} == GOLDEN["files"]
     journal.record("clock.step", {})
     assert place.files()["checkpoint"].decode() == GOLDEN["next_checkpoint"]
@@ -156,7 +158,7 @@ def test_a_clock_that_ran_back_is_said_before_the_key_changes(place):
     assert codes(place) == set()
 
 
-def test_a_log_begun_under_v1_goes_on_under_v2_and_another_key(place, monkeypatch):
+def test_a_log_begun_under_v1_goes_on_under_the_newest_v_and_another_key(place, monkeypatch):
     monkeypatch.setattr(log, "VERSION", 1)
     with place.open_with(A) as journal:
         place.fill(journal, 300)
@@ -166,7 +168,7 @@ def test_a_log_begun_under_v1_goes_on_under_v2_and_another_key(place, monkeypatc
         place.rotate(journal, A, B)
     with place.open_with(B) as journal:
         journal.record("job.done", {"attempts": 2}, job=JOB)
-        assert [entry.v for entry in journal.entries()] == [1] * 301 + [2] * 3
+        assert [entry.v for entry in journal.entries()] == [1] * 301 + [VERSION] * 3
     assert codes(place) == codes(place, vkey(B)) == set()
 
 
@@ -789,11 +791,11 @@ def forge(
 ) -> None:
     """Publish a log of five entries whose fourth is this key.rotate, signed by `by`, whatever it says."""
     opened = Entry(
-        ORIGIN, 0, "2026-12-01T00:00:00.000Z", "log.open", "", 0, None, "", {"vkey": str(vkey(A))}, ()
+        ORIGIN, 0, "2026-12-01T00:00:00.000Z", "log.open", "", 0, None, "", {"vkey": str(vkey(A))}, (), v
     )
     refused = replace(opened, kind="job.refused", job=JOB, body={"code": "no-rule"})
     entries = [opened, *[replace(refused, seq=n) for n in range(1, 5)]]
-    entries[3] = replace(opened, seq=3, kind="key.rotate", body=body, v=v)
+    entries[3] = replace(opened, seq=3, kind="key.rotate", body=body)
     tree = TileBuilder()
     for entry in entries:
         tree.add(leaf_hash(entry.encode()))
@@ -814,7 +816,7 @@ def forge(
 def root_of_forged() -> bytes:
     """The root over the three entries before the rotation of `forge`."""
     opened = Entry(
-        ORIGIN, 0, "2026-12-01T00:00:00.000Z", "log.open", "", 0, None, "", {"vkey": str(vkey(A))}, ()
+        ORIGIN, 0, "2026-12-01T00:00:00.000Z", "log.open", "", 0, None, "", {"vkey": str(vkey(A))}, (), 2
     )
     refused = replace(opened, kind="job.refused", job=JOB, body={"code": "no-rule"})
     tree = TileBuilder()

@@ -343,14 +343,27 @@ def test_a_folder_that_is_not_there_is_an_input_error(place):
 
 
 def test_a_file_of_any_length_is_read_in_bounded_memory(closed, monkeypatch):
-    monkeypatch.setattr("audit.folder._MAX_BUNDLE_BYTES", 1000)
+    monkeypatch.setattr("audit.folder.MAX_BUNDLE_BYTES", 1000)
     assert "too-long" in codes(closed)
 
 
 def test_verification_needs_no_database(closed):
     closed.database.unlink()
     assert codes(closed) == set()
-    for module in ("verify", "cli"):
+    for module in ("verify", "replay", "cli"):
         source = (Path(log_module.__file__).parent / f"{module}.py").read_text()
         assert "sqlite" not in source
         assert "audit.log" not in source
+
+
+@pytest.mark.parametrize("last", [3, 256, 300])
+def test_no_entry_is_of_an_earlier_version_than_the_one_before(place, last):
+    opened, *rest = honest(place)
+    entries = [replace(opened, v=1), *(replace(rest[0], seq=n, v=2 if n < 200 else 3) for n in range(1, 301))]
+    write_log(place, [entry.encode() for entry in entries])
+    assert codes(place) == set()
+    entries = [replace(entry, v=3) for entry in entries]
+    entries[last] = replace(entries[last], v=2)
+    write_log(place, [entry.encode() for entry in entries])
+    verdict = verify_directory(place.directory, [place.vkey])
+    assert [(p.code, p.where) for p in verdict.problems] == [("version-went-back", f"entry {last}")]
