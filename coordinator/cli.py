@@ -104,10 +104,24 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("file", type=Path, nargs="?", metavar="FILE", help="print this draft or signed roster")
     show.set_defaults(call=_show)
 
+    journal = commands.add_parser("journal", help="begin a new journal where the old one cannot go on")
+    acts = journal.add_subparsers(required=True, metavar="STEP")
+    successor = acts.add_parser("successor", help="begin the next generation, after a restored backup")
+    successor.add_argument("--reason", required=True, metavar="CODE", help="such as restored-backup")
+    successor.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="the newest one that a witness keeps, if newer"
+    )
+    successor.set_defaults(call=_successor)
+
+    status = commands.add_parser("status", help="show whether it runs, and how far its journal is cosigned")
+    status.set_defaults(call=_status)
+
     usage = commands.add_parser("usage", help="show what every organisation has asked and spent")
     usage.set_defaults(call=_usage)
 
-    command.options(parser, init, run, token, invite, draft, sign, freshen, publish, show, usage)
+    command.options(
+        parser, init, run, token, invite, draft, sign, freshen, publish, show, successor, status, usage
+    )
     return parser
 
 
@@ -209,6 +223,7 @@ def _draft(arguments: argparse.Namespace) -> int:
     from coordinator.drafting import MAX_CARD_BYTES, Card, changes, draft, left_out, next_roots
     from coordinator.files import read_bounded, replace_file
     from policies.keyfile import load_public
+    from protocols.wire import RosterCoordinator
 
     home = _home(arguments)
     with _opened(home) as (store, registry):
@@ -223,6 +238,7 @@ def _draft(arguments: argparse.Namespace) -> int:
             without=arguments.without,
             days=arguments.days,
             now=_now(),
+            coordinator=RosterCoordinator(home.config.name, home.journal_vkey),
             rotations=rotations,
             keep_key=arguments.keep_key,
             readmit=arguments.readmit,
@@ -379,6 +395,61 @@ def _changes(before: "Roster | None", changed: list[str]) -> list[str]:
     return [f"against version {before.version}:", *(f"  {line}" for line in changed)]
 
 
+def _successor(arguments: argparse.Namespace) -> int:
+    from audit.note import MAX_NOTE_BYTES
+    from coordinator.drafting import named
+    from coordinator.files import read_bounded
+
+    home = _home(arguments)
+    known = read_bounded(arguments.checkpoint, MAX_NOTE_BYTES) if arguments.checkpoint else None
+    done = home.succeed_journal(arguments.reason, _now, known)
+    command.show(
+        arguments,
+        {
+            "journal_vkey": home.journal_vkey,
+            "generation": done.generation,
+            "before": done.before.origin,
+            "entries_before": done.before.size,
+            "kept": str(done.archive),
+        },
+        [
+            f"{home.journal_origin} follows {done.before.origin}, which had {done.before.size} entries",
+            f"journal   {named(home.journal_vkey)}",
+            f"kept      {done.archive}",
+            "nobody cosigns it before a roster lists it: minshu-coordinator roster draft",
+        ],
+    )
+    return command.OK
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from coordinator.witnessing import journal_status
+
+    home = _home(arguments)
+    with _opened(home) as (_, registry):
+        status = journal_status(home, registry.roster)
+    try:
+        addresses = home.listening()
+    except InputError:
+        addresses = {}
+    listening = f"public {addresses['public']}, nodes {addresses['nodes']}" if addresses else ""
+    needed = status.witnesses
+    command.show(
+        arguments,
+        {
+            "addresses": addresses,
+            "journal": status.origin,
+            "entries": status.size,
+            "cosigned": status.cosigned,
+            "cosigned_by": sorted(status.votes),
+            "quorum": needed.quorum if needed else 0,
+            "witnesses": sorted(needed.organisations) if needed else [],
+        },
+        [f"listening: {listening}" if listening else f"{home.config.name} is not running", *status.lines()],
+    )
+    return command.OK
+
+
 def _usage(arguments: argparse.Namespace) -> int:
     from coordinator.metering import usage_json, usage_lines
 
@@ -398,20 +469,26 @@ def _summary(roster: "Roster") -> dict[str, object]:
         "nodes": {node.name: key_id(node.identity_key) for node in roster.nodes},
         "analysts": {analyst.name: key_id(analyst.key) for analyst in roster.analysts},
         "journal_vkeys": {node.name: node.journal_vkey for node in roster.nodes},
+        "witness_vkeys": {node.name: list(node.witness_vkeys) for node in roster.nodes},
+        "coordinator": {roster.coordinator.name: roster.coordinator.journal_vkey}
+        if roster.coordinator
+        else {},
         "freshness_keys": [key_id(key) for key in roster.freshness_keys],
         "next_roots": [key_id(key) for key in roster.roots.keys] if roster.roots else [],
     }
 
 
 def _lines(roster: "Roster") -> list[str]:
-    from coordinator.drafting import hand_over
+    from coordinator.drafting import hand_over, named, node_lines
     from policies.keyfile import fingerprint
 
+    bureau = roster.coordinator
     return [
         f"roster {roster.collaboration} version {roster.version}, expires {roster.expires:%Y-%m-%d}",
         f"digest    {roster.digest}",
+        *([] if bureau is None else [f"journal   {named(bureau.journal_vkey)}"]),
         *(f"member    {o.name}  {o.title}" for o in roster.organisations),
-        *(f"node      {n.name}  {fingerprint(n.identity_key)}" for n in roster.nodes),
+        *(line for node in roster.nodes for line in node_lines(node)),
         *(f"analyst   {a.name}  {a.organisation}  {fingerprint(a.key)}" for a in roster.analysts),
         *(f"freshness {fingerprint(key)}" for key in roster.freshness_keys),
         *([] if roster.freshness_keys else ["freshness no key: the roster counts for 7 days after its date"]),

@@ -34,6 +34,7 @@ from protocols.wire import (
     NextRoots,
     Roster,
     RosterAnalyst,
+    RosterCoordinator,
     RosterNode,
     RosterOrganisation,
     organisation_of,
@@ -96,6 +97,7 @@ def draft(
     without: Iterable[str],
     days: int,
     now: datetime,
+    coordinator: RosterCoordinator | None = None,
     rotations: Iterable[StoredRotation] = (),
     keep_key: Iterable[str] = (),
     readmit: Iterable[str] = (),
@@ -117,6 +119,7 @@ def draft(
         without: nodes, analysts or whole organisations to leave out.
         days: how long the roster is valid.
         now: when it is issued.
+        coordinator: whose journal the nodes witness.
         rotations: identity keys that nodes announced; each is proposed in the place of the one before, the
             first one where there are several.
         keep_key: nodes whose announced key is not proposed: their line stays as it is.
@@ -188,6 +191,7 @@ def draft(
         analysts=tuple(kept_analysts),
         freshness_keys=tuple(freshness) or (current.freshness_keys if current else ()),
         roots=next_roots,
+        coordinator=coordinator,
     )
     # What root key holders sign is what every node will decode: a clash shows now.
     return Roster.decode(roster.encode())
@@ -248,6 +252,7 @@ def _enrolled(enrolment: Enrolment) -> RosterNode:
         enrolment.tls_spki_sha256,
         enrolment.journal_vkey,
         enrolment.recipient_key,
+        enrolment.witness_vkeys,
     )
 
 
@@ -262,7 +267,7 @@ def _check_readmitted(enrolment: Enrolment, given_up: Container[tuple[NodeName, 
 
 
 def _following(node: RosterNode, announced: Mapping[tuple[NodeName, bytes], bytes]) -> RosterNode:
-    """Return a node's line with the identity key that it announced."""
+    """Return a node's line with the identity key that it announced; log and witness keys stay."""
     key = node.identity_key
     seen = {key}
     while (following := announced.get((node.name, key))) is not None and following not in seen:
@@ -270,9 +275,8 @@ def _following(node: RosterNode, announced: Mapping[tuple[NodeName, bytes], byte
         seen.add(key)
     if key == node.identity_key:
         return node
-    return replace(
-        node, identity_key=key, journal_vkey=str(VerifierKey(f"{node.name}/journal/1", ED25519, key))
-    )
+    origin = VerifierKey.parse(node.journal_vkey).name
+    return replace(node, identity_key=key, journal_vkey=str(VerifierKey(origin, ED25519, key)))
 
 
 def next_roots(keys: Sequence[bytes], threshold: int) -> NextRoots | None:
@@ -294,6 +298,7 @@ def changes(before: Roster | None, after: Roster) -> list[str]:
     return [
         *_listed("organisation", _titles(before), _titles(after)),
         *_listed("node", _nodes(before), _nodes(after)),
+        *_listed("coordinator", _coordinator(before), _coordinator(after)),
         *_listed("analyst", _analysts(before), _analysts(after)),
         *_listed(
             "freshness key", *({fingerprint(k): {} for k in one.freshness_keys} for one in (before, after))
@@ -304,6 +309,20 @@ def changes(before: Roster | None, after: Roster) -> list[str]:
         if after.roots is None
         else []
     )
+
+
+def node_lines(node: RosterNode) -> list[str]:
+    """Return the lines on a node's keys that people compare.
+
+    Its log has the identity key and is of generation 1, or a line says which log it is.
+    """
+    log = VerifierKey.parse(node.journal_vkey)
+    usual = VerifierKey(f"{node.name}/journal/1", ED25519, node.identity_key)
+    return [
+        f"node      {node.name}  {fingerprint(node.identity_key)}",
+        *([f"journal   {named(node.journal_vkey)}"] if log != usual else []),
+        *(f"witness   {named(vkey)}" for vkey in node.witness_vkeys),
+    ]
 
 
 def hand_over(roster: Roster) -> list[str]:
@@ -326,10 +345,27 @@ def _nodes(roster: Roster) -> dict[str, dict[str, str]]:
         n.name: {
             "identity key": fingerprint(n.identity_key),
             "TLS key": n.tls_spki_sha256,
+            "journal": named(n.journal_vkey),
             "key for sealed lists": fingerprint(n.recipient_key),
+            "witness key": named(*n.witness_vkeys[:1]),
+            "second witness key": named(*n.witness_vkeys[1:]),
         }
         for n in roster.nodes
     }
+
+
+def _coordinator(roster: Roster) -> dict[str, dict[str, str]]:
+    one = roster.coordinator
+    return {} if one is None else {one.name: {"journal": named(one.journal_vkey)}}
+
+
+def named(*vkeys: str) -> str:
+    """Return a vkey line's label and the fingerprint of its key, for people to compare; `none` for no line.
+
+    The label's key id has 32 bits, which a patient forger can hit; the fingerprint has all.
+    """
+    keys = [VerifierKey.parse(vkey) for vkey in vkeys]
+    return ", ".join(f"{key.label}  {fingerprint(key.public_key)}" for key in keys) or "none"
 
 
 def _analysts(roster: Roster) -> dict[str, dict[str, str]]:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -15,10 +16,12 @@ from protocols.errors import InputError, StateConflict
 from protocols.roots import MAX_ROOTS_BYTES, Roots
 
 if TYPE_CHECKING:
+    from audit.generations import Succession
     from coordinator.authority import Authority
     from protocols.envelope import KeySigner
 
 _ROOTS: Final = "roots.json"
+_KEPT: Final = re.compile(r"journal\.([1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,18 @@ class Home:
         return load_signer(self.identity)
 
     @property
+    def journal_generation(self) -> int:
+        """The number of the present journal: those before it are kept beside it, as `journal.<number>`."""
+        kept = (_KEPT.fullmatch(path.name) for path in self.path.glob("journal.*") if path.is_dir())
+        return 1 + max((int(found[1]) for found in kept if found), default=0)
+
+    @property
     def journal_origin(self) -> str:
         """The journal's name."""
-        return f"{self.config.name}/journal/1"
+        return self._origin(self.journal_generation)
+
+    def _origin(self, generation: int) -> str:
+        return f"{self.config.name}/journal/{generation}"
 
     @property
     def journal_vkey(self) -> str:
@@ -115,6 +127,34 @@ class Home:
         from audit.note import ED25519, VerifierKey
 
         return str(VerifierKey(self.journal_origin, ED25519, self.signer().public_key))
+
+    def succeed_journal(
+        self, reason: str, now: Callable[[], datetime], known: bytes | None = None
+    ) -> "Succession":
+        """Begin the journal's next generation; no coordinator may be running.
+
+        Args:
+            reason: a kebab-case code.
+            now: the clock.
+            known: a newer checkpoint of the present journal than the home has, as a witness keeps it.
+
+        Raises:
+            MinshuError: see `audit.generations.succeed`.
+        """
+        from audit.generations import succeed
+
+        signer, generation = self.signer(), self.journal_generation
+        return succeed(
+            self.journal,
+            self.journal_database,
+            origin_before=self._origin(generation),
+            origin_after=self._origin(generation + 1),
+            signer=signer.sign,
+            public_key=signer.public_key,
+            now=now,
+            reason=reason,
+            known_checkpoint=known,
+        )
 
     def authority(self) -> "Authority":
         """Return the CA.

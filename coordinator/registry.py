@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
+
 from audit.entries import format_time
-from audit.note import ED25519, VerifierKey
+from audit.note import COSIGNATURE, ED25519, ML_DSA_44, VerifierKey
 from coordinator.handout import PEM
 from coordinator.requests import MAX_AGE, MAX_REQUEST_BYTES, NONCE_MEMORY, Request
 from coordinator.store import Enrolment, Entry, Store, StoredRoster, StoredRotation, Token
 from protocols import succession
-from protocols.encoding import decode_json, sha256_digest
+from protocols.encoding import canonical_json, decode_json, sha256_digest
 from protocols.envelope import (
     ADMISSION,
     CATALOGUE,
@@ -28,6 +31,7 @@ from protocols.envelope import (
     EXPLAIN,
     JOB,
     OUTCOME,
+    RECEIPT,
     RELEASE,
     REQUEST,
     ROTATION,
@@ -36,17 +40,20 @@ from protocols.envelope import (
     decode_envelope,
     key_id,
     verify,
+    verify_signature,
 )
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
 from protocols.ids import Digest, JobId, KeyId, NodeName
 from protocols.roots import Roots
 from protocols.succession import CLOCK_TOLERANCE, Trusted
 from protocols.wire import (
+    MAX_WITNESS_VKEYS,
     Admission,
     Fields,
     Freshness,
     JobSpec,
     Outcome,
+    Receipt,
     ReleaseNote,
     Roster,
     RosterAnalyst,
@@ -65,11 +72,19 @@ MAX_CATALOGUE_BYTES: Final = 512 << 10
 MAX_JOB_ENVELOPE_BYTES: Final = 512 << 10
 MAX_OUTCOME_BYTES: Final = 8 << 10
 MAX_ROTATION_BYTES: Final = 8 << 10
+MAX_RECEIPT_BYTES: Final = 16 << 10
 MAX_BETWEEN_BYTES: Final = 1 << 20
 """Rosters in between that one answer carries; who lacks more asks again."""
 
 MAX_REFUSED_ROTATIONS: Final = 4
 """Announcements kept beside the one that stands; more are refused without a trace."""
+
+ENROLMENT_SCHEMA: Final = "minshu-enrolment/2"
+
+_VKEY: Final = re.compile(r"[^\s+]{1,200}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{4,1800}={0,2}")
+_PROOF: Final = re.compile(r"(?:[0-9a-f]{2}){64,2420}")
+_GENERATION: Final = re.compile(r"[1-9][0-9]{0,5}")
+_WITNESS_TYPES: Final = (COSIGNATURE, ML_DSA_44)
 
 NODE_NAME: Final = re.compile(
     r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?/[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?"
@@ -78,7 +93,11 @@ NODE_NAME: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentRequest:
-    """What a node says of itself when it enrols. `minshu-enrolment/1`."""
+    r"""What a node says of itself when it enrols. `minshu-enrolment/2`.
+
+    `witness_proofs` are signatures by the keys of `witness_vkeys`, in their order, over `proven`:
+    `minshu-enrolment/2\0` ‖ SHA-256(the canonical payload without them).
+    """
 
     node: NodeName
     csr: str
@@ -87,6 +106,9 @@ class EnrolmentRequest:
     recipient_key: bytes
     suite: int
     token_sha256_prefix: str
+    witness_vkeys: tuple[str, ...]
+    witness_proofs: tuple[bytes, ...]
+    proven: bytes
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
@@ -95,8 +117,10 @@ class EnrolmentRequest:
         Raises:
             DecodeError: with the field that is wrong.
         """
-        f = Fields(decode_json(payload, limit=MAX_ENROLMENT_BYTES), "enrolment")
-        f.schema("minshu-enrolment/1")
+        plain = decode_json(payload, limit=MAX_ENROLMENT_BYTES)
+        f = Fields(plain, "enrolment")
+        f.schema(ENROLMENT_SCHEMA)
+        stated = canonical_json({name: value for name, value in plain.items() if name != "witness_proofs"})
         result = cls(
             node=NodeName(f.text("node", NODE_NAME)),
             csr=f.text("csr", PEM, limit=8192),
@@ -105,9 +129,22 @@ class EnrolmentRequest:
             recipient_key=bytes.fromhex(f.text("recipient_key", re.compile(r"(?:[0-9a-f]{2})*"), limit=8192)),
             suite=f.count("suite", minimum=1, maximum=255),
             token_sha256_prefix=f.text("token_sha256_prefix", re.compile(r"[0-9a-f]{8}")),
+            witness_vkeys=_witness_lines(f, "witness_vkeys", _VKEY),
+            witness_proofs=tuple(map(bytes.fromhex, _witness_lines(f, "witness_proofs", _PROOF))),
+            proven=f"{ENROLMENT_SCHEMA}\0".encode() + hashlib.sha256(stated).digest(),
         )
         f.finish()
         return result
+
+
+def _witness_lines(f: Fields, name: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
+    lines = f.items(name, maximum=MAX_WITNESS_VKEYS)
+    if not lines or not all(isinstance(line, str) and pattern.fullmatch(line) for line in lines):
+        raise DecodeError(
+            f"enrolment.{name} is not a list of 1 or {MAX_WITNESS_VKEYS} lines of the expected form",
+            code="bad-field",
+        )
+    return tuple(lines)
 
 
 class Registry:
@@ -244,13 +281,14 @@ class Registry:
             "version": roster.version,
             "sha256": roster.digest,
             "signers": list(succession.signers(before, envelope)),
+            "envelope_sha256": sha256_digest(envelope),
         }
         if roster.previous is not None:
             body["previous"] = roster.previous
         self._store.publish(
             StoredRoster(roster.version, roster.digest, envelope),
             roster.previous,
-            [Entry("roster.published", body)],
+            [Entry("roster.published", body, objects=(envelope,))],
         )
         self.refresh()
         return roster
@@ -277,7 +315,7 @@ class Registry:
             "expires": format_time(succession.fresh_until(roster, statement)),
         }
         if not self._store.put_freshness(
-            statement.version, statement.issued, envelope, [Entry("roster.fresh", body)]
+            statement.version, statement.issued, envelope, [Entry("roster.fresh", body, objects=(envelope,))]
         ):
             raise _as_new(roster)
         self.refresh()
@@ -307,8 +345,9 @@ class Registry:
 
         (1) Bounded, and an enrolment. (2) The token is known, this node's, and keyed the mac over the very
         bytes received. (3) The identity key signed them. (4) The TLS key signed its certificate request.
-        (5) Journal and recipient keys fit. (6) The token is unused: the store uses it up and keeps the keys
-        in one transaction.
+        (5) Journal and recipient keys fit. (6) The witness keys are the node's, apart from its identity key,
+        and each made its proof. (7) The token is unused: the store uses it up and keeps the keys in one
+        transaction.
 
         Raises:
             DecodeError, Refused, SignatureInvalid, InputError: which of them does not hold.
@@ -344,8 +383,7 @@ class Registry:
         # (4)
         key = read_csr(asked.csr)
         # (5)
-        if asked.journal_vkey != str(VerifierKey(f"{asked.node}/journal/1", ED25519, asked.identity_key)):
-            raise InputError("the journal key is not the node's identity key", code="bad-vkey")
+        _check_journal_key(asked)
         if asked.suite != self._suite:
             raise InputError(
                 f"the node was made for suite {asked.suite}, this collaboration uses {self._suite}",
@@ -356,6 +394,8 @@ class Registry:
             asked.suite, asked.recipient_key, b"minshu/enrolment/1\0", b""
         )  # it is a key of the suite
         # (6)
+        _check_witness_keys(asked)
+        # (7)
         now = self._now()
         leaf = authority.node_leaf(asked.node, key, now)
         enrolment = Enrolment(
@@ -367,6 +407,7 @@ class Registry:
             suite=asked.suite,
             certificate_sha256=sha256_digest(leaf),
             enrolled=now,
+            witness_vkeys=asked.witness_vkeys,
         )
         entry = Entry(
             "node.enrolled",
@@ -557,6 +598,18 @@ class Registry:
             )
         return document.payload_digest
 
+    def receipt(self, node: NodeName, envelope: bytes) -> Receipt:
+        """Return what a node says of a release of its own.
+
+        Raises:
+            DecodeError, SignatureInvalid: not signed by the node, or about another's.
+        """
+        receipt = Receipt.decode(self._signed_by(node, RECEIPT, envelope, MAX_RECEIPT_BYTES).payload)
+        origin, _, generation = receipt.log.rpartition("/journal/")
+        if receipt.node != node or origin != node or not _GENERATION.fullmatch(generation):
+            raise SignatureInvalid("the receipt is about another node's release", code="wrong-subject")
+        return receipt
+
     def node_outcome(self, node: NodeName, envelope: bytes) -> Outcome:
         """Return an outcome that a node files.
 
@@ -711,6 +764,46 @@ class Registry:
         # (6)
         job_type(spec.job_type).check(spec)
         return spec, analyst, JobId(document.payload_digest)
+
+
+def _check_journal_key(asked: EnrolmentRequest) -> None:
+    """Check that the journal's key is the identity key, in any generation of the node's log."""
+    origin = asked.journal_vkey.partition("+")[0]
+    name, _, generation = origin.rpartition("/journal/")
+    if (
+        name != asked.node
+        or not _GENERATION.fullmatch(generation)
+        or asked.journal_vkey != str(VerifierKey(origin, ED25519, asked.identity_key))
+    ):
+        raise InputError("the journal key is not the node's identity key", code="bad-vkey")
+
+
+def _check_witness_keys(asked: EnrolmentRequest) -> None:
+    keys = [VerifierKey.parse(line) for line in asked.witness_vkeys]
+    if [(key.name, key.type) for key in keys] != [
+        (f"{asked.node}/witness/1", kind) for kind in _WITNESS_TYPES[: len(keys)]
+    ] or keys[0].public_key == asked.identity_key:
+        raise InputError(
+            f"the witness keys are not those of {asked.node}/witness/1, an Ed25519 key and then perhaps an"
+            " ML-DSA-44 one, apart from the identity key",
+            code="bad-vkey",
+        )
+    if len(keys) != len(asked.witness_proofs) or not all(
+        _made(key, proof, asked.proven) for key, proof in zip(keys, asked.witness_proofs, strict=True)
+    ):
+        raise SignatureInvalid(
+            "a witness key did not sign the enrolment", code="no-proof-of-possession", hint="enrol again"
+        )
+
+
+def _made(key: VerifierKey, proof: bytes, message: bytes) -> bool:
+    if key.type == COSIGNATURE:
+        return verify_signature(key.public_key, proof, message)
+    try:
+        MLDSA44PublicKey.from_public_bytes(key.public_key).verify(proof, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def _content(stored: StoredRoster) -> Roster:

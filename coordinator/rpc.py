@@ -16,7 +16,7 @@ import grpc
 from coordinator.lifecycle import JobState, RunState
 from coordinator.metering import rho_text
 from coordinator.store import JobRecord, StoredOutcome, StoredRelease, Usage
-from minshu.v1 import jobs_pb2, relay_pb2
+from minshu.v1 import audit_pb2, jobs_pb2, relay_pb2
 from protocols.errors import (
     DecodeError,
     InputError,
@@ -36,6 +36,7 @@ MAX_PIECE_BYTES: Final = 1 << 20
 MAX_ATTEMPT: Final = 1 << 20
 MAX_LIVE: Final = 1024
 MAX_TEXT: Final = 2048
+MAX_NAME: Final = 200
 _MAX_COUNT: Final = 2**64 - 1
 
 CODE_KEY: Final = "minshu-code"
@@ -237,8 +238,26 @@ class KeyRotation:
     rotation: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A letter as a node handed it in: `to` is whom it is for, `plain` what is passed on."""
+
+    id: str
+    to: NodeName
+    plain: audit_pb2.Letter
+
+
 Message = (
-    Hello | Answer | AdmittedMessage | Progress | RunEnd | Piece | Explained | OutcomeFiled | KeyRotation
+    Hello
+    | Answer
+    | AdmittedMessage
+    | Progress
+    | RunEnd
+    | Piece
+    | Explained
+    | OutcomeFiled
+    | KeyRotation
+    | Letter
 )
 
 
@@ -275,6 +294,8 @@ def read_control(message: relay_pb2.ControlRequest) -> Message:
             return OutcomeFiled(message.outcome.outcome)
         case "rotation":
             return KeyRotation(message.rotation.rotation)
+        case "letter":
+            return _letter(message.letter)
     raise DecodeError(
         "the node sent a message of an unknown kind",
         code="unknown-message",
@@ -311,7 +332,7 @@ def _hello(hello: relay_pb2.Hello) -> Hello:
             code="unknown-version",
             hint="coordinator and node are of different versions; update the older one",
         )
-    if len(hello.live) > MAX_LIVE or len(hello.node) > 200:
+    if len(hello.live) > MAX_LIVE or len(hello.node) > MAX_NAME:
         raise _bad("a hello names too many attempts or too long a node")
     live = frozenset(read_attempt(attempt) for attempt in hello.live)
     return Hello(NodeName(hello.node), hello.roster_version, hello.catalogue, live)
@@ -325,6 +346,14 @@ def _ended(ended: relay_pb2.RunEnded) -> RunEnd:
     if state is not RunState.DONE and not ended.code:
         raise _bad("a run that did not finish has no reason code")
     return RunEnd(attempt, state, ended.code, _text(ended.sentence, MAX_TEXT), _text(ended.hint, MAX_TEXT))
+
+
+def _letter(letter: audit_pb2.Letter) -> Letter:
+    # Who sent it is what the connection proved, and never what it says.
+    if not _ID.fullmatch(letter.id) or getattr(letter, "from") or not 0 < len(letter.to) <= MAX_NAME:
+        raise _bad("a letter has no id of 32 hex digits, no addressee, or names its own sender")
+    letter.DiscardUnknownFields()  # type: ignore[attr-defined]  # the stubs lack it
+    return Letter(letter.id, NodeName(letter.to), letter)
 
 
 def _text(text: str, limit: int) -> str:
@@ -407,6 +436,14 @@ def explain(identifier: str, question: bytes) -> relay_pb2.ControlResponse:
 def filed(sha256: Digest) -> relay_pb2.ControlResponse:
     """Confirm a statement."""
     return relay_pb2.ControlResponse(filed=relay_pb2.StatementStored(sha256=sha256))
+
+
+def letter(sender: NodeName, plain: audit_pb2.Letter) -> relay_pb2.ControlResponse:
+    """Hand a letter to its addressee; `sender` is who handed it in."""
+    message = relay_pb2.ControlResponse(letter=plain)
+    message.letter.ClearField("to")
+    setattr(message.letter, "from", sender)  # a keyword of the language
+    return message
 
 
 def usage_row(usage: Usage) -> jobs_pb2.UsageRow:

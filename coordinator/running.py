@@ -33,7 +33,8 @@ async def serve(home: Home, ready: Callable[[dict[str, str]], None]) -> None:
     """Run the coordinator until SIGTERM or Ctrl-C; `ready` is told the addresses once both ports listen.
 
     Raises:
-        MinshuError: the home is incomplete or in use, or a port is taken.
+        MinshuError: the home is incomplete or in use, a port is taken, or the journal proved to be an older
+            copy of itself.
     """
     from coordinator.service import Coordinator
 
@@ -46,6 +47,11 @@ async def serve(home: Home, ready: Callable[[dict[str, str]], None]) -> None:
     try:
         await coordinator.start()
         ready({"public": coordinator.public_address, "nodes": coordinator.nodes_address})
-        await stop.wait()
+        ends = [asyncio.ensure_future(event.wait()) for event in (stop, coordinator.failed)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
     finally:
         await coordinator.stop()
+    if coordinator.error is not None:
+        raise coordinator.error

@@ -109,6 +109,10 @@ class Session(Protocol):
         """Queue a message; a stream that is not read in time is closed instead."""
         ...
 
+    def post(self, message: relay_pb2.ControlResponse, sender: NodeName) -> None:
+        """Queue a letter behind all other messages; where `sender` has too many there, it is dropped."""
+        ...
+
     def close(self, error: MinshuError) -> None:
         """End the stream with `error`."""
         ...
@@ -233,6 +237,7 @@ class Scheduler:
             },
             job=job_id,
             actor=spec.requester,
+            objects=(envelope,),
         )
         if self._store.add_job(record, [entry]):
             self._live[job_id] = record
@@ -430,6 +435,7 @@ class Scheduler:
             job=job.id,
             attempt=job.attempt,
             actor=outcome.by,
+            objects=(envelope,),
         )
         stored = StoredOutcome(sha256_digest(outcome.encode()), job.id, outcome.by, envelope, self._now())
         # (5)
@@ -487,6 +493,11 @@ class Scheduler:
             return
         self._store.put_catalogue(node, catalogue)
 
+    def session(self, node: NodeName) -> Session | None:
+        """Return a connected node's stream, None for any other."""
+        present = self._present.get(node)
+        return None if present is None else present.session
+
     def disconnected(self, node: NodeName, session: Session) -> None:
         """A node's stream is gone; nothing follows from it before the grace is over."""
         present = self._present.get(node)
@@ -495,11 +506,11 @@ class Scheduler:
             self._gone[node] = self._now()
 
     def heard(self, node: NodeName, message: rpc.Message) -> None:
-        """Take a node's message; `Piece` goes through `expect_release` and `release_stored`.
+        """Take a node's message, but no letter; `Piece` goes through `expect_release` and `release_stored`.
 
         A message that does not hold ends the run it is about: whoever sent it will not send a better one.
         """
-        if isinstance(message, rpc.Hello | rpc.Piece):
+        if isinstance(message, rpc.Hello | rpc.Piece | rpc.Letter):
             raise StateConflict("the message does not fit here", code="unexpected-message")
         if isinstance(message, rpc.Explained):
             self._explained(node, message)
@@ -919,12 +930,16 @@ def _recipients(record: JobRecord, *, directed: bool) -> set[Organisation]:
     """Return the organisations that receive a job's lists of class B, or its other releases."""
     from protocols.jobs import job_type
 
-    spec = JobSpec.decode(decode_envelope(record.envelope).payload)
+    spec = _spec(record)
     return {
         record.organisation if planned.recipient == REQUESTER else planned.recipient
         for planned in job_type(spec.job_type).releases(spec)
         if (planned.output_class is OutputClass.DIRECTED) == directed
     }
+
+
+def _spec(record: JobRecord) -> JobSpec:
+    return JobSpec.decode(decode_envelope(record.envelope).payload)
 
 
 def _awaited(spec: JobSpec) -> frozenset[Planned]:
@@ -953,6 +968,18 @@ def _entries(record: JobRecord, job: Job, effects: Iterable[Effect]) -> list[Ent
                     body["retry"] = True
                 entries.append(Entry(kind, body, job=job.id, attempt=attempt))
             case OpenRelay():
+                entries.append(
+                    Entry(
+                        "job.started",
+                        {
+                            "participants": sorted(run.node for run in job.runs),
+                            "roster_sha256": _spec(record).roster_digest,
+                        },
+                        job=job.id,
+                        attempt=job.attempt,
+                        objects=tuple(run.admission for run in job.runs),
+                    )
+                )
                 entries += [
                     Entry(
                         "peer.receipt",

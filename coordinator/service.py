@@ -6,14 +6,16 @@ no state of its own.
 """
 
 import asyncio
+import hashlib
 import hmac
 import json
 import logging
 import os
+import sqlite3
 import threading
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -26,13 +28,17 @@ from coordinator.calls import Calls, Context, answers, first_message
 from coordinator.config import Config
 from coordinator.files import replace_file
 from coordinator.home import Home
+from coordinator.letters import Letters
+from coordinator.receipts import Receipts
 from coordinator.registry import Registry
 from coordinator.relay import Relay
 from coordinator.releases import Releases, Upload
 from coordinator.scheduler import Scheduler
-from coordinator.store import Store
+from coordinator.store import DueEntry, Entry, Store
+from coordinator.witnessing import Witnessing
 from minshu.v1 import enrolment_pb2, enrolment_pb2_grpc, jobs_pb2, jobs_pb2_grpc, relay_pb2, relay_pb2_grpc
 from protocols.channel.frame import MAX_FRAME_BYTES
+from protocols.encoding import canonical_json, sha256_digest
 from protocols.errors import (
     DecodeError,
     InputError,
@@ -44,7 +50,7 @@ from protocols.errors import (
     Unreachable,
 )
 from protocols.ids import Digest, JobId, NodeName
-from protocols.wire import ReleaseNote, RosterAnalyst
+from protocols.wire import ReleaseNote, RosterAnalyst, organisation_of
 
 MAX_PUBLIC_MESSAGE: Final = 640 << 10
 """Bytes of one message on the public port: a job envelope of 512 KiB and its frame."""
@@ -64,10 +70,17 @@ STOP_GRACE_S: Final = 1.0
 
 _MAX_QUEUED: Final = 4096
 _MAX_QUEUED_BYTES: Final = 64 << 20
+_MAX_POSTED_BYTES: Final = 512 << 10
+"""Bytes of one sender's letters that wait for one node; a letter has at least 32."""
+
 _MAX_WATCHES: Final = 32
 _MAX_QUESTIONS: Final = 4
 _KEY_EXCHANGE: Final = b"X25519MLKEM768"
 _TLS: Final = b"TLSv1.3"
+
+_RECORDED_SCHEMA: Final = """CREATE TABLE IF NOT EXISTS recorded_entry (
+    id INTEGER NOT NULL, sha256 BLOB NOT NULL, PRIMARY KEY (id, sha256)) WITHOUT ROWID"""
+"""In the journal's database: due entries that the journal has, as far as the store may not know it yet."""
 
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
@@ -249,6 +262,8 @@ class ControlSession:
         self.spki = spki
         self._queue: deque[relay_pb2.ControlResponse] = deque()
         self._bytes = 0
+        self._letters: deque[tuple[NodeName, relay_pb2.ControlResponse]] = deque()
+        self._posted: Counter[NodeName] = Counter()
         self._wake = asyncio.Event()
         self._error: MinshuError | None = None
 
@@ -260,11 +275,35 @@ class ControlSession:
             self.close(Unreachable("the node does not read its control stream", code="slow-node"))
         self._wake.set()
 
+    def post(self, message: relay_pb2.ControlResponse, sender: NodeName) -> None:
+        """Queue a letter behind all other messages.
+
+        Each sender has a share of its own, so that none can take the others' or have the node cut off.
+        """
+        size = message.ByteSize()
+        if self._error is not None or self._posted[sender] + size > _MAX_POSTED_BYTES:
+            return
+        self._posted[sender] += size
+        self._letters.append((sender, message))
+        self._wake.set()
+
     def close(self, error: MinshuError) -> None:
         """End the stream with `error`."""
         self._error = self._error or error
         self._queue.clear()
+        self._letters.clear()
         self._wake.set()
+
+    def _next(self) -> relay_pb2.ControlResponse | None:
+        if self._queue:
+            message = self._queue.popleft()
+            self._bytes -= message.ByteSize()
+            return message
+        if not self._letters:
+            return None
+        sender, message = self._letters.popleft()
+        self._posted[sender] -= message.ByteSize()
+        return message
 
     async def pump(self, context: Context) -> None:
         """Write what is queued until the stream is closed.
@@ -273,9 +312,7 @@ class ControlSession:
             MinshuError: what it was closed with.
         """
         while True:
-            while self._queue and self._error is None:
-                message = self._queue.popleft()
-                self._bytes -= message.ByteSize()
+            while self._error is None and (message := self._next()) is not None:
                 await context.write(message)
             if self._error is not None:
                 raise self._error
@@ -341,16 +378,21 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
         self,
         scheduler: Scheduler,
         registry: Registry,
+        *,
         relay: Relay,
         releases: Releases,
         renewals: Renewals,
+        letters: Letters,
+        connected: Callable[[NodeName], None],
     ) -> None:
-        """Serve from these."""
+        """Serve from these; `connected` is told who has come."""
         self._scheduler = scheduler
         self._registry = registry
         self._relay = relay
         self._releases = releases
         self._renewals = renewals
+        self._letters = letters
+        self._connected = connected
         self._data_streams: dict[asyncio.Future[None], tuple[NodeName, Digest]] = {}
         self._roster = registry.roster_envelope
 
@@ -400,6 +442,7 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
         session = ControlSession(spki)
         try:
             self._scheduler.connected(node, session, hello)
+            self._connected(node)
             await _either(session.pump(context), self._listen(node, context))
         finally:
             self._scheduler.disconnected(node, session)
@@ -411,6 +454,8 @@ class NodeService(relay_pb2_grpc.NodeServiceServicer):
                 message = rpc.read_control(raw)
                 if isinstance(message, rpc.Piece):
                     await intake.take(message)
+                elif isinstance(message, rpc.Letter):
+                    await self._letters.take(node, message)
                 else:
                     self._scheduler.heard(node, message)
         finally:
@@ -514,11 +559,30 @@ class Coordinator:
             now=now,
             delete_bytes=self.releases.delete,
         )
+        self.letters = Letters(
+            self.config.name, self.scheduler.session, Receipts(self.registry, self.store).take
+        )
+        self.witnessing = Witnessing(
+            self._journal,
+            self.registry,
+            self.letters,
+            own=organisation_of(self.config.name),
+            now=now,
+            rolled_back=self._fail,
+        )
         self._nodes = NodeService(
-            self.scheduler, self.registry, self.relay, self.releases, Renewals(self._authority, now)
+            self.scheduler,
+            self.registry,
+            relay=self.relay,
+            releases=self.releases,
+            renewals=Renewals(self._authority, now),
+            letters=self.letters,
+            connected=self.witnessing.connected,
         )
         self._servers: list[grpc.aio.Server] = []
-        self._housekeeping: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.error: StateConflict | None = None
+        self.failed = asyncio.Event()
         self.public_address = ""
         self.nodes_address = ""
 
@@ -528,6 +592,8 @@ class Coordinator:
         Raises:
             InputError: a port cannot be listened on.
         """
+        self.record_due()
+        self._carry_over()
         self.scheduler.restore()
         public = grpc.aio.server(
             options=(*_OPTIONS, ("grpc.max_receive_message_length", MAX_PUBLIC_MESSAGE)),
@@ -561,7 +627,7 @@ class Coordinator:
         self._servers = [public, nodes]
         for server in self._servers:
             await server.start()
-        self._housekeeping = asyncio.create_task(self._keep_house())
+        self._tasks = [asyncio.create_task(self._keep_house()), asyncio.create_task(self.witnessing.run())]
         addresses = {"public": self.public_address, "nodes": self.nodes_address, "pid": os.getpid()}
         replace_file(self.home.addresses, json.dumps(addresses, indent=2).encode() + b"\n")
         _log.info("listening: public %s, nodes %s", self.public_address, self.nodes_address)
@@ -569,17 +635,22 @@ class Coordinator:
     async def stop(self) -> None:
         """Stop listening, write the journal's last entries, let go of the home."""
         self.home.addresses.unlink(missing_ok=True)
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._housekeeping
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self.scheduler.shut_down()
         await asyncio.gather(*(server.stop(STOP_GRACE_S) for server in self._servers))
         self.close()
 
+    def _fail(self, error: StateConflict) -> None:
+        """End the program with `error`: whoever runs it waits for `failed`."""
+        self.error = self.error or error
+        self.failed.set()
+
     def close(self) -> None:
-        """Write the journal's last entries and let go of the home."""
-        self.record_due()
+        """Write the journal's last entries, unless it proved to be the wrong one; let go of the home."""
+        if self.error is None:
+            self.record_due()
         self.store.close()
         self._journal.close()
 
@@ -591,37 +662,83 @@ class Coordinator:
                 self.registry.refresh()
                 self._nodes.roster_changed()
                 self.scheduler.roster_changed()
+                self.witnessing.roster_changed()
                 self.scheduler.tick()
                 if clock() - cleaned >= CLEAN_S:
                     cleaned = clock()
                     self.scheduler.clean()
-                await asyncio.to_thread(self.record_due)
+                if self.error is None:
+                    await asyncio.to_thread(self.record_due)
             except Exception:  # noqa: BLE001  # the outermost loop: a full disk must not end the program
                 _log.exception("housekeeping failed; it is tried again")
                 await asyncio.sleep(1)
             await asyncio.sleep(TICK_S)
 
     def record_due(self) -> None:
-        """Write due entries to the journal, each once; what a crash cuts short is written again."""
-        for due in self.store.due_entries():
-            entry = due.entry
-            if entry.kind == "job.submitted":
-                record = self.store.job(JobId(entry.job))
-                if record is not None:
-                    self._journal.put_object(record.envelope)
-            try:
-                self._journal.record(
-                    entry.kind, entry.body, job=entry.job, attempt=entry.attempt, actor=entry.actor
-                )
-            except StateConflict as conflict:
-                if conflict.code != "journal-unpublished":
-                    raise
-                # It is in the journal, though no checkpoint covers it yet; the next one will.
-            except DecodeError:
-                # It stays due: the fault is ours, and the others must not wait for its mending.
-                _log.exception("an entry of kind %s is not one the journal accepts", entry.kind)
-                continue
-            self.store.recorded(due.id)
+        """Write due entries to the journal, each once: also where a crash comes between journal and store."""
+        after = 0
+        while due := self.store.due_entries(after):
+            after = due[-1].id
+            for number in self._record(due):
+                self.store.recorded(number)
+
+    def _carry_over(self) -> None:
+        """State again the published rosters that this generation of the journal does not hold."""
+        for stored in self.store.rosters_after(0):
+            digest = sha256_digest(stored.envelope)
+            if self._journal.get_object(digest) is None:
+                body = {
+                    "version": stored.version,
+                    "sha256": stored.digest,
+                    "envelope_sha256": digest,
+                    "code": "carried-over",
+                }
+                self.store.add_entry(Entry("roster.published", body, objects=(stored.envelope,)))
+
+    def _record(self, due: Sequence[DueEntry]) -> list[int]:
+        """Append these entries in one transaction; return the ids of those that stand there then."""
+        for one in due:
+            for data in one.entry.objects:
+                self._journal.put_object(data)
+        there: list[int] = []
+        try:
+            with self._journal.transaction() as connection:
+                connection.execute(_RECORDED_SCHEMA)
+                # What is before the first due entry, the store has forgotten.
+                connection.execute("DELETE FROM recorded_entry WHERE id < ?", (due[0].id,))
+                for one in due:
+                    try:
+                        self._append_once(connection, one)
+                    except DecodeError:
+                        # It stays due: the fault is ours, and the others must not wait for its mending.
+                        _log.exception("an entry of kind %s is not one the journal accepts", one.entry.kind)
+                        continue
+                    there.append(one.id)
+        except StateConflict as conflict:
+            if conflict.code != "journal-unpublished":
+                raise
+            # They are in the journal, though no checkpoint covers them yet; the next one will.
+        return there
+
+    def _append_once(self, connection: sqlite3.Connection, due: DueEntry) -> None:
+        entry = due.entry
+        # A store put back from a backup counts its ids anew: what an entry says tells it from another.
+        said = hashlib.sha256(
+            canonical_json([entry.kind, entry.body, entry.job, entry.attempt, entry.actor, entry.refs])
+        ).digest()
+        known = connection.execute("SELECT 1 FROM recorded_entry WHERE id = ? AND sha256 = ?", (due.id, said))
+        if known.fetchone() is not None:
+            return
+        self._journal.append(
+            connection,
+            entry.kind,
+            entry.body,
+            job=entry.job,
+            attempt=entry.attempt,
+            actor=entry.actor,
+            refs=entry.refs,
+        )
+        connection.execute("INSERT INTO recorded_entry VALUES (?, ?)", (due.id, said))
 
 
 class _Leaves:

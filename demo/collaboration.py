@@ -296,12 +296,13 @@ class Collaboration:
         )  # fmt: skip
 
     def await_nodes(self) -> None:
-        """Wait until every node has heard the coordinator: from it comes the roster.
+        """Wait until every node can answer: it has the roster from the coordinator, and its policy a quorum.
 
         Raises:
             Unreachable: it took longer than START_TIMEOUT_S, or a child ended.
         """
         self._await(lambda: all(self.roster(d) is not None for d in self.departments), "the nodes to connect")
+        self.await_witnessed([department.folder for department in self.departments])
 
     def roster(self, department: Department) -> int | None:
         """Return the version of the roster that a node goes by."""
@@ -336,13 +337,44 @@ class Collaboration:
         finally:
             connection.close()
 
+    def signed_roster(self) -> Roster:
+        """Return the roster that the root keys signed."""
+        return Roster.decode(decode_envelope((self.folder / "roster.dsse").read_bytes()).payload)
+
     def journal_vkeys(self) -> dict[str, str]:
-        """Return every journal's verifier key by full name: the nodes' as the root keys signed them."""
+        """Return every journal's verifier key by full name, as the root keys signed them."""
+        roster = self.signed_roster()
+        assert roster.coordinator is not None
+        keys: dict[str, str] = {node.name: node.journal_vkey for node in roster.nodes}
+        return {roster.coordinator.name: roster.coordinator.journal_vkey, **keys}
+
+    def witness_vkeys(self) -> dict[str, tuple[str, ...]]:
+        """Return every witness's verifier keys by its node, Ed25519 first, as the root keys signed them."""
+        return {node.name: node.witness_vkeys for node in self.signed_roster().nodes}
+
+    def journal(self, name: str) -> Path:
+        """Return the folder of a journal: the coordinator's, or that of the department of that folder."""
+        home = self.coordinator if name == "coordinator" else self.folder / "nodes" / name
+        return home / "journal"
+
+    def roots(self) -> bytes:
+        """Return the root keys' document, as their holders hand it out."""
         from coordinator.home import Home
 
-        roster = Roster.decode(decode_envelope((self.folder / "roster.dsse").read_bytes()).payload)
-        nodes: dict[str, str] = {node.name: node.journal_vkey for node in roster.nodes}
-        return {COORDINATOR: Home(self.coordinator).journal_vkey, **nodes}
+        return Home(self.coordinator).roots().encode()
+
+    def await_witnessed(self, names: Sequence[str]) -> None:
+        """Wait until the newest entry of each of these journals is cosigned by a quorum."""
+        self._await(lambda: all(self._witnessed(self.journal(name)) for name in names), "the witnesses")
+
+    def _witnessed(self, journal: Path) -> bool:
+        from audit.note import Checkpoint, Note
+
+        newest, cosigned = (
+            Checkpoint.decode(Note.decode(file.read_bytes()).text) if file.exists() else None
+            for file in (journal / "checkpoint", journal / "checkpoint.cosigned")
+        )
+        return newest is not None and newest == cosigned
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
         """Wait until `ready`, checking that every child lives.

@@ -1,16 +1,15 @@
 """Searches every byte that left a node, every log and every file for planted identifiers.
 
-A canary is looked for in the forms in which it could slip out: as text, in hex and base64, and as a SHA-256,
-SM3 or MD5 digest (of the bare identifier and of its typed key), each digest raw, in hex and in base64.
+`audit.canaries` says in which forms they are looked for; here, in files of any size.
 """
 
-import base64
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from audit.canaries import Canaries, forms
+
+__all__ = ["BLOCK", "Finding", "Scanner", "forms"]
 
 BLOCK = 16 << 20
 """Bytes read at a time."""
@@ -26,72 +25,8 @@ class Finding:
     offset: int
 
 
-def _base64_cores(data: bytes) -> Iterator[bytes]:
-    """Yield what base64 of any text containing `data` must contain, for its three alignments."""
-    for shift in range(3):
-        encoded = base64.b64encode(bytes(shift) + data).rstrip(b"=")
-        # The first and last characters also depend on the neighbours, so they are left out.
-        yield encoded[(0, 2, 3)[shift] : len(encoded) - 1]
-
-
-def _encodings(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
-    yield f"{name} hex", data.hex().encode()
-    yield f"{name} HEX", data.hex().upper().encode()
-    for core in _base64_cores(data):
-        yield f"{name} base64", core
-        yield f"{name} base64url", core.translate(bytes.maketrans(b"+/", b"-_"))
-
-
-def forms(identifier: str) -> dict[bytes, str]:
-    """Return every byte string that would betray `identifier`, with the name of its form."""
-    found: dict[bytes, str] = {}
-    texts = {identifier, identifier.upper(), identifier.lower()}
-    for text in sorted(texts):
-        raw = text.encode()
-        found.setdefault(raw, "text")
-        found.setdefault(text.encode("utf-16-le"), "utf-16")
-        for name, data in _encodings("text", raw):
-            found.setdefault(data, name)
-        for algorithm in ("sha256", "sm3", "md5"):
-            for prefix in (b"", b"RIC:"):
-                digest = hashlib.new(algorithm, prefix + raw, usedforsecurity=False).digest()
-                found.setdefault(digest, algorithm)
-                for name, data in _encodings(algorithm, digest):
-                    found.setdefault(data, name)
-    return found
-
-
-class Scanner:
-    """Finds any of many patterns in files, in one pass of numpy filters over each block."""
-
-    def __init__(self, canaries: Iterable[str]) -> None:
-        """Prepare the patterns of `canaries`."""
-        self._patterns: dict[bytes, tuple[int, str]] = {}
-        for number, canary in enumerate(canaries):
-            for data, form in forms(canary).items():
-                self._patterns.setdefault(data, (number, form))
-        self._longest = max(map(len, self._patterns), default=0)
-        # Two tables of byte pairs, at offsets 0 and 2 of a pattern, leave few places to compare in full.
-        self._first = np.zeros(1 << 16, dtype=bool)
-        self._second = np.zeros(1 << 16, dtype=bool)
-        self._by_prefix: dict[bytes, list[bytes]] = {}
-        for data in self._patterns:
-            self._first[int.from_bytes(data[0:2], "big")] = True
-            self._second[int.from_bytes(data[2:4], "big")] = True
-            self._by_prefix.setdefault(data[:4], []).append(data)
-
-    def search(self, data: bytes) -> Iterator[tuple[int, str, int, int]]:
-        """Yield (canary number, form, offset, length) for every pattern in `data`."""
-        if len(data) < 4:
-            return
-        octets = np.frombuffer(data, dtype=np.uint8)
-        pairs = (octets[:-1].astype(np.uint16) << 8) | octets[1:]
-        places = np.flatnonzero(self._first[pairs[:-2]] & self._second[pairs[2:]])
-        for place in places.tolist():
-            for pattern in self._by_prefix.get(data[place : place + 4], ()):
-                if data.startswith(pattern, place):
-                    number, form = self._patterns[pattern]
-                    yield number, form, place, len(pattern)
+class Scanner(Canaries):
+    """Finds any form of many identifiers in files."""
 
     def scan_file(self, path: Path) -> Iterator[Finding]:
         """Yield every finding in the file at `path`, reading it block by block."""
@@ -103,7 +38,7 @@ class Scanner:
                     # What lies wholly in the tail was reported with the block before.
                     if place + length > len(tail):
                         yield Finding(number, form, path, offset - len(tail) + place)
-                tail = window[-(self._longest - 1) :]
+                tail = window[-(self.longest - 1) :]
                 offset += len(block)
 
     def scan(self, roots: Iterable[Path]) -> list[Finding]:

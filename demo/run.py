@@ -39,6 +39,7 @@ from demo.collaboration import (
 from demo.processes import Children
 from protocols.envelope import JOB, Envelope, decode_envelope
 from protocols.errors import InputError, MinshuError, StateConflict
+from protocols.ids import NodeName
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +55,8 @@ UNAPPROVED_SECONDS: Final = 4
 ATTACK_DATASETS: Final = ("population_empty", "population_garbage")
 
 POLICE, HUMAN_RESOURCES, HEALTH, EDUCATION, HOUSING, STATISTICS = DEPARTMENTS
+WITNESS_KEYS: Final = ("witness", "witness.ml-dsa-44")
+"""What a witness's vkey files end in: Ed25519, type 4, and ML-DSA-44, type 6."""
 JOURNALS: Final = {"coordinator": COORDINATOR, **{d.folder: d.node for d in DEPARTMENTS}}
 
 
@@ -184,10 +187,12 @@ class Demo:
         job, records = self._main_job(bureau, expected)
         self._afterwards(bureau, job)
         bureau.close()
+        self._hand_over()
         self.summary.peak_rss_mb = self.children.peaks()
         for child in reversed(self.children.all):
             child.stop()
-        self._verify_journals()
+        self._audit()
+        self._tampered()
         self._scan(records)
         self.summary.seconds["total"] = time.perf_counter() - self.started
         (self.result / "summary.json").write_text(self.summary.to_json(), encoding="utf-8")
@@ -592,23 +597,89 @@ class Demo:
 
     # -- afterwards -------------------------------------------------------------------------------------
 
-    def _verify_journals(self) -> None:
-        """Copy every journal and its verifier key into the result, and verify the copies as auditors do."""
-        self._step("Journals")
-        vkeys = self.result / "vkeys"
-        vkeys.mkdir(parents=True)
-        by_node = self.collaboration.journal_vkeys()
-        entries = 0
-        for name, node in JOURNALS.items():
-            department = next((d for d in DEPARTMENTS if d.folder == name), None)
-            home = self.collaboration.home(department) if department else self.collaboration.coordinator
+    def _hand_over(self) -> None:
+        """Leave what auditors get: each journal as a bundle, and the keys, which come on another way."""
+        c = self.collaboration
+        self._step("Journals, handed to an auditor")
+        c.await_witnessed(tuple(JOURNALS))
+        for name in JOURNALS:
+            bundle = self.result / "bundles" / name
+            bundle.parent.mkdir(exist_ok=True)
+            command("minshu-audit", "bundle", c.journal(name), "--out", bundle)
+            # The bare log, for readers that know C2SP tlog-tiles and nothing else.
             copy = self.result / "journals" / name
-            shutil.copytree(home / "journal", copy, ignore=shutil.ignore_patterns("objects", ".*"))
-            vkey = vkeys / name
-            vkey.write_text(by_node[node] + "\n", encoding="ascii")
-            entries += command_json("minshu-audit", "verify", copy, "--vkey", vkey)["size"]
+            copy.mkdir(parents=True)
+            shutil.copyfile(bundle / "checkpoint", copy / "checkpoint")
+            shutil.copytree(bundle / "tile", copy / "tile")
+        self._write_keys()
+        self._say(f"{len(JOURNALS)} bundles: journal and signed documents, no list, no table, no record.")
+
+    def _write_keys(self) -> None:
+        """Write what an auditor has from others than the audited: vkeys, root keys, officers' keys."""
+        c = self.collaboration
+        vkeys, officers = self.result / "vkeys", self.result / "officers"
+        vkeys.mkdir(parents=True)
+        officers.mkdir()
+        logs, witnesses = c.journal_vkeys(), c.witness_vkeys()
+        for name, full in JOURNALS.items():
+            (vkeys / name).write_text(logs[full] + "\n", encoding="ascii")
+            for key, ending in zip(witnesses.get(NodeName(full), ()), WITNESS_KEYS, strict=False):
+                (vkeys / f"{name}.{ending}").write_text(key + "\n", encoding="ascii")
+        (self.result / "roots.json").write_bytes(c.roots())
+        for department in DEPARTMENTS:
+            for role in ("dpo", "owner"):
+                public = Path(f"{c.officer(department, role)}.pub")
+                shutil.copyfile(public, officers / f"{department.folder}-{role}.pub")
+
+    def _trusted(self) -> tuple[str | Path, ...]:
+        """Return the options that say whom the auditor believes."""
+        out = self.result
+        return ("--keys", out / "vkeys", "--roots", out / "roots.json", "--officers", out / "officers")
+
+    def _audit(self) -> None:
+        """Audit every bundle alone, then all against each other, and draw the report."""
+        bundles = [self.result / "bundles" / name for name in JOURNALS]
+        entries = admissions = 0
+        table = ("--release", self.result / "releases" / "street-table.arrow")
+        for bundle in bundles:
+            found = command_json("minshu-audit", "verify", bundle, *self._trusted(), *table)
+            entries += found["size"]
+            checks = {check["question"]: check for check in found["checks"]}
+            admissions += checks["clauses"]["looked_at"]
+        crossed = command_json("minshu-audit", "cross", *bundles, *self._trusted())
+        if not crossed["ok"]:
+            raise Failed("the journals do not agree with each other")
+        for language in ("en", "zh"):
+            report = self.result / ("report.html" if language == "en" else f"report.{language}.html")
+            command("minshu-audit", "report", *bundles, *self._trusted(), "--lang", language, "--out", report)
         self.summary.journals_verified = True
-        self._say(f"{len(JOURNALS)} journals verify: {entries} entries, every refusal among them.")
+        self._say(
+            f"{len(JOURNALS)} journals verify, each cosigned by a quorum of other departments: "
+            f"{entries} entries, every refusal among them."
+        )
+        self._say(
+            f"{admissions} admissions decided again from the policy of their moment; what one journal says "
+            "of a job stands in the others, too."
+        )
+
+    def _tampered(self) -> None:
+        """Flip one bit of one entry, and show what the auditor sees."""
+        bundle = self.work / "tampered"
+        shutil.copytree(self.result / "bundles" / POLICE.folder, bundle)
+        victim = max((bundle / "tile" / "entries").rglob("*"), key=lambda file: file.stat().st_size)
+        data = bytearray(victim.read_bytes())
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data)
+        self._say("One bit of the police's journal is flipped; the auditor sees:")
+        try:
+            command("minshu-audit", "verify", bundle, *self._trusted())
+        except CommandFailed as seen:
+            problems = [line for line in seen.output.splitlines() if line.startswith("problem")]
+            if seen.code != 1 or not problems:
+                raise
+            self._quote("\n".join([*problems[:4], *seen.error.splitlines()[:1]]))
+        else:
+            raise Failed("a changed journal verified")
 
     def _scan(self, records: list[str]) -> None:
         """Search everything that left a node, every log and every home for planted identifiers."""

@@ -2,31 +2,60 @@
 
 Both are signed documents with a version and the digest of the version before. What was activated once is
 remembered in the database, so an older file put back is refused (P3), and every activation is journaled in
-the same transaction.
+the same transaction. So is it remembered, where one changes whose cosignatures count, that those who counted
+before have to see that (`node.cosigning`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from audit.entries import format_time
-from node.home import Enrolled
+from audit.note import ED25519, VerifierKey
+from node.home import Enrolled, Home
 from node.journal import named
 from node.state import Reader, Signed, State
 from node.stops import in_force, lift, with_stops
 from policies.model import ActivePolicy, PinnedSigners, StoredPolicy
 from policies.sign import check_activation, reopen
+from policies.witnesses import Witnesses, witnesses_of
 from protocols import succession
+from protocols.channel import suites
 from protocols.encoding import sha256_digest
-from protocols.envelope import POLICY, Envelope, decode_envelope, key_id, verify
+from protocols.envelope import POLICY, decode_envelope, key_id, verify
 from protocols.errors import MinshuError, PolicyInvalid, Refused, SignatureInvalid, StateConflict
 from protocols.ids import NodeName
 from protocols.succession import Trusted
-from protocols.wire import Freshness, Roster, RosterNode
+from protocols.wire import Freshness, Roster, RosterNode, organisation_of
 
 if TYPE_CHECKING:
     from node.state import Change
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKeys:
+    """What else a roster says of this node: its log's origin, its witness keys, its recipient key."""
+
+    origin: str
+    witness_vkeys: tuple[str, ...]
+    recipient_key: bytes
+
+    def listed(self, node: RosterNode) -> bool:
+        """Tell whether a roster's line of this node has these keys, and the log's under its identity key."""
+        vkey = str(VerifierKey(self.origin, ED25519, node.identity_key))
+        ours = (vkey, self.witness_vkeys, self.recipient_key)
+        return (node.journal_vkey, node.witness_vkeys, node.recipient_key) == ours
+
+
+def own_keys(home: Home) -> OwnKeys:
+    """Return the keys that a roster has to list for the node in a home, beside its identity key.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    recipient = suites.public_key(home.config.suite, home.recipient_private())
+    return OwnKeys(home.origin, home.witness_vkeys, recipient)
 
 
 @dataclass(slots=True)
@@ -34,6 +63,7 @@ class InForce:
     """What this node goes by right now. A fresh node has nothing, and therefore refuses everything.
 
     `roster` is the newest; whether it still counts, `fresh` says. `trusted` is the judged chain it ends.
+    `own` are the keys that a roster has to list for this node, None where nobody compares them.
     """
 
     name: NodeName
@@ -42,6 +72,7 @@ class InForce:
     policy: ActivePolicy | None = None
     freshness: Freshness | None = None
     trusted: Trusted | None = None
+    own: OwnKeys | None = None
 
     @classmethod
     def load(cls, reader: Reader, name: NodeName, identity_key: bytes) -> "InForce":
@@ -58,7 +89,8 @@ class InForce:
         if (policy := reader.policy()) is not None:
             pinned = PinnedSigners(reader.pins())
             remembered = StoredPolicy(policy.version, policy.digest)
-            force.policy = with_stops(reader, reopen(policy.envelope, pinned, remembered, node=name))
+            active = reopen(policy.envelope, pinned, remembered, node=name)
+            force.policy = with_stops(reader, active, identity_key)
         return force
 
     def fresh(self, now: datetime) -> Roster:
@@ -74,7 +106,7 @@ class InForce:
         """Return this node's line of the roster.
 
         Raises:
-            Refused: there is no roster, or it lists this node not at all or under another identity key.
+            Refused: there is no roster, or it lists this node not at all, or with other keys than its own.
         """
         if self.roster is None:
             raise Refused(
@@ -88,6 +120,12 @@ class InForce:
                 "the roster does not list this node with its identity key",
                 code="not-in-roster",
                 hint="compare the fingerprint that init printed, and sign a new roster",
+            )
+        if self.own is not None and not self.own.listed(mine):
+            raise Refused(
+                "the roster lists this node with journal, witness or recipient keys that are not its own",
+                code="roster-keys-differ",
+                hint="compare them with minshu-node key show, and sign a roster that lists this node's own",
             )
         return mine
 
@@ -139,15 +177,7 @@ def activate_roster(
 def _keep_roster(
     state: State, force: InForce, before: Trusted, roster: Roster, envelope: bytes, *, expired: bool
 ) -> None:
-    body = {
-        "version": roster.version,
-        "sha256": roster.digest,
-        "envelope_sha256": sha256_digest(envelope),
-        "signers": list(succession.signers(before, envelope)),
-        "expires": format_time(roster.expires),
-    }
-    if roster.previous is not None:
-        body["previous"] = roster.previous
+    body = roster_facts(before, roster, envelope)
     if expired:
         body["code"] = "roster-expired"
     # The envelope itself stands beside the log, so that an auditor can check every job against it.
@@ -156,7 +186,21 @@ def _keep_roster(
     force.trusted = None
     with state.change() as change:
         change.add_roster(Signed(roster.version, roster.digest, envelope))
-        change.log("roster.activate", body)
+        seq = change.log("roster.activate", body)
+        sets = (_counting(force, force.policy, of) for of in (before.roster, roster))
+        _note_witnesses(change, state, seq, *sets)
+
+
+def roster_facts(before: Trusted, roster: Roster, envelope: bytes) -> dict[str, Any]:
+    """Return what an entry says of a roster that follows what was trusted before."""
+    body: dict[str, Any] = {
+        "version": roster.version,
+        "sha256": roster.digest,
+        "envelope_sha256": sha256_digest(envelope),
+        "signers": list(succession.signers(before, envelope)),
+        "expires": format_time(roster.expires),
+    }
+    return body if roster.previous is None else body | {"previous": roster.previous}
 
 
 def take_freshness(
@@ -178,18 +222,23 @@ def take_freshness(
 def _keep_freshness(
     state: State, force: InForce, roster: Roster, statement: Freshness, envelope: bytes
 ) -> None:
-    body = {
+    body = freshness_facts(roster, statement, envelope)
+    kept = state.journal.put_object(envelope)
+    force.trusted = None
+    with state.change() as change:
+        change.put_freshness(statement.version, envelope)
+        change.log("roster.fresh", body, refs=[kept])
+
+
+def freshness_facts(roster: Roster, statement: Freshness, envelope: bytes) -> dict[str, Any]:
+    """Return what an entry says of somebody's word that a roster is still the newest."""
+    return {
         "version": statement.version,
         "sha256": statement.sha256,
         "signers": list(succession.confirmers(roster, envelope)),
         "created": format_time(statement.issued),
         "expires": format_time(succession.fresh_until(roster, statement)),
     }
-    kept = state.journal.put_object(envelope)
-    force.trusted = None
-    with state.change() as change:
-        change.put_freshness(statement.version, envelope)
-        change.log("roster.fresh", body, refs=[kept])
 
 
 def pin_signers(state: State, dpo: bytes, owner: bytes) -> None:
@@ -211,6 +260,9 @@ def pin_signers(state: State, dpo: bytes, owner: bytes) -> None:
             code="same-key",
             hint="make a key for each with minshu-policy key new",
         )
+    # A key's id is the digest of its bytes: an auditor who knows whose it is finds it beside the log.
+    for key in (dpo, owner):
+        state.journal.put_object(key)
     with state.change() as change:
         change.pin("dpo", dpo)
         change.pin("owner", owner)
@@ -236,7 +288,7 @@ def activate_policy(
     newest = state.policy()
     stored = None if newest is None else StoredPolicy(newest.version, newest.digest)
     stops = state.stops()
-    held = in_force(state)
+    held = in_force(state, force.identity_key)
     try:
         active = check_activation(envelope, PinnedSigners(pinned), stored, now(), node=force.name, stops=held)
     except MinshuError as error:
@@ -244,33 +296,52 @@ def activate_policy(
             with state.change() as change:
                 _log_refusal(change, error, envelope)
         raise
-    policy = active.policy
-    signers = _signers(decode_envelope(envelope), pinned)
-    body = {
-        "version": policy.version,
-        "sha256": active.digest,
-        "envelope_sha256": sha256_digest(envelope),
-        "policy_id": named(policy.policy_id),
-        "signers": signers,
-        "not_before": format_time(policy.not_before),
-        "expires": format_time(policy.expires),
-    }
-    if policy.previous is not None:
-        body["previous"] = policy.previous
+    body = policy_facts(active, envelope, pinned)
     # The text itself stands beside the log, so that an auditor can decide every job again.
     state.journal.put_object(envelope)
     state.journal.put_object(decode_envelope(envelope).payload)
     with state.change() as change:
-        change.add_policy(Signed(policy.version, active.digest, envelope))
-        change.log("policy.activate", body)
-        lift(change, stops, active, signers)
-    force.policy = with_stops(state, active)
+        change.add_policy(Signed(active.policy.version, active.digest, envelope))
+        seq = change.log("policy.activate", body)
+        sets = (_counting(force, of, force.roster) for of in (force.policy, active))
+        _note_witnesses(change, state, seq, *sets)
+        lift(change, stops, active, body["signers"])
+    force.policy = with_stops(state, active, force.identity_key)
     return active
 
 
-def _signers(envelope: Envelope, pinned: dict[str, tuple[bytes, ...]]) -> list[str]:
+def _counting(force: InForce, active: ActivePolicy | None, roster: Roster | None) -> Witnesses | None:
+    """Return who counts as this log's witnesses under a policy and a roster; None where nobody does."""
+    if active is None or roster is None:
+        return None
+    found = witnesses_of(active.policy, roster, organisation_of(force.name))
+    return found if found.possible else None
+
+
+def _note_witnesses(
+    change: "Change", state: State, seq: int, before: Witnesses | None, after: Witnesses | None
+) -> None:
+    """Remember a change of those who count, for those before to see it; in the transaction that makes it."""
+    if before is None or after is None or not before.counts_like(after):
+        change.change_witnesses(state.journal.origin, seq, before)
+
+
+def policy_facts(
+    active: ActivePolicy, envelope: bytes, pinned: Mapping[str, tuple[bytes, ...]]
+) -> dict[str, Any]:
+    """Return what an entry says of a policy that people with pinned keys put into force."""
+    policy = active.policy
     keys = {key_id(key): key for role in pinned.values() for key in role}
-    return sorted(verify(envelope, POLICY, keys))
+    body: dict[str, Any] = {
+        "version": policy.version,
+        "sha256": active.digest,
+        "envelope_sha256": sha256_digest(envelope),
+        "policy_id": named(policy.policy_id),
+        "signers": sorted(verify(decode_envelope(envelope), POLICY, keys)),
+        "not_before": format_time(policy.not_before),
+        "expires": format_time(policy.expires),
+    }
+    return body if policy.previous is None else body | {"previous": policy.previous}
 
 
 def _log_refusal(change: "Change", error: MinshuError, envelope: bytes) -> None:

@@ -14,16 +14,15 @@ from node.gate import Allowed
 from node.rpc import Attempt
 from node.sources import ReadLimits, Source, open_source
 from node.state import Dataset
-from policies.decide import check_merged
-from protocols.channel import suites
+from policies.attempts import Agreed, agree, mismatch
 from protocols.encoding import canonical_json, sha256_digest
-from protocols.envelope import ADMISSION, Signer, decode_envelope, key_id, sign, verify
-from protocols.errors import DecodeError, InputError, ProtocolAborted, SignatureInvalid
+from protocols.envelope import ADMISSION, Signer, sign
+from protocols.errors import InputError
 from protocols.ids import DatasetName, NodeName, Role
 from protocols.jobs import job_type
 from protocols.jobs.job_type import InputBuilder, PreparedInput
 from protocols.party import Rand
-from protocols.wire import Admission, Constraints, InputSummary, JobSpec, context, strictest
+from protocols.wire import Admission, InputSummary, JobSpec
 
 SALT_BYTES: Final = 32
 QUALITY_SCHEMA: Final = "minshu-quality/1"
@@ -140,116 +139,35 @@ def seal_admission(admission: Admission, signer: Signer) -> bytes:
     return sign(ADMISSION, admission.encode(), [signer]).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Agreed:
-    """What all participants have agreed on for one attempt."""
-
-    admissions: Mapping[Role, Admission]
-    ctx: bytes
-    constraints: Constraints
-    inputs: Mapping[Role, InputSummary]
-
-
 def check_admissions(
     envelopes: Sequence[bytes],
     own: bytes,
     allowed: Allowed,
     attempt: Attempt,
     *,
-    node: NodeName,
     now: datetime,
 ) -> Agreed:
     """Return what everybody's admissions agree on.
 
-    (1) This node's own admission is among them, byte for byte. (2) Each is signed by the identity key that
-    the roster gives for the node it names. (3) One per participant, of nobody else. (4) All name this job,
-    attempt, roster, suite and these participants, and none has run out. (5) Each speaks of exactly the
-    dataset that its seat brings. (6) The strictest constraints of all are at least this node's own, and the
-    job satisfies them. (7) The job type's own guards on sizes hold.
+    This node's own admission is among them, byte for byte; and see `policies.attempts.agree`.
 
     Args:
         envelopes: as the coordinator handed them out.
         own: the envelope this node handed in.
         allowed: what this node decided, again, just now.
         attempt: the attempt it is about.
-        node: this node.
         now: the clock.
 
     Raises:
         ProtocolAborted: `admission-mismatch` or another code that says what does not hold.
     """
-    spec = allowed.spec
-    # (1)
     if own not in envelopes:
-        raise _mismatch("this node's own admission is not among those handed out")
-    found: dict[Role, Admission] = {}
-    for data in envelopes:
-        admission, role = _open(data, allowed)  # (2)
-        if role in found:
-            raise _mismatch(f"{role} has two admissions")
-        _compare(admission, role, allowed, attempt, now)  # (4) (5)
-        found[role] = admission
-    # (3)
-    if set(found) != set(spec.roles):
-        raise _mismatch(f"{len(found)} admissions for {len(spec.roles)} participants")
-    inputs = {role: s for role, a in found.items() for s in a.inputs.values()}
-    merged = strictest(found[role].constraints for role in sorted(found))
-    # (6)
-    refused = check_merged(allowed.permit, merged, spec)
-    if refused is not None:
-        raise ProtocolAborted(refused.sentence, code=refused.code, hint=refused.hint)
-    # (7)
-    job_type(spec.job_type).check_inputs(spec, inputs, merged)
-    assert node in spec.roles.values()
-    return Agreed(found, context(found.values()), merged, inputs)
-
-
-def _open(data: bytes, allowed: Allowed) -> tuple[Admission, Role]:
-    """Return an admission and the seat of the node that signed it; nothing is parsed before that."""
-    spec, roster = allowed.spec, allowed.roster
-    seats = {}
-    for role, name in spec.roles.items():
-        listed = roster.node(name)
-        if listed is not None:
-            seats[key_id(listed.identity_key)] = (role, name, listed.identity_key)
-    try:
-        envelope = decode_envelope(data)
-        signers = verify(envelope, ADMISSION, {identifier: key for identifier, (_, _, key) in seats.items()})
-        admission = Admission.decode(envelope.payload)
-    except (DecodeError, SignatureInvalid) as error:
-        raise _mismatch(f"an admission does not verify ({error.code})") from None
-    role, name, _ = seats[min(signers)]
-    if len(signers) != 1 or admission.node != name:
-        raise _mismatch("an admission is not signed by the node it names")
-    return admission, role
-
-
-def _compare(admission: Admission, role: Role, allowed: Allowed, attempt: Attempt, now: datetime) -> None:
-    spec, roster = allowed.spec, allowed.roster
-    if (admission.job, admission.attempt) != (attempt.job, attempt.number):
-        raise _mismatch(f"the admission of {role} is for another job or attempt")
-    if admission.roster_digest != roster.digest or admission.suite != roster.suite:
-        raise _mismatch(f"{role} goes by another roster than this node")
-    if dict(admission.participants) != dict(spec.roles):
-        raise _mismatch(f"{role} was told of other participants than this node")
-    if admission.not_after <= now:
-        raise ProtocolAborted(
-            f"the admission of {role} has run out",
-            code="admission-expired",
-            hint="the nodes' clocks differ, or the start was delayed; try again",
-        )
-    brings = spec.input_of(role)
-    if set(admission.inputs) != ({brings.dataset} if brings is not None else set()):
-        raise _mismatch(f"{role} speaks of other datasets than the job gives it")
-    try:
-        suites.seal(admission.suite, admission.key, b"", b"")
-    except (DecodeError, InputError, ValueError):
-        raise _mismatch(f"{role} gave a key that is none of the roster's suite") from None
-
-
-def _mismatch(what: str) -> ProtocolAborted:
-    return ProtocolAborted(
-        what,
-        code="admission-mismatch",
-        hint="the coordinator told the nodes different things; compare the nodes' journals",
+        raise mismatch("this node's own admission is not among those handed out")
+    return agree(
+        envelopes,
+        spec=allowed.spec,
+        roster=allowed.roster,
+        attempt=attempt.number,
+        permit=allowed.permit,
+        now=now,
     )

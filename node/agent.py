@@ -10,20 +10,25 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from node import catalogue, rotation, rpc
-from node.activation import InForce, activate_roster, take_freshness
+from node.activation import InForce, activate_roster, own_keys, take_freshness
 from node.clock import Clock
 from node.config import Config
-from node.desk import Desk, error_to_json
+from node.cosigning import Cosigning
+from node.desk import Desk, error_to_json, heads_unknown
 from node.explaining import Explaining
-from node.gate import Gate
+from node.gate import Gate, authentic
+from node.generation import require_begun
 from node.home import Enrolled, Home
+from node.letters import Later, Letters
 from node.link import Uplink
 from node.logs import Log
 from node.outcomes import Outcomes
+from node.receipts import Receipts
 from node.retention import delete_due
-from node.rpc import Attempt, ControlRequest, Message
+from node.rpc import AddCheckpoint, AskHead, Attempt, ControlRequest, Message, Question, Reply
 from node.runner import Office, Runner
 from node.state import WAITING, RunState, State
+from node.witness import Witness
 from protocols.envelope import Signer, decode_envelope
 from protocols.errors import MinshuError, Unreachable
 from protocols.party import Rand
@@ -37,6 +42,8 @@ DELETE_EVERY_S: Final = 600.0
 RESEND_EVERY_S: Final = 60.0
 WINDOW_CLOSED: Final = "window-closed"
 MAX_POSTED: Final = 4096
+MAX_POSTPONED: Final = 256
+"""Offers that wait for a node that has just started to be ready, or for its disk."""
 
 
 class Agent:
@@ -75,10 +82,44 @@ class Agent:
         self._deleted_at = monotonic()
         self._hindered = False
         self.force = InForce.load(state, config.name, signer.public_key)
+        self.force.own = own_keys(home)
+        require_begun(state, signer.public_key)
         # Also shows whether the rosters kept here are those that were activated.
         self.force.chain(state, enrolled)
         self._clock = clock or Clock(now, monotonic)
-        self.gate = Gate(state, self.force, self._signer, now, log, trusted=self._clock.trusted)
+        self.letters = Letters(uplink.send, self.post, self._serve_letter, rand=rand, log=log)
+        self.witness = Witness(
+            state,
+            self.force,
+            home.cosigner,
+            self._signer,
+            trusted=self._clock.trusted,
+            monotonic=monotonic,
+            knows=lambda: self.cosigning.knows,
+            log=log,
+        )
+        self.receipts = Receipts(state, self.force, self._signer, self.letters, now=now, log=log)
+        self.cosigning = Cosigning(
+            state,
+            self.force,
+            self.letters,
+            wait_s=config.witness_wait_s,
+            now=now,
+            monotonic=monotonic,
+            rand=rand,
+            log=log,
+            settled=self._settled,
+        )
+        self.gate = Gate(
+            state,
+            self.force,
+            self._signer,
+            now,
+            log,
+            trusted=self._clock.trusted,
+            witnessing=self.cosigning.hindrance,
+            settling=self.cosigning.settling,
+        )
         self.explaining = Explaining(state, self.force, self.gate, self._signer, monotonic=monotonic, log=log)
         self.outcomes = Outcomes(state, self.force, self._signer, now=now, log=log, post=self.post)
         self._resent_at = monotonic()
@@ -95,10 +136,13 @@ class Agent:
             monotonic=monotonic,
             rand=rand,
             post=self.post,
+            witnessed=self.cosigning.until,
+            committed=self.receipts.wake,
             recorder=recorder,
         )
         self.runner = Runner(office)
         self.desk = Desk(
+            home,
             state,
             self.force,
             self.gate,
@@ -108,6 +152,7 @@ class Agent:
             self._announce,
             self.runner.halt,
             self.outcomes,
+            lambda _required: None if self.cosigning.knows else heads_unknown(),
         )
 
     async def run(self) -> None:
@@ -121,6 +166,9 @@ class Agent:
                 self._send_posted(),
                 self._serve(),
                 self._tick(),
+                self.cosigning.run(),
+                self.letters.run(),
+                self.receipts.run(),
             )
         ]
         try:
@@ -132,6 +180,7 @@ class Agent:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._write_witnessed()
 
     def hello(self) -> ControlRequest:
         """Return what opens a control stream now."""
@@ -149,6 +198,9 @@ class Agent:
                     self._waiting = message
                     self._take_waiting()
                     self._log.info("connected")
+                    self.letters.lost()
+                    self.cosigning.connected()
+                    self.receipts.wake()
                     self.runner.resend()
                     self._resend_statements()
                 case rpc.NewRoster(envelope):
@@ -158,6 +210,8 @@ class Agent:
                     self._take_freshness(envelope)
                 case rpc.Filed(sha256):
                     self._filed(sha256)
+                case rpc.Letter():
+                    self.letters.take(message)
                 case rpc.Offer(attempt, job):
                     self._offer(attempt, job)
                 case rpc.Admit(attempt):
@@ -184,7 +238,7 @@ class Agent:
         try:
             self._posted.put_nowait(message)
         except asyncio.QueueFull:
-            self._log.warning("outbox-full")
+            self._log.seldom("outbox-full")
 
     # -- parts ---------------------------------------------------------------------------------------------
 
@@ -200,6 +254,7 @@ class Agent:
         if fresh:
             self._log.info("roster-activated", version=self.force.roster.version if self.force.roster else 0)
             self._go_over()
+            self.cosigning.look()
             for run in self._state.runs_in(RunState.AWAITING_APPROVAL):
                 self.post(rpc.answer(run.attempt, self.gate.answer_again(run.attempt)))
         return True
@@ -218,6 +273,32 @@ class Agent:
                 self._log.info("roster-fresh")
         except MinshuError as error:
             self._log.warning(error.code, sentence=error.message)
+
+    # -- letters -------------------------------------------------------------------------------------------
+
+    def _serve_letter(self, sender: str, question: Question) -> Reply | Later | None:
+        self.cosigning.heard_from(sender)
+        match question:
+            case AddCheckpoint():
+                return self.witness.cosign(sender, question)
+            case AskHead():
+                return self.witness.head(question)
+        return self.receipts.take(question)
+
+    def _settled(self) -> None:
+        """Witnesses have seen what had to be seen first: go on with what waited for that."""
+        try:
+            self._offer_again()
+            self._decide_again()
+            self.runner.retry()
+        except MinshuError as error:
+            self._log.failure(error.code, sentence=error.message)
+
+    def _write_witnessed(self) -> None:
+        try:
+            self.witness.write()
+        except MinshuError as error:
+            self._log.failure(error.code, sentence=error.message)
 
     # -- this node's own key -------------------------------------------------------------------------------
 
@@ -255,17 +336,35 @@ class Agent:
             self.runner.stop(run.attempt, "key-rotated")
         self._uplink.drop()
 
+    def _offer_again(self) -> None:
+        for attempt, job in list(self._unanswered.items()):
+            self._offer(attempt, job)
+
     def _offer(self, attempt: Attempt, job: bytes) -> None:
         try:
             self.runner.supersede(attempt.job, attempt.number)
+            if self.gate.settling() and self._state.run(attempt) is None and self._may_keep(attempt, job):
+                self._unanswered[attempt] = job
+                return
             verdict = self.gate.offer(attempt, job)
         except MinshuError as error:
             # What cannot be journaled is not answered: it is tried again when the disk has recovered.
-            self._unanswered[attempt] = job
+            if self._may_keep(attempt, job):
+                self._unanswered[attempt] = job
             self._log.failure(error.code, job=attempt.job, sentence=error.message)
             return
         self._unanswered.pop(attempt, None)
         self.post(rpc.answer(attempt, verdict))
+
+    def _may_keep(self, attempt: Attempt, job: bytes) -> bool:
+        """Tell whether an offer may wait in memory: one of an analyst's, and there are not too many."""
+        if attempt not in self._unanswered and len(self._unanswered) >= MAX_POSTPONED:
+            return False
+        try:
+            authentic(self.force, attempt.job, job)
+        except MinshuError:
+            return False
+        return True
 
     async def _send_posted(self) -> None:
         while True:
@@ -299,13 +398,13 @@ class Agent:
                 self._state.journal.publish()
                 self.runner.retry()
                 self._go_over()
-                for attempt, job in list(self._unanswered.items()):
-                    self._offer(attempt, job)
+                self._offer_again()
                 self._expire()
                 self._decide_again()
                 self._delete_due()
                 if self._monotonic() >= self._resent_at + RESEND_EVERY_S:
                     self._resend_statements()
+                self._write_witnessed()
             except MinshuError as error:
                 self._log.failure(error.code, sentence=error.message)
 
@@ -321,7 +420,7 @@ class Agent:
 
     def _decide_again(self) -> None:
         """Decide again what waits for its window to open; all that waits, once nothing hinders this node."""
-        hindered, self._hindered = self._hindered, self.gate.hindered()
+        hindered, self._hindered = self._hindered or self.gate.held_back(), self.gate.hindered()
         if self._hindered:
             return
         for run in self._state.runs_in(RunState.AWAITING_APPROVAL):

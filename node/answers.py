@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from node.sources.files import fingerprint
+from policies.attempts import SAID_NO
 from policies.decision import Ask, Decision, Permit, Refuse
 from protocols import succession
 from protocols.envelope import VERDICT, Signer, sign
@@ -13,7 +14,6 @@ from protocols.wire import JobSpec, Leaving, Verdict
 if TYPE_CHECKING:
     from node.state import Dataset
 
-SAID_NO: Final = "approver-said-no"
 MAX_SENTENCE: Final = 2048
 
 ANSWERS: Final = {Permit: "permit", Ask: "ask", Refuse: "refuse"}
@@ -49,6 +49,14 @@ IN_CHINESE: Final = {
     # this node
     "not-in-roster": ("成员名册未以本节点的身份密钥列出本节点。", "请核对 init 打印的指纹, 并签发新名册"),
     "no-policy": ("本节点没有生效的策略, 一律拒绝。", "请用 minshu-node policy activate 启用策略"),
+    "roster-keys-differ": (
+        "成员名册为本节点列出了不属于本节点的密钥。",
+        "请核对本节点的日志、见证和接收密钥, 并签发新名册",
+    ),
+    # witnesses
+    "heads-unknown": ("见证方尚未确认本节点日志的最新状态, 暂不受理。", "请稍后重新提交"),
+    "policy-unwitnessed": ("本节点现行策略尚未经足够机构见证, 暂不受理。", "请稍后重新提交"),
+    "no-quorum": ("本节点日志过久未获足够机构见证, 暂不受理。", "请待其他部门节点恢复后重新提交"),
     "dataset-not-registered": (
         "策略开放的数据集尚未在本节点登记。",
         "请用 minshu-node dataset add 登记该数据集",
@@ -141,13 +149,6 @@ def _readable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text).strip()[:MAX_SENTENCE]
 
 
-OUTPUT_EXISTS: Final = Refuse(
-    "output-exists",
-    "An earlier attempt of this job made its release here; it is not computed a second time.",
-    "本任务先前一次执行已产生结果, 不再重复计算。",
-    "use the release of the earlier attempt",
-    "请使用先前执行的结果",
-)
 OLD_ATTEMPT: Final = Refuse(
     "old-attempt",
     "A newer attempt of this job was offered before; numbers only increase.",
@@ -161,25 +162,4 @@ ATTEMPT_OVER: Final = Refuse(
     "本次执行已结束, 不再重复。",
     "offer the next attempt",
     "请使用下一个执行序号",
-)
-REJECTED_BEFORE: Final = Refuse(
-    SAID_NO,
-    "Somebody who may approve has said no to this job.",
-    "审批人已拒绝本任务。",
-    "talk to the department before submitting again",
-    "请先与该部门沟通",
-)
-ANSWERED_ONCE: Final = Refuse(
-    "answered-once",
-    "An earlier attempt of this job began to answer; one approval pays for one answer.",
-    "本任务先前一次执行已开始作答; 一次审批只对应一次作答。",
-    "submit a new job and have it approved",
-    "请提交新任务并重新审批",
-)
-GIVEN_UP: Final = Refuse(
-    "attempts-exhausted",
-    "Too many attempts of this job were given up before they started.",
-    "本任务多次在开始执行前放弃。",
-    "find out why the attempts never started, then submit a new job",
-    "请先查明未能开始的原因, 再提交新任务",
 )

@@ -22,12 +22,11 @@ from policies.approving import MAX_APPROVAL_LIFETIME, verify_approval
 from policies.decision import Ask, Decision, VerifiedApproval
 from policies.explain import decision_json, explain_decision
 from policies.model import ActivePolicy
-from protocols.encoding import canonical_json, sha256_digest
+from protocols.encoding import sha256_digest
 from protocols.envelope import APPROVAL, Envelope, Signature, Signer, decode_envelope, key_id, pae, sign
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, StateConflict
 from protocols.freetext import could_identify
-from protocols.ids import Digest, JobId, KeyId, NodeName
-from protocols.jobs import job_type
+from protocols.ids import JobId, KeyId, NodeName
 from protocols.party import Rand
 from protocols.wire import Approval, JobSpec, Roster, utc_text
 
@@ -272,6 +271,9 @@ def record_approval(
             change.log("approval.rejected", body, attempt=attempt, policy=policy_ref(force.policy))
         raise
     said = verified.approval
+    # Yes and key stand beside the log, so that an auditor can count again who agreed.
+    state.journal.put_object(envelope)
+    state.journal.put_object(key)
     with state.change() as change:
         change.add_approval(job, StoredApproval(verified.digest, key, envelope))
         change.log(
@@ -279,6 +281,7 @@ def record_approval(
             {
                 "approver": verified.key,
                 "approval_sha256": verified.digest,
+                "envelope_sha256": sha256_digest(envelope),
                 "role": verified.approver,
                 "created": format_time(said.issued),
                 "expires": format_time(said.expires),
@@ -314,16 +317,6 @@ def purpose_title(active: ActivePolicy, spec: JobSpec) -> str:
     """Return the policy's title of the job's purpose."""
     purpose = active.policy.purposes.get(spec.purpose)
     return purpose.title if purpose is not None else ""
-
-
-def leakage_digest(spec: JobSpec) -> Digest:
-    """Return the digest of the leakage statement, for the journal."""
-    table = job_type(spec.job_type).learns(spec)
-    plain = sorted(
-        ["+".join(sorted(coalition)), [[statement.key, statement.en] for statement in statements]]
-        for coalition, statements in table.items()
-    )
-    return sha256_digest(canonical_json(plain))
 
 
 def check_reason(reason: str) -> str:

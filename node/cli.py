@@ -92,9 +92,18 @@ def _parser() -> argparse.ArgumentParser:
     pin = command(policy, "pin", _policy_pin, "pin who signs policies for this node; once")
     pin.add_argument("--dpo", required=True, type=Path, metavar="DPO.pub")
     pin.add_argument("--owner", required=True, type=Path, metavar="OWNER.pub")
-    key = group("key", "this node's identity key")
-    command(key, "show", _key_show, "print the fingerprint of the identity key, and of the next one")
+    key = group("key", "this node's keys")
+    command(key, "show", _key_show, "print which keys this node has, and the next identity key")
     command(key, "rotate", _key_rotate, "make the next identity key and announce it")
+    journal = group("journal", "this node's journal")
+    successor = command(
+        journal, "successor", _journal_successor, "begin a new journal after a restored backup"
+    )
+    successor.add_argument("--reason", required=True, metavar="CODE", help="for example restored-backup")
+    successor.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="the newest one of the old journal that others kept"
+    )
+    successor.add_argument("--yes", action="store_true", help="do not ask again")
     run = command(commands, "run", _run, "run the node until it is stopped")
     run.add_argument(
         "--record-bodies", type=Path, metavar="DIR", help="demonstrations only: keep messages unsealed"
@@ -328,16 +337,29 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def _key_show(arguments: argparse.Namespace) -> int:
+    from audit.note import ED25519, VerifierKey
+    from node.activation import own_keys
     from node.rotation import under_way
     from node.state import read_state
     from policies.keyfile import fingerprint
+    from protocols.encoding import sha256_digest
 
     home = _home(arguments)
-    present = home.signer.public_key
+    present, others = home.signer.public_key, own_keys(home)
+    journal, recipient = VerifierKey(home.origin, ED25519, present), sha256_digest(others.recipient_key)
     with read_state(home.database) as reader:
         announced = under_way(reader, present)
-    plain: dict[str, Any] = {"node": home.name, "fingerprint": fingerprint(present), "next": None}
-    lines = [f"{home.name}", f"  identity  {fingerprint(present)}"]
+    plain: dict[str, Any] = {
+        "node": home.name,
+        "fingerprint": fingerprint(present),
+        "next": None,
+        "journal_vkey": str(journal),
+        "witness_vkeys": list(others.witness_vkeys),
+        "recipient_key": recipient,
+    }
+    lines = [f"{home.name}", f"  identity  {fingerprint(present)}", f"  journal   {journal.label}"]
+    lines += [f"  witness   {VerifierKey.parse(line).label}" for line in others.witness_vkeys]
+    lines += [f"  recipient {recipient}"]
     if announced is not None:
         following = fingerprint(announced.rotation.next_key)
         plain |= {"next": following, "stored": announced.stored}
@@ -381,14 +403,17 @@ def _status(arguments: argparse.Namespace) -> int:
     from audit.note import ED25519, VerifierKey
     from node.activation import InForce
     from node.approvals import approvals_of
+    from node.cosigning import Standing
     from node.state import read_state
+    from node.stops import for_a_gap, in_force
 
     home = _home(arguments)
     with read_state(home.database) as reader:
         force = InForce.load(reader, home.name, home.signer.public_key)
         runs, outputs, datasets = reader.runs(), reader.outputs(), reader.datasets()
         given = {run.attempt.job: approvals_of(reader, force, run.attempt.job, _now()) for run in runs}
-        held = [stop.digest for stop in reader.stops() if stop.lifted is None]
+        held = in_force(reader, home.signer.public_key)
+        standing = Standing.of(home.journal, reader, force)
     roster = force.roster.version if force.roster else None
     holds = "none yet" if force.roster is None else f"version {roster}, {_counts(force)}"
     policy = force.policy.policy.version if force.policy else None
@@ -398,7 +423,8 @@ def _status(arguments: argparse.Namespace) -> int:
         "roster": roster,
         "policy": policy,
         "datasets": [dataset.name for dataset in datasets],
-        "stops": held,
+        "cosigned": standing.to_json(),
+        "stops": [*held],
         "runs": [_run_json(run, given[run.attempt.job]) for run in runs],
         "releases": [_output_json(output) for output in outputs],
     }
@@ -407,8 +433,10 @@ def _status(arguments: argparse.Namespace) -> int:
         f"  roster   {holds}",
         f"  policy   {f'version {policy}' if policy else 'none: every job is refused'}",
         f"  datasets {', '.join(dataset.name for dataset in datasets) or 'none'}",
+        f"  cosigned {standing.line()}",
     ]
-    lines += [f"  stopped  by {digest}" for digest in held]
+    own = " (by this node itself, for a gap in its history)"
+    lines += [f"  stopped  by {digest}{own if for_a_gap(stops) else ''}" for digest, stops in held.items()]
     for run in runs:
         by = ", ".join(sorted(one.approver for one in given[run.attempt.job] if one.counts or one.used))
         approvals = f"  approvals {run.given} of {run.needed}{f' ({by})' if by else ''}" if run.needed else ""
@@ -605,6 +633,57 @@ def _budget(arguments: argparse.Namespace) -> int:
         found = accounts(active, reader.ledger(), _now())
     plain = {"policy": active.policy.version, "accounts": [account.to_json() for account in found]}
     return _show(arguments, plain, *page(found, active.policy))
+
+
+def _journal_successor(arguments: argparse.Namespace) -> int:
+    from audit.note import MAX_NOTE_BYTES
+    from node.generation import begin
+
+    home = _home(arguments)
+    known = None if arguments.checkpoint is None else _read(arguments.checkpoint, MAX_NOTE_BYTES)
+    if not arguments.yes:
+        _confirm_successor(home)
+    begun = begin(home, arguments.reason, _now, known=known)
+    copy = "" if begun.here is None else f"; this copy has {begun.here}"
+    return _show(
+        arguments,
+        {
+            "generation": begun.generation,
+            "vkey": begun.vkey,
+            "previous": {"log": begun.before.origin, "size": begun.before.size, "here": begun.here},
+            "archive": begun.archive.name,
+            "stop": begun.stop,
+        },
+        f"{home.name}/journal/{begun.generation} begins, after {begun.before.origin}",
+        f"  the old one was last seen with {begun.before.size} entries{copy}",
+        f"  it is kept in {begun.archive.name}/",
+        f"  its key, for the roster: {begun.vkey}",
+        f"  everything is stopped by {begun.stop}",
+        "Next: minshu-node enrol with a new token, and a roster that lists this and the new witness keys;",
+        "  then a policy, signed by both officers, with this stop under lifted_stops",
+    )
+
+
+def _confirm_successor(home: "Home") -> None:
+    """Say what a new journal means, and go on only if somebody types yes."""
+    from protocols.errors import Refused
+
+    origin, following = home.origin, f"{home.name}/journal/{home.generation + 1}"
+    page = f"""\
+{origin} ends where it was last seen; {following} begins. 旧日志到此为止, 新日志开始。
+  For a node that was restored from a backup: its old journal cannot go on. 仅用于从备份恢复的节点。
+  The old journal stays in journal.{home.generation}/; auditors read both. 旧日志保留, 供审计查阅。
+  Every job is refused, until a roster lists the new journal's key, and a policy signed by both officers
+  lifts the stop that this node now makes. 须先由名册登记新日志密钥, 再由两人签署的新策略解除停止令。
+  This cannot be undone. 此操作不可撤销。"""
+    print(page, file=sys.stderr)
+    if not sys.stdin.isatty():
+        raise InputError(
+            "nobody is there to answer", code="no-terminal", hint="read the page above, then add --yes"
+        )
+    print("输入 yes 继续 · type yes to go on: ", end="", file=sys.stderr, flush=True)
+    if input().strip() != "yes":
+        raise Refused("nothing was changed", code="not-confirmed")
 
 
 def _stop(arguments: argparse.Namespace) -> int:

@@ -28,6 +28,8 @@ class Config:
         keepalive_s: a silent link is probed after that many seconds.
         desk_poll_s: how often commands of other terminals are looked for, in seconds.
         default_runtime_s: longest run where no participant sets `max_runtime_s`, in seconds.
+        witness_wait_s: how long an attempt waits for a quorum of witnesses before it is given up, and how
+            old the oldest entry without one may be before new jobs are refused, in seconds.
         release_days: how long a release may wait for its recipient, in days.
         duckdb_memory_mb: what DuckDB may use while reading a dataset, in MiB.
         duckdb_threads: threads that read a dataset.
@@ -43,6 +45,7 @@ class Config:
     keepalive_s: float = 30.0
     desk_poll_s: float = 0.1
     default_runtime_s: float = 3600.0
+    witness_wait_s: float = 300.0
     release_days: int = 30
     duckdb_memory_mb: int = 256
     duckdb_threads: int = 1

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from node.activation import InForce, activate_policy, pin_signers
 from node.approvals import record_approval
+from node.cosigning import cosigned_size, requires_cosigned
 from node.gate import Gate
+from node.generation import require_begun
 from node.home import Home
 from node.journal import names, open_journal
 from node.logs import Log
@@ -38,11 +40,13 @@ POLL_S: Final = 0.02
 class Desk:
     """Carries out commands on an opened state.
 
-    `answered` is told of every verdict that changed, `registered` that the catalogue did, `halted` that a
-    stop may cover what is under way; `announce` makes and announces the next identity key, `outcomes` files
-    what came of a list.
+    `home` is the node's folder. `answered` is told of every verdict that changed, `registered` that the
+    catalogue did, `halted` that a stop may cover what is under way; `announce` makes and announces the next
+    identity key, `outcomes` files what came of a list. `unwitnessed` tells why nothing may be given out now,
+    given whether that takes witnesses.
     """
 
+    home: Home
     state: State
     force: InForce
     gate: Gate
@@ -52,6 +56,7 @@ class Desk:
     announce: Callable[[], Announced]
     halted: Callable[[], None]
     outcomes: Outcomes
+    unwitnessed: Callable[[bool], Refused | None]
 
     def handle(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Do what a command asks; return its result.
@@ -81,6 +86,7 @@ class Desk:
                 return self._open(body["release"])
             case "outcome":
                 job, checked, confirmed = JobId(body["job"]), body["checked"], body["confirmed"]
+                self._check_witnessed(*self.state.outputs(job))
                 return self.outcomes.file(job, checked, confirmed, body["note"])
             case "rotate":
                 return rotation_to_json(self.announce())
@@ -126,6 +132,7 @@ class Desk:
             raise InputError("no such release at this node", code="unknown-release")
         output = found[0]
         check_kept(output, self.now())
+        self._check_witnessed(output)
         self._check_open(output)
         with self.state.change() as change:
             change.log(
@@ -142,12 +149,26 @@ class Desk:
             change.mark_stored(release)
         return {"release": release}
 
+    def _check_witnessed(self, *outputs: StoredOutput) -> None:
+        """Refuse while this node may be an older copy, that does not know what was stopped or filed since.
+
+        Raises:
+            Refused: `heads-unknown`, or `node-off`.
+        """
+        required = requires_cosigned(self.force.policy) or any(output.cosigned for output in outputs)
+        no = self.unwitnessed(required)
+        if no is not None:
+            raise no
+
     def _check_open(self, output: StoredOutput) -> None:
         """Refuse to open a list of a run that was given up, or of a job that a stop in force covers.
 
+        So is one that witnesses have not seen to be committed, where the policy in force asks for that, or
+        the one that it was made under.
+
         Raises:
             StateConflict: `release-withdrawn`.
-            Refused: `stopped`.
+            Refused: `stopped`, or `not-cosigned`.
         """
         run = self.state.run(output.attempt)
         if run is None or run.state not in (RunState.RELEASING, RunState.DONE):
@@ -167,6 +188,16 @@ class Desk:
             sentence, hint = ("", "") if no is None else (no.sentence, no.hint)
         if halted:
             raise Refused(sentence, code="stopped", hint=hint)
+        if output.cosigned or requires_cosigned(self.force.policy):
+            folder = self.home.journal_of(output.log)
+            covered = cosigned_size(self.state, self.force, output.log, folder, self.now())
+            if covered <= output.seq:
+                raise Refused(
+                    f"witnesses have seen {covered} entries of this node's journal, and the one that commits "
+                    f"this list is number {output.seq + 1}",
+                    code="not-cosigned",
+                    hint="wait until minshu-node status shows it as cosigned; the node has to run for that",
+                )
 
 
 def register(state: State, dataset: Dataset) -> None:
@@ -268,6 +299,7 @@ def ask(
     if signer.public_key != journal.public_key:
         signer = home.signer  # opening the journal finished a change of the identity key
     try:
+        require_begun(state, signer.public_key)
         force = InForce.load(state, home.name, signer.public_key)
         return desk_of(state, force, home, signer=signer, now=now, log=log).handle(kind, body)
     finally:
@@ -280,6 +312,7 @@ def desk_of(
 ) -> Desk:
     """Return the desk of a node that is off: nobody is to be told of anything, nothing is under way."""
     return Desk(
+        home,
         state,
         force,
         Gate(state, force, signer, now, log),
@@ -289,6 +322,24 @@ def desk_of(
         lambda: announce(state, force, home, signer, now),
         lambda: None,  # the next start looks at stops
         Outcomes(state, force, signer, now=now, log=log, post=lambda _message: None),
+        lambda required: _node_off() if required else None,
+    )
+
+
+def heads_unknown() -> Refused:
+    """Return why a node gives nothing out that has just started."""
+    return Refused(
+        "other departments' nodes have not said yet what they saw last of this node's journal",
+        code="heads-unknown",
+        hint="try again in a moment; if it lasts, this node's link is down, or the others do not answer",
+    )
+
+
+def _node_off() -> Refused:
+    return Refused(
+        "only a running node can tell from its witnesses that it is no older copy of itself",
+        code="node-off",
+        hint="start it with minshu-node run, and ask again while it runs",
     )
 
 

@@ -137,12 +137,15 @@ def _network(address: str) -> Finding:
 
 def _stored(home: Home, enrolled: Enrolled | None, now: datetime) -> Iterator[Finding]:
     """Look at roster, clock, policy and datasets as the node knows them."""
-    from node.activation import InForce
+    from node.activation import InForce, own_keys
 
     try:
         with read_state(home.database) as reader:
             force = InForce.load(reader, home.name, home.signer.public_key)
+            if home.witness_pem.exists() and home.witness_mldsa_pem.exists():
+                force.own = own_keys(home)
             yield from _roster(force, enrolled, now)
+            yield from _witnesses(home, reader, force, now)
             yield from _clock(force, Heard.read(home.path), now)
             yield from _policy(force, reader, now)
             yield from _datasets(reader)
@@ -170,6 +173,41 @@ def _roster(force: "InForce", enrolled: Enrolled | None, now: datetime) -> Itera
     state = "warning" if until - now < timedelta(days=2) else "ok"
     hint = "" if state == "ok" else "remind the owner of a freshness key: minshu-coordinator roster freshen"
     yield Finding("freshness", state, f"the roster counts as the newest until {utc_text(until)}", hint)
+
+
+def _witnesses(home: Home, reader: Reader, force: "InForce", now: datetime) -> Iterator[Finding]:
+    """Look at how far others have seen this node's journal."""
+    from node.cosigning import Standing
+
+    if force.roster is None:
+        return
+    standing = Standing.of(home.journal, reader, force)
+    late = timedelta(seconds=home.config.witness_wait_s)
+    if standing.required and not standing.witnesses.possible:
+        there = len(standing.witnesses.organisations)
+        yield Finding(
+            "witnesses",
+            "error",
+            f"{standing.witnesses.quorum} organisations have to cosign, {there} can: every job is refused",
+            "have the nodes of more organisations enrolled with witness keys, or change [witnesses] quorum",
+        )
+    elif standing.before is not None:
+        yield Finding(
+            "witnesses",
+            "error",
+            f"the witnesses changed: {standing.owed()}; until then every job is refused",
+            "keep minshu-node run connected; if those organisations' nodes are gone for good, have a roster "
+            "signed without them",
+        )
+    elif standing.since is not None and now - standing.since > late:
+        yield Finding(
+            "witnesses",
+            "error" if standing.required else "warning",
+            standing.line(),
+            "keep minshu-node run connected; lines witness-… in node.log say whose nodes do not answer",
+        )
+    else:
+        yield Finding("witnesses", "ok", standing.line())
 
 
 def _clock(force: "InForce", heard: Heard | None, now: datetime) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TOKEN: Final = "minshu-token-1."  # noqa: S105  # a prefix, no secret
 MAX_TOKEN: Final = 16 << 10
 TIMEOUT_S: Final = 20.0
+_SCHEMA: Final = "minshu-enrolment/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +150,22 @@ def _request(home: Home, token: Token) -> bytes:
     signer, suite = home.signer, home.config.suite
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, home.name[:64])])
     csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(_tls_key(home), SHA256())
-    payload = canonical_json(
-        {
-            "schema": "minshu-enrolment/1",
-            "node": home.name,
-            "csr": csr.public_bytes(Encoding.PEM).decode("ascii"),
-            "identity_key": signer.public_key.hex(),
-            "journal_vkey": str(VerifierKey(home.origin, ED25519, signer.public_key)),
-            "recipient_key": public_key(suite, home.recipient_private()).hex(),
-            "suite": suite,
-            "token_sha256_prefix": hashlib.sha256(token.secret).hexdigest()[:8],
-        }
-    )
-    return sign(ENROLMENT, payload, [signer]).encode()
+    cosigner = home.cosigner
+    stated = {
+        "schema": _SCHEMA,
+        "node": home.name,
+        "csr": csr.public_bytes(Encoding.PEM).decode("ascii"),
+        "identity_key": signer.public_key.hex(),
+        "journal_vkey": str(VerifierKey(home.origin, ED25519, signer.public_key)),
+        "witness_vkeys": list(home.witness_vkeys),
+        "recipient_key": public_key(suite, home.recipient_private()).hex(),
+        "suite": suite,
+        "token_sha256_prefix": hashlib.sha256(token.secret).hexdigest()[:8],
+    }
+    # Cosignatures begin otherwise, so that a proof can never be taken for one.
+    proven = f"{_SCHEMA}\0".encode() + hashlib.sha256(canonical_json(stated)).digest()
+    proofs = [key.sign(proven).hex() for key in (cosigner.ed25519, cosigner.mldsa) if key is not None]
+    return sign(ENROLMENT, canonical_json(stated | {"witness_proofs": proofs}), [signer]).encode()
 
 
 def _call(token: Token, request: bytes, mac: bytes) -> Any:

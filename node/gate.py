@@ -2,9 +2,9 @@
 
 (1) The envelope is small enough and well-formed. (2) Its payload hashes to the job id it is offered under.
 (3) An analyst whom the roster lists signed it, and is the requester it names. (4) The attempt is newer than
-all before. (5) The roster is fresh, and the policy decides, over what the ledger says was answered before.
-(6) The dataset and its columns are registered here. (7) Nobody said no to the job, it made no release before,
-no attempt of it began to answer, and not too many were given up.
+all before. (5) The roster is fresh, witnesses have seen this node's log, and the policy decides, over what
+the ledger says was answered before. (6) The dataset and its columns are registered here. (7) Nobody said no
+to the job, it made no release before, no attempt of it began to answer, and not too many were given up.
 
 An answer is kept: the same offer gets the same answer again. Nothing here touches data: of a dataset's file
 only the time of its last change is looked at, to tell whether an earlier job answered the same question.
@@ -16,21 +16,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
+from audit.entries import format_time, parse_time
 from node.activation import InForce
-from node.answers import (
-    ANSWERED_ONCE,
-    ANSWERS,
-    ATTEMPT_OVER,
-    GIVEN_UP,
-    OLD_ATTEMPT,
-    OUTPUT_EXISTS,
-    REJECTED_BEFORE,
-    SAID_NO,
-    make_verdict,
-    question_here,
-    refusal,
-    said_no,
-)
+from node.answers import ANSWERS, ATTEMPT_OVER, OLD_ATTEMPT, make_verdict, question_here, refusal, said_no
 from node.journal import job_facts, policy_ref
 from node.ledger import Ledger, Row, RowState
 from node.logs import Log
@@ -38,9 +26,9 @@ from node.rpc import Attempt
 from node.sources import ReadLimits, check_columns, open_source
 from node.state import Dataset, Reader, RunState, State, StoredRun
 from policies.approving import verify_approval
+from policies.attempts import SAID_NO, check_earlier, set_aside
 from policies.decide import decide
 from policies.decision import Ask, Decision, Permit, Refuse, VerifiedApproval
-from policies.history import Past
 from policies.index import source_of
 from policies.model import ActivePolicy
 from protocols.encoding import sha256_digest
@@ -53,13 +41,12 @@ from protocols.wire import JobSpec, Roster
 MAX_OFFER_BYTES: Final = 512 << 10
 MAX_REMEMBERED: Final = 1024
 
-MAX_GIVEN_UP: Final = 8
-"""Attempts of one job that may end without a charge. Each one's admission tells the list's exact size."""
-
 BY_HISTORY: Final = frozenset({"rate-exceeded", "budget-exceeded", "differencing"})
 """Refusals that only say how much was answered before; an answer that exists already costs nothing more."""
 
-HINDRANCES: Final = frozenset({"clock-untrusted", "roster-stale"})
+HINDRANCES: Final = frozenset(
+    {"clock-untrusted", "roster-stale", "heads-unknown", "policy-unwitnessed", "no-quorum"}
+)
 """What keeps this node from deciding for a while. A new offer is refused with it; what waits, waits on."""
 
 _AGAIN: Final = (
@@ -76,7 +63,8 @@ _STATES: Final = {Permit: RunState.CHECKING, Ask: RunState.AWAITING_APPROVAL, Re
 class Allowed:
     """A job this node may take part in now: what `admit` and `start` go by.
 
-    `version` is the ledger's, of the job's source, that the decision was made on.
+    `version` is the ledger's, of the job's source, that the decision was made on; `decided` the moment that
+    it was made for, in whole milliseconds, as the journal says it.
     """
 
     spec: JobSpec
@@ -84,26 +72,12 @@ class Allowed:
     active: ActivePolicy
     roster: Roster
     version: int
+    decided: datetime
 
-    def row(self, attempt: Attempt, now: datetime) -> Row:
+    def row(self, attempt: Attempt) -> Row:
         """Return the ledger row that sets the job's cost aside for one attempt."""
-        spec, terms = self.spec, self.permit.terms
-        past = Past(
-            job=attempt.job,
-            attempt=attempt.number,
-            time=now,
-            requester=spec.requester,
-            purpose=spec.purpose,
-            job_type=spec.job_type,
-            source=terms.source,
-            unit=terms.unit,
-            cost=terms.cost,
-            query=terms.query,
-            charged=False,
-            exact=True,
-            rule=terms.rule,
-        )
-        return Row(past, terms.lines)
+        terms = self.permit.terms
+        return Row(set_aside(self.spec, attempt.number, terms, self.decided), terms.lines)
 
 
 class Gate:
@@ -118,6 +92,8 @@ class Gate:
         log: Log,
         *,
         trusted: Callable[[], datetime | None] | None = None,
+        witnessing: Callable[[], Refused | None] = lambda: None,
+        settling: Callable[[], bool] = lambda: False,
     ) -> None:
         """Answer with `signer`'s signature, by what is in force.
 
@@ -128,12 +104,17 @@ class Gate:
             now: its clock, right or wrong.
             log: for lines.
             trusted: the clock where it can be believed, else None; `now` where nobody watches the clock.
+            witnessing: returns why nothing may be decided before witnesses have seen more of this node's log.
+            settling: tells whether that is so for a moment only, as after a start.
         """
         self._state = state
         self._force = force
         self._signer = signer
         self._now = now
         self.trusted = trusted or now
+        self._witnessing = witnessing
+        self.settling = settling
+        self._held_back = False
         self._log = log
         # Answers to offers that make no run: a forger or a replay must not fill the database.
         self._passing: OrderedDict[tuple[Attempt, str], bytes] = OrderedDict()
@@ -178,15 +159,24 @@ class Gate:
         spec = JobSpec.decode(decode_envelope(data).payload)
         return self._answer(attempt, spec, data, self.judge(spec, attempt))
 
-    def judge(self, spec: JobSpec, attempt: Attempt, ledger: Ledger | None = None) -> Decision:
+    def judge(self, spec: JobSpec, attempt: Attempt) -> Decision:
         """Return what this node answers to an authentic job now; attempt 0 asks for a dry answer."""
+        # What a job would be told is what it will be told in a moment.
+        no = None if not attempt.number and self.settling() else self._witnessing()
+        return judge(self._state, self._force, spec, attempt, self._moment(), unwitnessed=no)
+
+    def _moment(self) -> datetime | None:
+        """Return the time to decide for, None where the clock cannot be trusted.
+
+        Cut to what a journal can say of it: an auditor decides again for this very moment.
+        """
         now = trusted_now(self._state, self.trusted())
-        return judge(self._state, self._force, spec, attempt, now, ledger=ledger)
+        return None if now is None else parse_time(format_time(now))
 
     def hindered(self) -> bool:
         """Tell whether this node cannot decide anything right now, for a reason that will pass."""
         now = trusted_now(self._state, self.trusted())
-        if now is None:
+        if now is None or self._witnessing() is not None:
             return True
         try:
             self._force.fresh(now)
@@ -194,13 +184,22 @@ class Gate:
             return error.code in HINDRANCES
         return False
 
+    def held_back(self) -> bool:
+        """Tell whether a hindrance kept something waiting from being decided since this was asked last."""
+        held_back, self._held_back = self._held_back, False
+        return held_back
+
     def dry(self, spec: JobSpec) -> tuple[Decision, bytes]:
         """Return what this node would answer to a job, and that as a signed verdict; nothing is kept."""
         decision = self.judge(spec, Attempt(spec.job_id, 0))
         return decision, self._verdict(Attempt(spec.job_id, 0), decision, self._answered(spec, decision))
 
-    def allowed(self, attempt: Attempt) -> Allowed:
+    def allowed(self, attempt: Attempt, *, seen: bool = False) -> Allowed:
         """Return a job that is still permitted.
+
+        Args:
+            attempt: which.
+            seen: witnesses have seen that its cost is charged, so it waits for nothing else of theirs.
 
         Raises:
             Refused: it is not, or no longer, or was never offered.
@@ -210,13 +209,15 @@ class Gate:
             raise Refused("this attempt was never offered here", code="unknown-attempt")
         spec = authentic(self._force, attempt.job, data)
         ledger = self._state.ledger()
-        decision = self.judge(spec, attempt, ledger)
+        moment = self._moment()
+        no = None if seen else self._witnessing()
+        decision = judge(self._state, self._force, spec, attempt, moment, ledger=ledger, unwitnessed=no)
         if not isinstance(decision, Permit):
             raise Refused(decision.sentence, code=decision.code, hint=decision.hint, rule=decision.rule)
         active, roster = self._force.policy, self._force.roster
-        if active is None or roster is None:
+        if active is None or roster is None or moment is None:
             raise Refused("no policy or roster is in force", code="no-policy")
-        return Allowed(spec, decision, active, roster, ledger.version(decision.terms.source))
+        return Allowed(spec, decision, active, roster, ledger.version(decision.terms.source), moment)
 
     def reject(self, job: JobId, reason: str, actor: str) -> tuple[Attempt, bytes]:
         """Refuse a waiting job for a person; return the new answer.
@@ -248,8 +249,11 @@ class Gate:
     # -- answers -------------------------------------------------------------------------------------------
 
     def _answer(self, attempt: Attempt, spec: JobSpec, data: bytes, decision: Decision) -> bytes:
+        # One envelope per job: of its text every other one says the same, around it anybody may write.
+        data = self._state.job(attempt.job) or data
         before = self._state.run(attempt)
         if before is not None and decision.code in HINDRANCES:
+            self._held_back = True
             return before.verdict  # it waits on: what hinders this node will pass
         given = 0 if isinstance(decision, Refuse) else len(decision.approvals)
         needed = given + decision.missing if isinstance(decision, Ask) else given
@@ -264,6 +268,8 @@ class Gate:
         facts["expected_use_sha256"] = sha256_digest(spec.expected_use.encode("utf-8"))
         if answered:
             facts["answered_by"] = answered
+        # What was asked stands beside the log, so that an auditor can decide it again.
+        self._state.journal.put_object(data)
         with self._state.change() as change:
             change.add_job(
                 attempt.job, data, requester=spec.requester, purpose=spec.purpose, received=self._now()
@@ -415,6 +421,7 @@ def judge(
     now: datetime | None,
     *,
     ledger: Ledger | None = None,
+    unwitnessed: Refused | None = None,
 ) -> Decision:
     """Return what a node answers to an authentic job. Changes nothing, so other terminals may ask too.
 
@@ -425,12 +432,15 @@ def judge(
         attempt: which try; rows of it in the ledger do not count against it.
         now: the node's time, None where its clock cannot be trusted.
         ledger: what to decide over, where the caller wants to know its version afterwards.
+        unwitnessed: why nothing may be decided before witnesses have seen more, None for nothing.
     """
     # (5)
     try:
         force.me()
         if now is not None:
             force.fresh(now)
+        if unwitnessed is not None:
+            raise unwitnessed
         assert force.roster is not None
         decision = decide(
             force.policy,
@@ -453,15 +463,14 @@ def judge(
     except InputError as error:
         return refusal(error, decision.rule)
     # (7)
-    if any(run.code == SAID_NO for run in reader.runs(spec.job_id)):
-        return REJECTED_BEFORE
-    if any(output.attempt.number != attempt.number for output in reader.outputs(spec.job_id)):
-        return replace(OUTPUT_EXISTS, rule=decision.rule)
-    if any(row.answering for row in others):
-        return replace(ANSWERED_ONCE, rule=decision.rule)
-    if sum(row.state is RowState.RELEASED for row in others) >= MAX_GIVEN_UP:
-        return replace(GIVEN_UP, rule=decision.rule)
-    return decision
+    outputs = reader.outputs(spec.job_id)
+    no = check_earlier(
+        rejected=any(run.code == SAID_NO for run in reader.runs(spec.job_id)),
+        released=any(output.attempt.number != attempt.number for output in outputs),
+        answering=any(row.answering for row in others),
+        given_up=sum(row.state is RowState.RELEASED for row in others),
+    )
+    return decision if no is None else replace(no, rule=decision.rule)
 
 
 def dataset_of(reader: Reader, force: InForce, spec: JobSpec) -> Dataset | None:

@@ -4,17 +4,23 @@ node.toml                     settings
 keys/identity.pem             Ed25519: admissions, frames, verdicts, journal
 keys/identity.next.pem        the next one, while it is announced and no roster lists it yet
 keys/tls.pem                  P-256: the link
+keys/witness.pem              Ed25519: cosignatures on the logs of others
+keys/witness-mldsa.pem        ML-DSA-44: a second cosignature beside each
+keys/witness.1.pem …          those of a journal that could not be continued, and its number
 keys/recipient.key            HPKE private key of the suite, for class-B lists sealed to this node
 tls/leaf.pem authority.pem    from enrolment
 enrolment.json                coordinator address and pinned roots, from enrolment
 node.db                       state and journal, one database
 journal/                      tiles and checkpoint, for auditors
+journal.1/ …                  journals that could not be continued, as they were
+journal.generation            the number of the present one, from the second on
 releases/                     class-B lists, sealed
 outbox/                       releases on their way to the coordinator, sealed
 node.log                      plain lines with codes
 """
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,10 +32,17 @@ from protocols.errors import InputError
 from protocols.ids import NodeName
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+
+    from audit.witness import CosignerKeys
     from protocols.envelope import KeySigner
     from protocols.roots import Roots
 
 ENROLMENT_SCHEMA: Final = "minshu-node-enrolment/1"
+_GENERATION: Final = re.compile(rb"[1-9][0-9]{0,8}\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,16 @@ class Home:
     def tls_pem(self) -> Path:
         """The P-256 key of the link."""
         return self.path / "keys" / "tls.pem"
+
+    @property
+    def witness_pem(self) -> Path:
+        """The Ed25519 key of this node's cosignatures."""
+        return self.path / "keys" / "witness.pem"
+
+    @property
+    def witness_mldsa_pem(self) -> Path:
+        """The ML-DSA-44 key of this node's cosignatures."""
+        return self.path / "keys" / "witness-mldsa.pem"
 
     @property
     def recipient_path(self) -> Path:
@@ -134,8 +157,42 @@ class Home:
 
     @property
     def origin(self) -> str:
-        """The name of the journal."""
-        return f"{self.name}/journal/1"
+        """The name of the journal.
+
+        Raises:
+            InputError: see `generation`.
+        """
+        return f"{self.name}/journal/{self.generation}"
+
+    @property
+    def generation_file(self) -> Path:
+        """The number of the present journal; there is none for the first."""
+        return self.path / "journal.generation"
+
+    @property
+    def generation(self) -> int:
+        """The number of the present journal, 1 for the first; see `node.generation`.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            text = self.generation_file.read_bytes()
+        except FileNotFoundError:
+            return 1
+        except OSError:
+            text = b""
+        if not _GENERATION.fullmatch(text):
+            raise InputError(
+                f"{self.generation_file.name} cannot be read, or holds no number",
+                code="bad-home",
+                hint="write into it the number that ends the first line of journal/checkpoint",
+            )
+        return int(text)
+
+    def journal_of(self, origin: str) -> Path:
+        """Return the folder of this node's present journal, or of an earlier one that was kept."""
+        return self.journal if origin == self.origin else self.path / f"journal.{origin.rpartition('/')[2]}"
 
     @cached_property
     def signer(self) -> "KeySigner":
@@ -212,6 +269,58 @@ class Home:
                 hint="check the folder keys/ of this node's home; it is tried again",
             ) from None
 
+    @cached_property
+    def cosigner(self) -> "CosignerKeys":
+        """The keys that this node cosigns other logs with; made here where a home of before has none.
+
+        Raises:
+            InputError: one cannot be written, read, or is no such key.
+        """
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+
+        from audit.witness import CosignerKeys
+        from node.witness import MlDsaSigner
+        from protocols.envelope import KeySigner
+
+        ed25519 = _witness_key(self.witness_pem, Ed25519PrivateKey.generate)
+        mldsa = _witness_key(self.witness_mldsa_pem, MLDSA44PrivateKey.generate)
+        if not isinstance(ed25519, Ed25519PrivateKey) or not isinstance(mldsa, MLDSA44PrivateKey):
+            raise _wrong_key()
+        return CosignerKeys(f"{self.name}/witness/1", KeySigner(ed25519), MlDsaSigner(mldsa))
+
+    def retire_cosigner(self, generation: int) -> None:
+        """Lay the cosigning keys aside under the number of the journal that they belong to; make others.
+
+        Done once for a number, however often it is asked for.
+
+        Raises:
+            InputError: a file cannot be renamed or written.
+        """
+        try:
+            for present in (self.witness_pem, self.witness_mldsa_pem):
+                aside = present.with_name(f"{present.stem}.{generation}.pem")
+                if present.exists() and not aside.exists():
+                    present.rename(aside)
+            flush_folder(self.witness_pem.parent)
+        except OSError as error:
+            raise InputError(
+                f"the cosigning keys cannot be laid aside ({error.strerror})",
+                code="home-unwritable",
+                hint="check the folder keys/ of this node's home, then run the same command again",
+            ) from None
+        self.__dict__.pop("cosigner", None)
+        _ = self.cosigner
+
+    @property
+    def witness_vkeys(self) -> tuple[str, ...]:
+        """The lines that cosignatures of this node verify with, Ed25519 first.
+
+        Raises:
+            InputError: see `cosigner`.
+        """
+        return tuple(map(str, self.cosigner.vkeys))
+
     def recipient_private(self) -> bytes:
         """Return the HPKE private key.
 
@@ -262,6 +371,39 @@ def read_roots(address: str, value: Any) -> Enrolled:
     return Enrolled(address, roots.collaboration, roots.threshold, roots.keys)
 
 
+def _witness_key(path: Path, generate: "Callable[[], Ed25519PrivateKey | MLDSA44PrivateKey]") -> object:
+    """Return the private key in a file; make it where there is none."""
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        load_pem_private_key,
+    )
+
+    if not path.exists():
+        made = generate()
+        pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        try:
+            write_durably(path, pem)
+        except OSError as error:
+            raise InputError(
+                f"{path.name} cannot be written ({error.strerror})", code="home-unwritable"
+            ) from None
+        return made
+    try:
+        return load_pem_private_key(read_private(path), None)
+    except (ValueError, TypeError):
+        raise _wrong_key() from None
+
+
+def _wrong_key() -> InputError:
+    return InputError(
+        "keys/witness.pem or keys/witness-mldsa.pem is not the key it should be",
+        code="bad-key",
+        hint="put the file back; with another key this node has to be enrolled again",
+    )
+
+
 def init_home(path: Path, name: str, suite: int) -> Home:
     """Make a new node: settings and its own keys, none of which ever leaves.
 
@@ -291,6 +433,7 @@ def init_home(path: Path, name: str, suite: int) -> Home:
     tls = ec.generate_private_key(ec.SECP256R1())
     write_private(home.tls_pem, tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     write_private(home.recipient_path, recipient)
+    _ = home.cosigner
     return home
 
 

@@ -21,12 +21,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Self
 
+from policies.attempts import forgiven
 from policies.history import Past
 from protocols.dp.cost import Cost
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import DecodeError, StateConflict
 from protocols.ids import JobId, KeyId
-from protocols.statistics.differencing import Query, differenced
+from protocols.statistics.differencing import Query
 from protocols.wire import CostLine, parse_utc, utc_text
 
 SCHEMA: Final = (
@@ -343,17 +344,13 @@ def release(
 def settle(connection: sqlite3.Connection, job: JobId, attempt: int) -> None:
     """Note an attempt's end: where it never began to answer, the cost stays, but no answer was given.
 
-    A party that guards a threshold may have told, by stopping or by going on, on which side of it the group
-    is, and this node cannot know whether it did. So that is forgiven for one question of a source: an attempt
-    at another one that overlaps it counts as exact, answered or not, and no threshold is searched for by
-    questions that fail.
+    Not where `policies.attempts.forgiven` says otherwise.
     """
     row = _row(connection, job, attempt)
     if row is None or row.state is not RowState.CHARGED or not row.past.exact or row.answering:
         return
-    asked = row.past.query
     before = (other.past.query for other in Ledger(connection).rows(row.past.source) if _unanswered(other))
-    if asked is None or not any(other is not None and differenced(asked, other) for other in before):
+    if forgiven(row.past.query, before):
         _store(connection, replace(row, past=replace(row.past, exact=False)))
 
 

@@ -16,6 +16,7 @@ from typing import Final, TextIO
 from protocols.wire import utc_text
 
 _PLAIN: Final = re.compile(r"[\w.:/@+=-]+")
+_MAX_SELDOM: Final = 64
 
 
 @dataclass(slots=True)
@@ -26,6 +27,8 @@ class Log:
     now: Callable[[], datetime]
     stream: TextIO | None = None
     _file: TextIO | None = field(default=None, init=False)
+    _minute: str = field(default="", init=False)
+    _said: set[tuple[str, str]] = field(default_factory=set, init=False)
 
     def info(self, code: str, **fields: str | int) -> None:
         """Log something that is as it should be."""
@@ -38,6 +41,16 @@ class Log:
     def failure(self, code: str, **fields: str | int) -> None:
         """Log something that stopped a run or this node."""
         self._line("error", code, fields)
+
+    def seldom(self, code: str, peer: str = "", **fields: str | int) -> None:
+        """Warn of what others can bring about as often as they like: once a minute of each code and peer."""
+        minute = utc_text(self.now())[:16]
+        if minute != self._minute:
+            self._minute = minute
+            self._said.clear()
+        if (code, peer) not in self._said and len(self._said) < _MAX_SELDOM:
+            self._said.add((code, peer))
+            self.warning(code, **({"peer": peer} if peer else {}), **fields)
 
     def _line(self, level: str, code: str, fields: dict[str, str | int]) -> None:
         shown = "".join(f" {key}={_quoted(value)}" for key, value in fields.items())

@@ -82,12 +82,14 @@ class Outcomes:
         if sum(not known.code for known in filed_before) >= MAX_OUTCOMES:
             raise too_many()
         digest = sha256_digest(payload)
+        envelope = sign(OUTCOME, payload, [self._signer]).encode()
         body = {
             "sha256": digest,
             "release": received.release,
             "recipient": received.recipient,
             "checked": checked,
             "confirmed": confirmed,
+            "envelope_sha256": self._state.journal.put_object(envelope),
         }
         with self._state.change() as change:
             change.add_outcome(digest, job, payload)

@@ -146,6 +146,7 @@ def _seal(sealing: Sealing, plan: PlannedRelease, content: Content) -> SealedRel
     plain = encode_content(content, statement, sealing.rand(16))
     job = sealing.attempt.job
     sealed = suites.seal(sealing.roster.suite, public, release_info(release, job), plain)
+    created = sealing.now.replace(microsecond=0)  # as documents say it, and the journal after them
     note = ReleaseNote(
         release=release,
         job=job,
@@ -159,8 +160,8 @@ def _seal(sealing: Sealing, plan: PlannedRelease, content: Content) -> SealedRel
         sha256=sha256_digest(sealed),
         content_sha256=sha256_digest(plain),
         statement=statement,
-        created=sealing.now,
-        expires=sealing.now + timedelta(days=sealing.keep_days),
+        created=created,
+        expires=created + timedelta(days=sealing.keep_days),
     )
     envelope = sign(RELEASE, note.encode(), [sealing.signer]).encode()
     return SealedRelease(plan, release, note, envelope, sealed, content.table.rows)

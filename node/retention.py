@@ -1,8 +1,8 @@
 """Retention: what is deleted when, and the receipt that each deletion leaves in the journal.
 
 Releases go when their notes say so. Job texts, approvals, and the salts and quality records of inputs go
-`retention.journal_days` after the job came. The journal itself stays whole, and so does the ledger: a budget
-that forgets what was spent is none.
+`retention.journal_days` after the job came, from the database and from beside the log. The journal itself
+stays whole, and so does the ledger: a budget that forgets what was spent is none.
 
 Bytes are removed first and their receipt is written then, so no receipt claims what did not happen; if the
 disk refuses either, the next look finds the same thing due again.
@@ -88,16 +88,19 @@ def _delete_release(state: State, folder: Path, output: StoredOutput) -> None:
 
 
 def _forget(state: State, record: OldRecord) -> None:
+    approvals = [sha256_digest(approval.envelope) for approval in state.approvals(record.job)]
+    texts = [] if record.envelope is None else [sha256_digest(record.envelope)]
+    for digest in (*(quality for _, _, quality in record.inputs), *approvals, *texts):
+        state.journal.delete_object(digest)
     with state.change() as change:
         change.forget(record.job)
         for attempt, dataset, quality in record.inputs:
             body = {"what": "input-record", "dataset": named(dataset), "sha256": quality}
             change.log("deletion.receipt", body, attempt=attempt)
-        if record.approvals:
-            change.log("deletion.receipt", {"what": "approvals", "count": record.approvals}, job=record.job)
-        if record.envelope is not None:
-            text = {"sha256": sha256_digest(record.envelope), "bytes": len(record.envelope)}
-            change.log("deletion.receipt", {"what": "job-text", **text}, job=record.job)
+        for digest in approvals:
+            change.log("deletion.receipt", {"what": "approval", "sha256": digest}, job=record.job)
+        for digest in texts:
+            change.log("deletion.receipt", {"what": "job-text", "sha256": digest}, job=record.job)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from audit.note import MAX_NOTE_BYTES
+from minshu.v1 import audit_pb2
 from minshu.v1 import relay_pb2 as pb
 from protocols.errors import DecodeError
 from protocols.ids import JobId, NodeName
@@ -20,9 +22,20 @@ MAX_ATTEMPT: Final = 1 << 20
 OUTCOME_REFUSED: Final = "outcome."
 """Begins the code of a stop that says why an outcome is not kept; nothing is stopped by it."""
 
+MAX_STATEMENT_BYTES: Final = 16 << 10
+"""Of the signed statement in a letter: a head, or a receipt."""
+MAX_CHECKPOINT_BYTES: Final = MAX_NOTE_BYTES + (8 << 10)
+"""Of a request to cosign: a signed note, and at most 63 lines of proof before it."""
+MAX_COSIGNED_BYTES: Final = 64 << 10
+"""Of a witness's answer: a few signature lines."""
+NONCE_BYTES: Final = 32
+
 _JOB = re.compile(r"sha256:[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{32}")
 # What a journal takes as a code; eleven digits in a row could be part of an identifier.
+_NODE = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?/[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_ORIGIN = re.compile(r"[^\s+\x00-\x1f]{1,200}")
+_STATUSES = frozenset({200, 400, 403, 404, 409, 422})
 _CODE = re.compile(r"(?!.*\d{11})(?=.{1,80}\Z)[a-z][a-z0-9]*(?:[-.][a-z0-9]+)*")
 
 
@@ -116,7 +129,79 @@ class Explain:
     request: bytes
 
 
-Message = Welcome | NewRoster | NewFreshness | Offer | Admit | Start | Stop | Stored | Noted | Filed | Explain
+@dataclass(frozen=True, slots=True)
+class AddCheckpoint:
+    """Asks a witness to cosign; the request body of C2SP tlog-witness add-checkpoint."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cosigned:
+    """A witness's answer: HTTP status and response body of C2SP tlog-witness."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskHead:
+    """Asks a witness what it saw last of a log; `nonce` is 32 bytes that nobody saw before."""
+
+    nonce: bytes
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSaid:
+    """What a witness saw last: a DSSE envelope, and the log's signed note of that size, empty for none."""
+
+    statement: bytes
+    checkpoint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HandReceipt:
+    """Hands over a receipt, a DSSE envelope."""
+
+    receipt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptKept:
+    """What became of the receipt whose payload has this digest; `code` is empty where it is journaled."""
+
+    sha256: str
+    code: str
+
+
+Question = AddCheckpoint | AskHead | HandReceipt
+Reply = Cosigned | HeadSaid | ReceiptKept
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One question or its answer. `sender` is who the coordinator says sent it: not to be relied upon."""
+
+    id: str
+    sender: str
+    body: Question | Reply
+
+
+Message = (
+    Welcome
+    | NewRoster
+    | NewFreshness
+    | Offer
+    | Admit
+    | Start
+    | Stop
+    | Stored
+    | Noted
+    | Filed
+    | Explain
+    | Letter
+)
 ControlRequest = pb.ControlRequest
 """What goes up the control stream, ready to send."""
 
@@ -159,11 +244,54 @@ def read_control(message: pb.ControlResponse) -> Message:
             if not _ID.fullmatch(message.explain.id):
                 raise DecodeError("a question has no id of 32 hex digits", code="bad-message")
             return Explain(message.explain.id, message.explain.request)
+        case "letter":
+            return _letter(message.letter)
     raise DecodeError(
         "the coordinator sent a message of an unknown kind",
         code="unknown-message",
         hint="update this node: the coordinator speaks a newer protocol",
     )
+
+
+def _letter(message: audit_pb2.Letter) -> Letter:
+    sender = getattr(message, "from")
+    if not _ID.fullmatch(message.id) or not _NODE.fullmatch(sender) or message.to:
+        raise DecodeError("a letter does not say whose it is", code="bad-letter")
+    return Letter(message.id, sender, _letter_body(message))
+
+
+def _letter_body(message: audit_pb2.Letter) -> Question | Reply:
+    match message.WhichOneof("body"):
+        case "add_checkpoint":
+            return AddCheckpoint(_bounded(message.add_checkpoint.body, MAX_CHECKPOINT_BYTES))
+        case "cosigned":
+            if message.cosigned.status not in _STATUSES:
+                raise DecodeError("a witness answers with an unknown status", code="bad-letter")
+            return Cosigned(message.cosigned.status, _bounded(message.cosigned.body, MAX_COSIGNED_BYTES))
+        case "ask_head":
+            asked = message.ask_head
+            if len(asked.nonce) != NONCE_BYTES or not _ORIGIN.fullmatch(asked.log):
+                raise DecodeError("a question for a head has no nonce or names no log", code="bad-letter")
+            return AskHead(asked.nonce, asked.log)
+        case "head":
+            return HeadSaid(
+                _bounded(message.head.statement, MAX_STATEMENT_BYTES),
+                _bounded(message.head.checkpoint, MAX_NOTE_BYTES),
+            )
+        case "receipt":
+            return HandReceipt(_bounded(message.receipt.receipt, MAX_STATEMENT_BYTES))
+        case "receipt_kept":
+            kept = message.receipt_kept
+            if not _JOB.fullmatch(kept.sha256) or (kept.code and not _CODE.fullmatch(kept.code)):
+                raise DecodeError("a letter names no receipt", code="bad-letter")
+            return ReceiptKept(kept.sha256, kept.code)
+    raise DecodeError("a letter is about something unknown", code="bad-letter")
+
+
+def _bounded(data: bytes, limit: int) -> bytes:
+    if len(data) > limit:
+        raise DecodeError(f"a letter carries {len(data)} bytes, at most {limit} accepted", code="too-long")
+    return data
 
 
 def _attempt(message: pb.Attempt, lowest: int = 1) -> Attempt:
@@ -230,6 +358,25 @@ def outcome(envelope: bytes) -> ControlRequest:
 def rotation(envelope: bytes) -> ControlRequest:
     """Hand in the announcement of this node's next identity key."""
     return ControlRequest(rotation=pb.KeyRotation(rotation=envelope))
+
+
+def letter(identifier: str, to: str, body: Question | Reply) -> ControlRequest:
+    """Send a letter: a question under an id drawn for it, or the answer to the question of that id."""
+    message = audit_pb2.Letter(id=identifier, to=to)
+    match body:
+        case AddCheckpoint(request):
+            message.add_checkpoint.CopyFrom(audit_pb2.AddCheckpoint(body=request))
+        case Cosigned(status, answer_body):
+            message.cosigned.CopyFrom(audit_pb2.Cosigned(status=status, body=answer_body))
+        case AskHead(nonce, log):
+            message.ask_head.CopyFrom(audit_pb2.AskHead(nonce=nonce, log=log))
+        case HeadSaid(statement, checkpoint):
+            message.head.CopyFrom(audit_pb2.HeadSaid(statement=statement, checkpoint=checkpoint))
+        case HandReceipt(receipt):
+            message.receipt.CopyFrom(audit_pb2.HandReceipt(receipt=receipt))
+        case ReceiptKept(sha256, code):
+            message.receipt_kept.CopyFrom(audit_pb2.ReceiptKept(sha256=sha256, code=code))
+    return ControlRequest(letter=message)
 
 
 def upload(attempt: Attempt, release: str, note: bytes, sealed: bytes) -> Iterable[ControlRequest]:

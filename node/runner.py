@@ -2,25 +2,28 @@
 
 Order is what makes it safe. Reading and preparing derive things from data but send nothing. The cost is set
 aside with the admission. `Start` is checked against everybody's admissions; then commit point 1 makes the
-charge and the journal entry durable; only then is the data stream opened. That an answer is under way is
-durable before the first frame of it. Commit point 2 makes the releases durable; only then are they sent. An
-attempt that a crash or an error cut short is never resumed; its cost is freed only where it is certain that
-nothing left.
+charge and the journal entry durable; only then, and where the policy says so once witnesses have seen that
+entry, is the data stream opened; and before the first frame all is checked once more, for either may have
+taken long. That an answer is under way is durable before the first frame of it. Commit
+point 2 makes the releases durable; only then, and once witnesses have seen that, are they sent. An attempt
+that a crash or an error cut short is never resumed; its cost is freed only where it is certain that nothing
+left.
 """
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from audit.entries import PolicyRef, format_time
+from audit.statements import accepted_facts, cost_facts, published, release_facts
 from node import rpc
 from node.admission import (
-    Agreed,
     Prepared,
     check_admissions,
     make_admission,
@@ -28,14 +31,15 @@ from node.admission import (
     seal_admission,
 )
 from node.answers import question_here
-from node.approvals import leakage_digest
 from node.config import Config
+from node.cosigning import requires_cosigned
 from node.exchange import Exchange
-from node.gate import Allowed, Gate, dataset_of
+from node.gate import HINDRANCES, Allowed, Gate, dataset_of
 from node.home import Home
 from node.journal import job_facts, policy_ref
 from node.link import Uplink
 from node.logs import Log
+from node.receipts import owe
 from node.releases import SealedRelease, Sealing, discard, keep, kept, seal_all
 from node.rpc import Attempt, ControlRequest
 from node.sources import ReadLimits
@@ -47,13 +51,11 @@ from node.state import (
     State,
     StoredOutput,
     StoredRun,
-    cost_facts,
-    published,
 )
 from node.stops import covering
+from policies.attempts import Agreed, charged_lines, leakage_digest
 from protocols.channel import suites
 from protocols.channel.frame import FrameOpener, FrameSealer
-from protocols.dp.cost import Cost
 from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import Signer, decode_envelope
 from protocols.errors import (
@@ -68,7 +70,7 @@ from protocols.ids import JobId, Role
 from protocols.jobs import job_type
 from protocols.jobs.job_type import Content, OutputClass, Setup
 from protocols.party import UNDER_WAY, Finished, Party, Progress, Rand
-from protocols.wire import Admission, CostLine, JobSpec
+from protocols.wire import Admission, JobSpec
 
 if TYPE_CHECKING:
     from node.activation import InForce
@@ -83,6 +85,8 @@ LINGER_S: Final = 30.0
 DECISIONS: Final = 3
 """How often a job is decided again because another one was set aside in between."""
 MAX_SENTENCE: Final = 1024
+SOFTWARE: Final = f"minshu-{version('minshu')}"
+"""What ran, for the journal."""
 
 
 class Ended(MinshuError):
@@ -109,6 +113,11 @@ class Office:
     monotonic: Callable[[], float]
     rand: Rand
     post: Callable[[ControlRequest], None]
+    witnessed: Callable[[int, bool], Awaitable[None]]
+    """Returns once witnesses have seen so many entries, if the policy in force asks for that, or the caller
+    does; else raises `no-quorum`."""
+    committed: Callable[[], None]
+    """Told that receipts are owed."""
     recorder: "Recorder | None" = None
 
 
@@ -120,6 +129,7 @@ class _Live:
     allowed: Allowed
     role: Role
     over: threading.Event = field(default_factory=threading.Event)
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
     why: MinshuError | None = None
     task: asyncio.Task[None] | None = None
     exchange: Exchange | None = None
@@ -135,6 +145,7 @@ class _Live:
         if self.why is None:
             self.why = why
         self.over.set()
+        self.stopped.set()
         if self.exchange is not None:
             self.exchange.stop(why)
 
@@ -153,6 +164,7 @@ class Runner:
         self._live: dict[Attempt, _Live] = {}
         self._uploads: dict[Attempt, asyncio.Task[None]] = {}
         self._held: set[Attempt] = set()
+        self._postponed: set[Attempt] = set()
         self._lingering: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="run")
 
@@ -172,8 +184,11 @@ class Runner:
             return
         try:
             allowed = self._office.gate.allowed(attempt)
-        except MinshuError:
-            self._answer_anew(attempt)
+        except MinshuError as error:
+            if error.code in HINDRANCES:
+                self._postponed.add(attempt)  # it is permitted, and will be admitted when that has passed
+            else:
+                self._answer_anew(attempt)
             return
         role = allowed.spec.role_of(self._office.config.name)
         assert role is not None
@@ -260,10 +275,13 @@ class Runner:
             self._report(run.attempt, run)
 
     def retry(self) -> None:
-        """Try again to send what this node's own disk held back."""
+        """Try again what this node's own disk, its clock or its witnesses held back."""
         held, self._held = self._held, set()
         for attempt in held:
             self._upload_later(attempt)
+        postponed, self._postponed = self._postponed, set()
+        for attempt in postponed:
+            self.admit(attempt)
 
     def recover(self) -> None:
         """End what a crash cut short; call once, before the first message."""
@@ -295,14 +313,17 @@ class Runner:
             with state.change() as change:
                 for row in left:
                     attempt = Attempt(row.past.job, row.past.attempt)
-                    self._free(change, attempt, "node-restarted", unopened=False)
+                    if self._free(change, attempt, "node-restarted", unopened=False):
+                        end = {"code": "node-restarted", "opened": False, "freed": True}
+                        change.log("job.failed", end, attempt=attempt)
 
-    def _free(self, change: Change, attempt: Attempt, code: str, *, unopened: bool) -> None:
+    def _free(self, change: Change, attempt: Attempt, code: str, *, unopened: bool) -> bool:
         """Free what an attempt that is over may give back; where the ledger is damaged, nothing is given."""
         try:
-            change.release(attempt, code, policy_ref(self._office.force.policy), unopened=unopened)
+            return change.release(attempt, code, policy_ref(self._office.force.policy), unopened=unopened)
         except StateConflict as problem:
             self._office.log.failure(problem.code, job=attempt.job, attempt=attempt.number)
+            return False
 
     def halt(self) -> None:
         """End at once what a stop in force covers: attempts, and releases that have not left yet."""
@@ -444,11 +465,19 @@ class Runner:
             except MinshuError:
                 raise _Changed from None
             admission, envelope, private = self._admission(live)
+            self._put_evidence(live, [envelope])
             try:
                 with self._office.state.change() as change:
                     change.move(live.attempt, RunState.ACCEPTED)
-                    row = live.allowed.row(live.attempt, self._office.now())
-                    change.reserve(row, live.allowed.version, _policy(live))
+                    change.log(
+                        "job.accepted",
+                        self._acceptance(live, admission),
+                        attempt=live.attempt,
+                        policy=_policy(live),
+                        actor=live.allowed.spec.requester,
+                        refs=[sha256_digest(envelope)],
+                    )
+                    change.reserve(live.allowed.row(live.attempt), live.allowed.version, _policy(live))
                     if live.prepared is not None:
                         change.add_input(
                             live.attempt,
@@ -469,12 +498,33 @@ class Runner:
             hint="try again",
         )
 
+    def _put_evidence(self, live: _Live, admissions: Sequence[bytes]) -> None:
+        """Keep beside the log what its entries are about to name: none names an object that is not there."""
+        journal = self._office.state.journal
+        for envelope in admissions:
+            journal.put_object(envelope)
+        journal.put_object(self._office.state.job(live.attempt.job) or b"")
+        if live.prepared is not None:
+            journal.put_object(live.prepared.quality)
+
+    def _acceptance(self, live: _Live, admission: Admission) -> dict[str, Any]:
+        """Return what `job.accepted` says: all it takes to decide this attempt once more."""
+        allowed = live.allowed
+        rows = {} if live.prepared is None else {"rows": live.prepared.summary.rows}
+        return {
+            **accepted_facts(allowed.spec, live.role, allowed.permit.terms.cost),
+            **rows,
+            "admission_sha256": admission.digest,
+            "envelope_sha256": sha256_digest(self._office.state.job(live.attempt.job) or b""),
+            "decided": format_time(allowed.decided),
+        }
+
     def _admission(self, live: _Live) -> tuple[Admission, bytes, bytes]:
         """Return an admission, its envelope, and the private key for this attempt alone."""
         office = self._office
         spec, roster = live.allowed.spec, live.allowed.roster
         private = suites.new_private_key(roster.suite, office.rand)
-        now = office.now()
+        now = office.now().replace(microsecond=0)  # as documents say it, and the journal after them
         admission = make_admission(
             live.allowed,
             live.attempt,
@@ -492,10 +542,11 @@ class Runner:
         live.go_on()
         agreed = self._agree(live, envelopes)
         self._commit_start(live, agreed, envelopes)  # commit point 1
+        await self._witnessed(live)
         timeout = agreed.constraints.max_runtime_s or office.config.default_runtime_s
         deadline = asyncio.get_running_loop().call_later(timeout, live.stop, _timed_out(timeout))
         try:
-            contents = await self._play(live, agreed)
+            contents = await self._play(live, agreed, envelopes)
             await self._release(live, contents)  # commit point 2
         finally:
             deadline.cancel()
@@ -503,22 +554,47 @@ class Runner:
         office.log.info("run-done", job=live.attempt.job, attempt=live.attempt.number)
         self._upload_later(live.attempt)
 
-    def _agree(self, live: _Live, envelopes: tuple[bytes, ...]) -> Agreed:
-        """Decide once more, and check everybody's admissions against that decision."""
+    async def _witnessed(self, live: _Live) -> None:
+        """Wait until witnesses have seen that the cost is charged: an older copy of this node has not.
+
+        Raises:
+            Unreachable: `no-quorum`: they have not in time; nothing has left.
+            Ended: the attempt was stopped meanwhile.
+        """
+        size, required = self._office.state.journal.size, requires_cosigned(live.allowed.active)
+        seen = asyncio.ensure_future(self._office.witnessed(size, required))
+        stopped = asyncio.create_task(live.stopped.wait())
+        try:
+            await asyncio.wait((seen, stopped), return_when=asyncio.FIRST_COMPLETED)
+            live.go_on()
+            await seen
+        finally:
+            seen.cancel()
+            stopped.cancel()
+
+    def _check_still(self, live: _Live, envelopes: tuple[bytes, ...]) -> None:
+        """Check again, before the first frame, what may have changed while witnesses or the relay took long.
+
+        Raises:
+            MinshuError: see `_agree`; nothing has left.
+        """
+        policy, roster, admission = self._office.force.policy, self._office.force.roster, live.admission
+        assert admission is not None
+        now = (policy and policy.digest, roster and roster.digest)
+        if now != (admission.policy_digest, admission.roster_digest):
+            raise _OUTDATED
+        self._agree(live, envelopes, seen=True)
+
+    def _agree(self, live: _Live, envelopes: tuple[bytes, ...], *, seen: bool = False) -> Agreed:
+        """Decide once more, and check everybody's admissions against that decision; see `Gate.allowed`."""
         office = self._office
         assert live.admission is not None
-        allowed = office.gate.allowed(live.attempt)
+        allowed = office.gate.allowed(live.attempt, seen=seen)
         said = (live.admission.policy_digest, live.admission.rule, live.admission.roster_digest)
         if (allowed.active.digest, allowed.permit.rule, allowed.roster.digest) != said:
-            raise Refused(
-                "policy or roster changed after this node's admission",
-                code="admission-outdated",
-                hint="submit the job again",
-            )
+            raise _OUTDATED
         live.allowed = allowed
-        return check_admissions(
-            envelopes, live.envelope, allowed, live.attempt, node=office.config.name, now=office.now()
-        )
+        return check_admissions(envelopes, live.envelope, allowed, live.attempt, now=office.now())
 
     def _commit_start(self, live: _Live, agreed: Agreed, envelopes: tuple[bytes, ...]) -> None:
         """Commit point 1: charge, approvals used, run state and `job.admitted`, in one transaction."""
@@ -526,12 +602,8 @@ class Runner:
         admission = live.admission
         assert admission is not None
         allowed = live.allowed
-        journal = office.state.journal
-        # The evidence first: an entry never names an object that is not there.
-        for envelope in envelopes:
-            journal.put_object(envelope)
+        self._put_evidence(live, envelopes)
         job_envelope = office.state.job(live.attempt.job) or b""
-        journal.put_object(job_envelope)
         constraints = canonical_json(agreed.constraints.to_json())
         body = {
             **job_facts(allowed.spec, live.role),
@@ -544,6 +616,8 @@ class Runner:
             "suite": admission.suite,
             "not_after": format_time(admission.not_after),
             "class": job_type(allowed.spec.job_type).output_class.value,
+            "decided": format_time(allowed.decided),
+            "software": SOFTWARE,
         }
         cost = job_type(allowed.spec.job_type).cost(allowed.spec, live.role, agreed.constraints)
         snapshot = "" if live.prepared is None else live.prepared.summary.snapshot
@@ -566,8 +640,6 @@ class Runner:
                 "rule_version": summary.rule_version,
             }
         with office.state.change() as change:
-            change.charge(live.attempt, cost, _lines(live, cost), _policy(live))
-            change.start(live.attempt, here)
             change.log(
                 "job.admitted",
                 body,
@@ -576,8 +648,11 @@ class Runner:
                 actor=allowed.spec.requester,
                 refs=sorted(sha256_digest(envelope) for envelope in envelopes),
             )
+            lines = charged_lines(allowed.permit.terms.lines, cost)
+            change.charge(live.attempt, cost, lines, _policy(live))
+            change.start(live.attempt, here)
 
-    async def _play(self, live: _Live, agreed: Agreed) -> tuple[Content, ...]:
+    async def _play(self, live: _Live, agreed: Agreed, envelopes: tuple[bytes, ...]) -> tuple[Content, ...]:
         """Run the party against the data stream and return what it hands over."""
         office = self._office
         spec, roster = live.allowed.spec, live.allowed.roster
@@ -609,6 +684,7 @@ class Runner:
         exchange = live.exchange = Exchange(stream, depth)
         try:
             live.go_on()
+            self._check_still(live, envelopes)
             loop = asyncio.get_running_loop()
             playing = Playing(
                 live.attempt,
@@ -638,6 +714,8 @@ class Runner:
         live.go_on()
         with self._office.state.change() as change:
             change.answering(live.attempt)
+            facts = {"role": live.role, "approvals": len(live.allowed.permit.approvals)}
+            change.log("job.answering", facts, attempt=live.attempt, policy=_policy(live))
 
     async def _release(self, live: _Live, contents: tuple[Content, ...]) -> None:
         """Commit point 2: sealed bytes durable, then state and `output.commit` in one transaction."""
@@ -660,9 +738,22 @@ class Runner:
             await self._in_thread(lambda: self._keep_all(sealed))
             live.go_on()
             with office.state.change() as change:
+                log = office.state.journal.origin
+                cosigned = requires_cosigned(live.allowed.active)
                 for release in sealed:
-                    change.add_output(release.stored(live.attempt))
-                    change.log("output.commit", _commitment(release), attempt=live.attempt)
+                    seq = change.log("output.commit", _commitment(release), attempt=live.attempt)
+                    made = release.stored(live.attempt)
+                    change.add_output(replace(made, log=log, seq=seq, cosigned=cosigned))
+                    owe(
+                        change,
+                        live.allowed.spec,
+                        live.attempt,
+                        live.allowed.roster,
+                        office.config.name,
+                        release=release,
+                        log=log,
+                        seq=seq,
+                    )
                 if to_send:
                     change.move(live.attempt, RunState.RELEASING)
                 else:
@@ -674,6 +765,7 @@ class Runner:
                 raise
             # Committed, though no checkpoint covers it yet: nothing is sent before one does.
             office.log.failure(error.code, job=live.attempt.job)
+        office.committed()
 
     # -- ends and reports ------------------------------------------------------------------------------------
 
@@ -681,8 +773,8 @@ class Runner:
         """Bring a run to its end state: journal it, then tell the coordinator."""
         office = self._office
         if isinstance(error, Unreachable):
-            # One code for everything that a new attempt may cure.
-            code = error.code if error.code == "peer-lost" else "unreachable"
+            # One code for everything about the link that a new attempt may cure.
+            code = error.code if error.code in ("peer-lost", "no-quorum") else "unreachable"
             error = Unreachable(error.message, code=code, hint=error.hint)
         state = error.state if isinstance(error, Ended) else RunState.FAILED
         before = office.state.run(attempt)
@@ -697,7 +789,7 @@ class Runner:
                     change.move(attempt, state, code=error.code, sentence=error.message, hint=error.hint)
                     # Only the process that ran it can know that its stream was never opened.
                     unopened = live is not None and not live.opened
-                    self._free(change, attempt, error.code, unopened=unopened)
+                    body["freed"] = self._free(change, attempt, error.code, unopened=unopened)
                     change.log(_end_kind(state, error), body, attempt=attempt, policy=policy)
             except MinshuError as problem:
                 # The end goes out all the same: silence would only leave the others waiting.
@@ -734,7 +826,10 @@ class Runner:
             run = office.state.run(attempt)
             if run is not None and run.state in (RunState.RELEASING, RunState.DONE) and not run.noted:
                 await office.uplink.send(_ended(attempt, RunState.DONE, "", "", "", opened=run.opened))
-        except Unreachable:
+        except Unreachable as error:
+            if error.code == "no-quorum":
+                self._held.add(attempt)
+                office.log.warning(error.code, job=attempt.job, attempt=attempt.number)
             return  # said again after the next welcome
         except MinshuError as error:
             self._held.add(attempt)
@@ -746,6 +841,13 @@ class Runner:
     async def _send_release(self, output: StoredOutput) -> None:
         if output.output_class == OutputClass.DIRECTED:
             return  # class B never leaves this node
+        if output.log != self._office.state.journal.origin:
+            raise StateConflict(
+                "a release was committed in an earlier journal of this node and never sent",
+                code="release-withdrawn",
+                hint="have the question asked again",
+            )
+        await self._office.witnessed(output.seq + 1, output.cosigned)
         sealed = await self._in_thread(lambda: kept(self._office.home.outbox, output))
         for message in rpc.upload(output.attempt, output.release, output.note, sealed):
             await self._office.uplink.send(message)
@@ -757,6 +859,7 @@ class Runner:
 
     def _keep_all(self, sealed: tuple[SealedRelease, ...]) -> None:
         for release in sealed:
+            self._office.state.journal.put_object(release.note_envelope)
             folder = self._folder(release.planned.output_class)
             keep(folder, release.release, release.sealed, release.note_envelope)
 
@@ -818,20 +921,19 @@ class Playing:
             step = party.receive(incoming)
 
 
+_OUTDATED: Final = Refused(
+    "policy or roster changed after this node's admission",
+    code="admission-outdated",
+    hint="submit the job again",
+)
+
+
 class _Changed(Exception):
     """A job that was permitted is answered otherwise now."""
 
 
 def _policy(live: _Live) -> PolicyRef | None:
     return policy_ref(live.allowed.active, live.allowed.permit.rule)
-
-
-def _lines(live: _Live, cost: Cost) -> tuple[CostLine, ...]:
-    """Return what a cost under the merged constraints is to each limit: counts exactly, a loss at most."""
-    counts = {"rows": str(cost.rows), "queries": str(cost.queries)}
-    return tuple(
-        replace(line, cost=counts.get(line.notion, line.cost)) for line in live.allowed.permit.terms.lines
-    )
 
 
 def _done(change: Change, attempt: Attempt, role: Role | None) -> None:
@@ -859,15 +961,10 @@ def _ended(
 def _commitment(release: SealedRelease) -> Mapping[str, Any]:
     directed = release.planned.output_class is OutputClass.DIRECTED
     return {
-        "release": release.release,
-        "class": release.planned.output_class.value,
-        "sha256": release.note.sha256,
+        **release_facts(release.note, release.planned.made_by),
         # The size of a sealed list tells how many people are on it.
         **({} if directed else {"bytes": len(release.sealed)}),
-        "recipient": release.note.recipient,
-        "role": release.planned.made_by,
         "envelope_sha256": sha256_digest(release.note_envelope),
-        "expires": format_time(release.note.expires),
     }
 
 

@@ -11,24 +11,28 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-from audit.entries import ENTRY_KINDS, FIELDS, PolicyRef, format_time, parse_time
+from audit.entries import Entry, PolicyRef, parse_time
 from audit.log import Journal
+from audit.statements import budget_facts
 from node import ledger
 from node.ledger import Ledger, Row
 from node.rpc import Attempt
 from node.sources import SourceColumn
-from protocols.dp.cost import UNIT, Cost, decimal_up
+from policies.witnesses import Witnesses
+from protocols.dp.cost import Cost
 from protocols.encoding import sha256_digest
 from protocols.errors import StateConflict
-from protocols.ids import DatasetName, Digest, JobId
+from protocols.ids import DatasetName, Digest, JobId, NodeName, Organisation
 from protocols.wire import CostLine, parse_utc, utc_text
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of the tables below. A database of an earlier release is refused, not misread."""
+
+_FORMAT_OF: Final = """SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'pin'), user_version
+    FROM pragma_user_version"""
 
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS pin (role TEXT NOT NULL, key BLOB NOT NULL UNIQUE)",
@@ -66,12 +70,26 @@ _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS output (
         release TEXT PRIMARY KEY, job TEXT NOT NULL, attempt INTEGER NOT NULL, name TEXT NOT NULL,
         class TEXT NOT NULL, recipient TEXT NOT NULL, sha256 TEXT NOT NULL, note BLOB NOT NULL,
-        stored INTEGER NOT NULL DEFAULT 0, expires TEXT NOT NULL, deleted INTEGER NOT NULL DEFAULT 0)""",
+        stored INTEGER NOT NULL DEFAULT 0, expires TEXT NOT NULL, deleted INTEGER NOT NULL DEFAULT 0,
+        log TEXT NOT NULL, seq INTEGER NOT NULL, cosigned INTEGER NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS desk (
         id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, body TEXT NOT NULL, answer TEXT)""",
     """CREATE TABLE IF NOT EXISTS outcome (
         sha256 TEXT PRIMARY KEY, job TEXT NOT NULL, payload BLOB NOT NULL,
         stored INTEGER NOT NULL DEFAULT 0, code TEXT NOT NULL DEFAULT '')""",
+    # What this node saw last of each log that it cosigns, and what it showed to contradict itself.
+    "CREATE TABLE IF NOT EXISTS witness_head (origin TEXT PRIMARY KEY, note BLOB NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS witness_conflict (
+        sha256 TEXT PRIMARY KEY, origin TEXT NOT NULL, code TEXT NOT NULL, day TEXT NOT NULL)""",
+    # Whose quorum still has to see that the witnesses of a log changed, and in which entry they did.
+    """CREATE TABLE IF NOT EXISTS witness_change (
+        log TEXT PRIMARY KEY, seq INTEGER NOT NULL, organisations TEXT NOT NULL,
+        quorum INTEGER NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS receipt_due (
+        sha256 TEXT NOT NULL, peer TEXT NOT NULL, payload BLOB NOT NULL, PRIMARY KEY (sha256, peer))""",
+    """CREATE TABLE IF NOT EXISTS receipt_kept (
+        job TEXT NOT NULL, attempt INTEGER NOT NULL, peer TEXT NOT NULL, release TEXT NOT NULL,
+        sha256 TEXT NOT NULL, PRIMARY KEY (job, attempt, peer, release))""",
     *ledger.SCHEMA,
     f"PRAGMA user_version = {FORMAT}",
 )
@@ -184,7 +202,9 @@ class StoredApproval:
 class StoredOutput:
     """One committed release. Its sealed bytes lie in a file until `expires`; `sha256` is theirs.
 
-    `stored`: its recipient has it. `deleted`: the bytes are gone, and the journal says so.
+    `stored`: its recipient has it. `deleted`: the bytes are gone, and the journal says so. `log` and `seq`:
+    where its `output.commit` entry stands. `cosigned`: the policy that it was made under lets nothing leave
+    before witnesses have seen that.
     """
 
     release: str
@@ -197,19 +217,40 @@ class StoredOutput:
     stored: bool
     expires: datetime
     deleted: bool = False
+    log: str = ""
+    seq: int = 0
+    cosigned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessChange:
+    """The witnesses of a log changed in entry `seq`, and a quorum of those before has not seen that yet.
+
+    `before` are those that last saw a change, as they were then; its nodes' keys are not kept.
+    """
+
+    seq: int
+    before: Witnesses
+
+
+@dataclass(frozen=True, slots=True)
+class DueReceipt:
+    """A receipt that a peer has not confirmed; `sha256` is its payload's digest."""
+
+    sha256: Digest
+    peer: NodeName
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class OldRecord:
     """What is kept of a job beyond the journal: to be deleted after `retention.journal_days`.
 
-    `inputs` are the salts and quality records of its attempts: dataset and digest of the record; `approvals`
-    is how many were recorded.
+    `inputs` are the salts and quality records of its attempts: dataset and digest of the record.
     """
 
     job: JobId
     envelope: bytes | None
-    approvals: int
     inputs: tuple[tuple[Attempt, DatasetName, Digest], ...]
 
 
@@ -244,6 +285,15 @@ class Reader:
     def _one(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Row | None:
         rows = self._all(query, values)
         return rows[0] if rows else None
+
+    def check_format(self) -> None:
+        """Refuse tables that this release does not know.
+
+        Raises:
+            StateConflict: `state-format`.
+        """
+        [row] = self._all(_FORMAT_OF)
+        _require_format(*row)
 
     def pins(self) -> dict[str, tuple[bytes, ...]]:
         """Return the pinned policy signers, role → raw public keys; empty before they are pinned."""
@@ -376,6 +426,9 @@ class Reader:
                 bool(r["stored"]),
                 parse_utc(r["expires"]),
                 bool(r["deleted"]),
+                r["log"],
+                r["seq"],
+                bool(r["cosigned"]),
             )
             for r in self._all(query + " ORDER BY rowid", values)
         ]
@@ -388,6 +441,50 @@ class Reader:
             for r in rows
         ]
 
+    def witness_head(self, origin: str) -> bytes | None:
+        """Return the newest checkpoint of another log that this node cosigned, a signed note."""
+        row = self._one("SELECT note FROM witness_head WHERE origin = ?", (origin,))
+        return None if row is None else row["note"]
+
+    def witness_heads(self) -> list[tuple[str, bytes]]:
+        """Return origin and newest cosigned checkpoint of every log that this node cosigned."""
+        return [(row["origin"], row["note"]) for row in self._all("SELECT * FROM witness_head")]
+
+    def conflict_known(self, sha256: str) -> bool:
+        """Tell whether a conflicting checkpoint is journaled already."""
+        return self._one("SELECT 1 FROM witness_conflict WHERE sha256 = ?", (sha256,)) is not None
+
+    def conflicts(self, origin: str, code: str, day: str) -> int:
+        """Return how many conflicts of a log and code were journaled on a day."""
+        query = "SELECT COUNT(*) FROM witness_conflict WHERE origin = ? AND code = ? AND day = ?"
+        return int(self._all(query, (origin, code, day))[0][0])
+
+    def witness_change(self, log: str) -> WitnessChange | None:
+        """Return the change of a log's witnesses that those before have still to see."""
+        row = self._one("SELECT * FROM witness_change WHERE log = ?", (log,))
+        if row is None:
+            return None
+        organisations = frozenset(Organisation(house) for house in json.loads(row["organisations"]))
+        return WitnessChange(row["seq"], Witnesses({}, organisations, row["quorum"]))
+
+    def receipts_due(self) -> list[DueReceipt]:
+        """Return the receipts that somebody has not confirmed, oldest first."""
+        rows = self._all("SELECT * FROM receipt_due ORDER BY rowid")
+        return [DueReceipt(Digest(r["sha256"]), NodeName(r["peer"]), r["payload"]) for r in rows]
+
+    def receipts_kept(self, attempt: Attempt, peer: str) -> dict[str, Digest]:
+        """Return what a peer's receipts for an attempt are here: release → digest of the payload."""
+        rows = self._all(
+            "SELECT release, sha256 FROM receipt_kept WHERE job = ? AND attempt = ? AND peer = ?",
+            (attempt.job, attempt.number, peer),
+        )
+        return {row["release"]: Digest(row["sha256"]) for row in rows}
+
+    def logged_at(self, seq: int) -> datetime | None:
+        """Return the time of this node's journal entry `seq`, None if there is no such."""
+        row = self._one("SELECT entry FROM journal_entry WHERE seq = ?", (seq,))
+        return None if row is None else parse_time(Entry.decode(row["entry"]).time)
+
     def input_record(self, attempt: Attempt) -> tuple[bytes, bytes] | None:
         """Return (salt, quality record) of an admission's input, for auditors."""
         row = self._one(
@@ -398,17 +495,13 @@ class Reader:
     def old_records(self, before: datetime) -> list[OldRecord]:
         """Return what is kept of ended jobs that were received before a moment, oldest first, at most 256."""
         rows = self._all(
-            "SELECT job, job.envelope, (SELECT COUNT(*) FROM approval WHERE approval.job = job.job)"
-            " AS approvals FROM job WHERE received < ? AND (job.envelope IS NOT NULL"
+            "SELECT job, job.envelope FROM job WHERE received < ? AND (job.envelope IS NOT NULL"
             " OR EXISTS (SELECT 1 FROM input WHERE input.job = job.job))"
             " AND NOT EXISTS (SELECT 1 FROM run JOIN json_each(?) AS now ON state = now.value"
             " WHERE run.job = job.job) ORDER BY job.rowid LIMIT 256",
             (utc_text(before), json.dumps(NOT_OVER)),
         )
-        return [
-            OldRecord(JobId(r["job"]), r["envelope"], r["approvals"], self._inputs(JobId(r["job"])))
-            for r in rows
-        ]
+        return [OldRecord(JobId(r["job"]), r["envelope"], self._inputs(JobId(r["job"]))) for r in rows]
 
     def _inputs(self, job: JobId) -> tuple[tuple[Attempt, DatasetName, Digest], ...]:
         rows = self._all("SELECT attempt, dataset, quality FROM input WHERE job = ? ORDER BY attempt", (job,))
@@ -478,13 +571,13 @@ class Change:
         policy: PolicyRef | None = None,
         actor: str = "",
         refs: Sequence[str] = (),
-    ) -> None:
-        """Append a journal entry.
+    ) -> int:
+        """Append a journal entry and return its seq.
 
         Raises:
             DecodeError: the entry says something its kind does not publish.
         """
-        self._journal.append(
+        return self._journal.append(
             self._connection,
             kind,
             body,
@@ -512,6 +605,10 @@ class Change:
     def add_rotation(self, sha256: Digest, envelope: bytes) -> None:
         """Keep the announcement of the next identity key; `sha256` is its payload's digest."""
         self._connection.execute("INSERT INTO rotation (sha256, envelope) VALUES (?, ?)", (sha256, envelope))
+
+    def forget_rotations(self) -> None:
+        """Forget all announcements: they name a journal that does not go on."""
+        self._connection.execute("DELETE FROM rotation")
 
     def rotation_stored(self, sha256: str) -> None:
         """The coordinator has an announcement."""
@@ -551,9 +648,10 @@ class Change:
     def add_job(
         self, job: JobId, envelope: bytes, *, requester: str, purpose: str, received: datetime
     ) -> None:
-        """Remember an authentic job."""
+        """Remember an authentic job; one whose text was deleted since is as good as new."""
         self._connection.execute(
-            "INSERT OR IGNORE INTO job VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO job VALUES (?, ?, ?, ?, ?) ON CONFLICT (job) DO UPDATE SET"
+            " envelope = excluded.envelope, received = excluded.received WHERE envelope IS NULL",
             (job, envelope, requester, purpose, utc_text(received)),
         )
 
@@ -608,15 +706,20 @@ class Change:
         self._log_lines("budget.reserved", row, policy)
 
     def charge(
-        self, attempt: Attempt, cost: Cost, lines: Sequence[CostLine], policy: PolicyRef | None
+        self,
+        attempt: Attempt,
+        cost: Cost,
+        lines: Sequence[CostLine],
+        policy: PolicyRef | None,
+        code: str = "",
     ) -> None:
-        """Charge what was set aside.
+        """Charge what was set aside; `code`: why, where it is not for an answer.
 
         Raises:
             StateConflict: see `ledger.charge`.
         """
         row = ledger.charge(self._connection, attempt.job, attempt.number, cost, lines)
-        self._log_lines("budget.charged", row, policy)
+        self._log_lines("budget.charged", row, policy, code)
 
     def answering(self, attempt: Attempt) -> None:
         """Remember that frames an answer could be made of are about to go out: approvals are used up.
@@ -627,37 +730,28 @@ class Change:
         ledger.answering(self._connection, attempt.job, attempt.number)
         self._connection.execute("UPDATE approval SET used = 1 WHERE job = ?", (attempt.job,))
 
-    def release(self, attempt: Attempt, code: str, policy: PolicyRef | None, *, unopened: bool) -> None:
+    def release(self, attempt: Attempt, code: str, policy: PolicyRef | None, *, unopened: bool) -> bool:
         """Free an attempt's cost where nothing left, else keep it; either way the attempt is over.
+
+        Returns:
+            Whether something is free again.
 
         Raises:
             StateConflict: the ledger is damaged.
         """
         freed = ledger.release(self._connection, attempt.job, attempt.number, unopened=unopened)
         if freed is not None:
-            self._log_lines("budget.released", freed, policy, code=code)
+            self._log_lines("budget.released", freed, policy, code)
         else:
             ledger.settle(self._connection, attempt.job, attempt.number)
+        return freed is not None
 
-    def _log_lines(self, kind: str, row: Row, policy: PolicyRef | None, **more: str) -> None:
+    def _log_lines(self, kind: str, row: Row, policy: PolicyRef | None, code: str = "") -> None:
         past = row.past
         for line in row.lines:
-            body: dict[str, Any] = {
-                "notion": line.notion,
-                "limit": line.limit,
-                "spent": decimal_up(Fraction(line.limit) - Fraction(line.remaining)),
-                "not_after": format_time(line.until),
-                "dataset": past.source,
-                "unit": past.unit,
-                "requester": past.requester,
-                "purpose": past.purpose,
-                **cost_facts(past.cost),
-                **more,
-            }
-            known = {key: value for key, value in body.items() if published(kind, key, value)}
             self.log(
                 kind,
-                {"budget": line.budget, "cost": line.cost, **known},
+                budget_facts(kind, past, line, code),
                 attempt=Attempt(past.job, past.attempt),
                 policy=policy,
                 actor=past.requester,
@@ -695,7 +789,7 @@ class Change:
     def add_output(self, output: StoredOutput) -> None:
         """Commit a release."""
         self._connection.execute(
-            "INSERT INTO output VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, 0)",
+            "INSERT INTO output VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, 0, ?, ?, ?)",
             (
                 output.release,
                 output.attempt.job,
@@ -706,6 +800,9 @@ class Change:
                 output.sha256,
                 output.note,
                 utc_text(output.expires),
+                output.log,
+                output.seq,
+                output.cosigned,
             ),
         )
 
@@ -735,24 +832,55 @@ class Change:
         self._connection.execute("DELETE FROM approval WHERE job = ?", (job,))
         self._connection.execute("DELETE FROM input WHERE job = ?", (job,))
 
+    def swap_head(self, origin: str, expected: bytes | None, note: bytes) -> bool:
+        """Keep the newest checkpoint of another log if the one kept is `expected`; tell whether it was."""
+        if expected is None:
+            query, values = "INSERT OR IGNORE INTO witness_head VALUES (?, ?)", (origin, note)
+            return self._connection.execute(query, values).rowcount == 1
+        swapped = self._connection.execute(
+            "UPDATE witness_head SET note = ? WHERE origin = ? AND note = ?", (note, origin, expected)
+        )
+        return swapped.rowcount == 1
+
+    def add_conflict(self, sha256: Digest, origin: str, code: str, day: str) -> None:
+        """Remember that a conflicting checkpoint is journaled."""
+        self._connection.execute(
+            "INSERT INTO witness_conflict VALUES (?, ?, ?, ?)", (sha256, origin, code, day)
+        )
+
+    def change_witnesses(self, log: str, seq: int, before: Witnesses | None) -> None:
+        """Note that entry `seq` changes a log's witnesses. None: nobody counted before.
+
+        Where an earlier change is not seen yet, the witnesses before that one are still those that count.
+        """
+        again = self._connection.execute("UPDATE witness_change SET seq = ? WHERE log = ?", (seq, log))
+        if again.rowcount == 0 and before is not None:
+            organisations = json.dumps(sorted(before.organisations))
+            values = (log, seq, organisations, before.quorum)
+            self._connection.execute("INSERT INTO witness_change VALUES (?, ?, ?, ?)", values)
+
+    def witnesses_changed(self, log: str, covered: int) -> None:
+        """Both sets have seen the first `covered` entries: a change in one of these is through."""
+        self._connection.execute("DELETE FROM witness_change WHERE log = ? AND seq < ?", (log, covered))
+
+    def add_receipt(self, sha256: Digest, peer: str, payload: bytes) -> None:
+        """Owe a peer a receipt."""
+        self._connection.execute("INSERT INTO receipt_due VALUES (?, ?, ?)", (sha256, peer, payload))
+
+    def settle_receipt(self, sha256: str, peer: str) -> None:
+        """A peer has a receipt, or said why it never will."""
+        self._connection.execute("DELETE FROM receipt_due WHERE sha256 = ? AND peer = ?", (sha256, peer))
+
+    def keep_receipt(self, attempt: Attempt, peer: str, release: str, sha256: Digest) -> None:
+        """Remember that a peer's receipt is journaled."""
+        self._connection.execute(
+            "INSERT INTO receipt_kept VALUES (?, ?, ?, ?, ?)",
+            (attempt.job, attempt.number, peer, release, sha256),
+        )
+
     def answer_desk(self, number: int, answer: Mapping[str, Any]) -> None:
         """Answer a command of another terminal."""
         self._connection.execute("UPDATE desk SET answer = ? WHERE id = ?", (json.dumps(answer), number))
-
-
-def cost_facts(cost: Cost) -> dict[str, Any]:
-    """Return what an entry says of a whole cost; parts that are nothing are left out."""
-    facts: dict[str, Any] = {"records": cost.rows, "queries": cost.queries}
-    if cost.private_loss:
-        facts["rho"] = decimal_up(cost.rho, 15)
-        facts["delta"] = decimal_up(Fraction(cost.delta, UNIT), 15)
-    return {key: value for key, value in facts.items() if value}
-
-
-def published(kind: str, key: str, value: Any) -> bool:
-    """Return whether an entry of this kind may say so; what a requester or policy wrote may not fit."""
-    about = ENTRY_KINDS[kind]
-    return key in about.required | about.optional and FIELDS[key].accepts(value)
 
 
 class State(Reader):
@@ -799,14 +927,7 @@ def open_state(journal: Journal, database: Path) -> State:
         StateConflict: `state-format`: the tables are of another release.
     """
     with journal.transaction() as connection:
-        [used] = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'pin'").fetchone()
-        [version] = connection.execute("PRAGMA user_version").fetchone()
-        if version != (FORMAT if used else 0):
-            raise StateConflict(
-                f"this node's database has format {version}, this release reads format {FORMAT}",
-                code="state-format",
-                hint="go on with the release that wrote it, or make a new node with minshu-node init",
-            )
+        _require_format(*connection.execute(_FORMAT_OF).fetchone())
         # What retention deletes is overwritten: salts would open the commitments that the journal names.
         connection.execute("PRAGMA secure_delete = ON")
         for statement in _SCHEMA:
@@ -814,19 +935,30 @@ def open_state(journal: Journal, database: Path) -> State:
     return State(journal, _connect(database, query_only=True))
 
 
+def _require_format(used: int, version: int) -> None:
+    if version != (FORMAT if used else 0):
+        raise StateConflict(
+            f"this node's database has format {version}, this release reads format {FORMAT}",
+            code="state-format",
+            hint="go on with the release that wrote it, or make a new node with minshu-node init",
+        )
+
+
 @contextmanager
 def read_state(database: Path) -> Iterator[Reader]:
     """Give a reader of another process's, or nobody's, state.
 
     Raises:
-        StateConflict: there is no state yet, or it cannot be read.
+        StateConflict: there is no state yet, it cannot be read, or it is of another release.
     """
     if not database.exists():
         raise StateConflict(
             "this node has no state yet", code="no-state", hint="make a node with minshu-node init"
         )
     with closing(_connect(database, query_only=True)) as connection:
-        yield Reader(connection)
+        reader = Reader(connection)
+        reader.check_format()
+        yield reader
 
 
 def ask_desk(database: Path, kind: str, body: Mapping[str, Any]) -> int:

@@ -2,29 +2,39 @@
 
 What was applied once is remembered, so a stop neither vanishes with a restart nor comes back after it was
 lifted. Each application and each lifting is a journal entry in the same transaction.
+
+One stop a node signs itself, with its identity key: that of everything, where its own history has a gap
+(`node.generation`). Nothing but that generation applies it, and two signatures lift it, too.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from node.journal import named
+from audit.statements import stop_facts
 from node.state import State, StoredStop
 from policies.decide import decide
 from policies.decision import Refuse
-from policies.model import ActivePolicy, PinnedSigners, Policy, Stop
+from policies.model import STOP_SCHEMA, ActivePolicy, PinnedSigners, Policy, Stop
 from policies.parse import parse_stop
-from policies.sign import SignedStop, check_stop, known_names, names_nobody
+from policies.sign import SignedStop, check_stop, known_names, names_nobody, sign_stop
 from protocols.encoding import sha256_digest
-from protocols.envelope import STOP, decode_envelope, key_id, verify
+from protocols.envelope import STOP, Envelope, Signer, decode_envelope, key_id, verify
 from protocols.errors import MinshuError, StateConflict
-from protocols.ids import Digest
-from protocols.wire import JobSpec
+from protocols.ids import Digest, KeyId, NodeName
+from protocols.wire import JobSpec, Roster, utc_text
 
 if TYPE_CHECKING:
     from node.activation import InForce
     from node.state import Change, Reader
+
+HISTORY_GAP: Final = "history-gap"
+"""Why a node stops everything by itself: what it did after its backup was made, nobody knows."""
+
+_BEGINS: Final = re.compile(rb"# ([!-~]+) begins: ")
+"""How the text of such a stop begins, see `gap_stop`."""
 
 
 def apply_stop(state: State, force: "InForce", envelope: bytes, now: Callable[[], datetime]) -> SignedStop:
@@ -51,12 +61,52 @@ def apply_stop(state: State, force: "InForce", envelope: bytes, now: Callable[[]
     state.journal.put_object(decode_envelope(envelope).payload)
     with state.change() as change:
         change.add_stop(signed.digest, envelope)
-        for stop in signed.document.stops:
-            body = _said(stop, signed.digest)
-            body |= {"signers": [signed.key], "envelope_sha256": sha256_digest(envelope)}
-            change.log("stop.applied", body, actor=signed.key)
-    force.policy = with_stops(state, force.policy)
+        log_applied(change, signed.document.stops, envelope, [signed.key])
+    force.policy = with_stops(state, force.policy, force.identity_key)
     return signed
+
+
+def log_applied(
+    change: "Change", stops: Sequence[Stop], envelope: bytes, signers: Sequence[KeyId], code: str = ""
+) -> None:
+    """Journal that a document's halts are in force, and why where that needs saying."""
+    of = {
+        "signers": [*signers],
+        "envelope_sha256": sha256_digest(envelope),
+        **({"code": code} if code else {}),
+    }
+    digest = decode_envelope(envelope).payload_digest
+    for stop in stops:
+        change.log("stop.applied", stop_facts(stop, digest) | of, actor=signers[0])
+
+
+def gap_stop(node: NodeName, origin: str, identity: Signer, issued: datetime) -> Envelope:
+    """Return a node's own stop of everything, as its journal `origin` begins: each has a text of its own."""
+    text = "\n".join(
+        (
+            f"# {origin} begins: what was done and spent after the backup, nobody knows.",
+            f'schema = "{STOP_SCHEMA}"',
+            f'policy_id = "{node}"',
+            f"issued = {utc_text(issued)}",
+            "",
+            "[[stops]]",
+            'scope = "all"',
+            f'reason = "{HISTORY_GAP}"',
+            "",
+        )
+    )
+    return sign_stop(text.encode(), identity)
+
+
+def begins(text: bytes) -> str:
+    """Return the origin of the journal that a gap's stop was made for, empty for any other text."""
+    found = _BEGINS.match(text)
+    return "" if found is None else found[1].decode()
+
+
+def for_a_gap(stops: Sequence[Stop]) -> bool:
+    """Tell whether a document stops just that which a node stops itself."""
+    return tuple(stops) == (Stop(scope="all", reason=HISTORY_GAP),)
 
 
 def lift(change: "Change", stored: Sequence[StoredStop], active: ActivePolicy, signers: list[str]) -> None:
@@ -65,11 +115,11 @@ def lift(change: "Change", stored: Sequence[StoredStop], active: ActivePolicy, s
         if one.lifted is None and one.digest in active.policy.lifted_stops:
             change.lift_stop(one.digest, active.policy.version)
             for stop in parse_stop(decode_envelope(one.envelope).payload).stops:
-                body = _said(stop, one.digest) | {"version": active.policy.version, "signers": signers}
+                body = stop_facts(stop, one.digest) | {"version": active.policy.version, "signers": signers}
                 change.log("stop.lifted", body)
 
 
-def with_stops(reader: "Reader", active: ActivePolicy | None) -> ActivePolicy | None:
+def with_stops(reader: "Reader", active: ActivePolicy | None, identity_key: bytes) -> ActivePolicy | None:
     """Return a policy with the stops that hold now.
 
     Raises:
@@ -77,17 +127,25 @@ def with_stops(reader: "Reader", active: ActivePolicy | None) -> ActivePolicy | 
     """
     if active is None:
         return None
-    return replace(active, stops=tuple(stop for stops in in_force(reader).values() for stop in stops))
+    now = in_force(reader, identity_key).values()
+    return replace(active, stops=tuple(stop for stops in now for stop in stops))
 
 
-def in_force(reader: "Reader") -> dict[Digest, tuple[Stop, ...]]:
+def in_force(reader: "Reader", identity_key: bytes) -> dict[Digest, tuple[Stop, ...]]:
     """Return the stop documents that hold now, digest → what it halts.
+
+    Args:
+        reader: of this node's state.
+        identity_key: this node's, raw Ed25519: a gap's stop is signed with it, or with an earlier one.
 
     Raises:
         StateConflict: `stop-changed`: a stored stop is not the document that was applied.
     """
-    pinned = [key for keys in reader.pins().values() for key in keys]
-    return {stored.digest: _held(stored, pinned) for stored in reader.stops() if stored.lifted is None}
+    return {
+        stored.digest: held(stored, reader, identity_key)[0]
+        for stored in reader.stops()
+        if stored.lifted is None
+    }
 
 
 def covering(force: "InForce", spec: JobSpec, now: datetime | None) -> Refuse | None:
@@ -105,9 +163,16 @@ def covering(force: "InForce", spec: JobSpec, now: datetime | None) -> Refuse | 
 
 
 _BEFORE_STOPS: Final = frozenset(
-    {"stopped", "clock-untrusted", "policy-of-another-node", "policy-not-yet-valid", "policy-expired"}
+    {
+        "stopped",
+        "clock-untrusted",
+        "policy-of-another-node",
+        "policy-not-yet-valid",
+        "policy-expired",
+        "no-quorum-possible",
+    }
 )
-"""A stop's own refusal, and those that `decide` gives before it looks at stops."""
+"""A stop's own refusal, and those of policy and clock that `decide` gives before it looks at stops."""
 
 _IN_DOUBT: Final = Refuse(
     "stopped",
@@ -137,12 +202,21 @@ def _check_names(stops: Sequence[Stop], policy: Policy | None) -> None:
         )
 
 
-def _held(stored: StoredStop, pinned: Sequence[bytes]) -> tuple[Stop, ...]:
+def held(stored: StoredStop, reader: "Reader", identity_key: bytes) -> tuple[tuple[Stop, ...], list[KeyId]]:
+    """Return what a kept stop document halts, and who of those that may signed it; see `in_force`.
+
+    Raises:
+        StateConflict: `stop-changed`.
+    """
     try:
         envelope = decode_envelope(stored.envelope)
-        verify(envelope, STOP, {key_id(key): key for key in pinned})
+        document = parse_stop(envelope.payload)
+        keys = {key for keys in reader.pins().values() for key in keys}
+        if for_a_gap(document.stops):
+            keys |= {identity_key, *_identities(reader, NodeName(document.policy_id))}
+        signers = verify(envelope, STOP, {key_id(key): key for key in keys})
         if envelope.payload_digest == stored.digest:
-            return parse_stop(envelope.payload).stops
+            return document.stops, sorted(signers)
     except MinshuError:
         pass  # said below: whatever is wrong with it, it is not what was applied
     raise StateConflict(
@@ -152,7 +226,8 @@ def _held(stored: StoredStop, pinned: Sequence[bytes]) -> tuple[Stop, ...]:
     )
 
 
-def _said(stop: Stop, digest: Digest) -> dict[str, Any]:
-    """Return what an entry says of one halt; a subject that is no name goes in as its digest."""
-    subject = {} if stop.value is None else {"subject": named(stop.value)}
-    return {"scope": stop.scope, "sha256": digest, **subject}
+def _identities(reader: "Reader", node: NodeName) -> set[bytes]:
+    """Return a node's identity keys by the rosters kept here: a stop outlasts a change of key."""
+    rosters = (Roster.decode(decode_envelope(one.envelope).payload) for one in reader.rosters())
+    listed = (roster.node(node) for roster in rosters)
+    return {line.identity_key for line in listed if line is not None}

@@ -127,10 +127,10 @@ def reserve(connection: sqlite3.Connection, case: Case, *, meet: Barrier | None 
         if not isinstance(decision, Permit):
             return decision.code
         version = read.version(decision.terms.source)
-        allowed = Allowed(spec, decision, active_of(case.policy), roster_of(case.roster), version)
+        allowed = Allowed(spec, decision, active_of(case.policy), roster_of(case.roster), version, START)
         connection.execute("BEGIN IMMEDIATE")
         try:
-            ledger.reserve(connection, allowed.row(Attempt(spec.job_id, 1), START), version)
+            ledger.reserve(connection, allowed.row(Attempt(spec.job_id, 1)), version)
             connection.execute("COMMIT")
         except StateConflict as error:
             connection.execute("ROLLBACK")

@@ -1,7 +1,8 @@
 """A small collaboration in one process: real gates, runners, channels and journals; only the wire is short.
 
 `World` makes homes, keys, roster and policies. `Post` stands in for the coordinator and carries messages as
-bytes; its hooks let a test lie, tamper, replay, swap, cut or drop. `Station` is one running node.
+bytes; its hooks let a test lie, tamper, replay, swap, cut or drop. `Station` is one running node. For a node
+that a test does not run, a `Bystander` witnesses.
 """
 
 import asyncio
@@ -22,6 +23,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from audit.note import ED25519, Checkpoint, Note, VerifierKey
+from audit.witness import MemoryStore, add_checkpoint
+from minshu.v1 import audit_pb2
 from minshu.v1 import relay_pb2 as pb
 from node import catalogue
 from node.activation import InForce, activate_policy, pin_signers
@@ -42,16 +46,18 @@ from policies.sign import sign_policy, sign_stop
 from protocols.channel import suites
 from protocols.channel.frame import Header, read_header
 from protocols.encoding import b64decode, b64encode, canonical_json, sha256_digest
-from protocols.envelope import FRESHNESS, JOB, ROSTER, KeySigner, decode_envelope, key_id, sign
-from protocols.errors import Unreachable
+from protocols.envelope import FRESHNESS, HEAD, JOB, ROSTER, KeySigner, decode_envelope, key_id, sign
+from protocols.errors import DecodeError, Unreachable
 from protocols.identifiers import resident_id
-from protocols.ids import DatasetName, JobId, Organisation, Role
+from protocols.ids import DatasetName, Digest, JobId, NodeName, Organisation, Role
 from protocols.wire import (
     Freshness,
+    Head,
     JobInput,
     JobSpec,
     Roster,
     RosterAnalyst,
+    RosterCoordinator,
     RosterNode,
     RosterOrganisation,
     Verdict,
@@ -60,6 +66,7 @@ from protocols.wire import (
 START = datetime(2026, 11, 22, 8, tzinfo=UTC)
 COLLABORATION = "gz.example"
 BUREAU = Organisation("data-bureau.gz.example")
+COORDINATOR = NodeName("data-bureau.gz.example/coordinator")
 DEPARTMENTS = ("police", "human-resources", "health", "statistics")
 ROLES = {
     "police": Role("register"),
@@ -78,6 +85,11 @@ def person(number: int) -> str:
 
 def new_signer() -> KeySigner:
     return KeySigner(Ed25519PrivateKey.generate())
+
+
+def log_vkey(origin: str, signer: KeySigner) -> str:
+    """Return the verifier key line of a log that `signer` signs."""
+    return str(VerifierKey(origin, ED25519, signer.public_key))
 
 
 def _raw(signer: KeySigner) -> str:
@@ -106,7 +118,8 @@ def policy_text(department: str, analyst: str, dpo: str, owner: str, **changes: 
     """Return a department's policy; `changes` replace whole values, e.g. version=2, approvals=0.
 
     `queries`, `rows`: limits of the two quotas of its dataset, None for none of that kind. `window`, `stops`:
-    TOML. `lifted`: digests of stops.
+    TOML. `lifted`: digests of stops. `quorum`: of the three other departments as witnesses; 0 where releases
+    wait for none.
     """
     give = {
         "version": 1,
@@ -129,6 +142,7 @@ def policy_text(department: str, analyst: str, dpo: str, owner: str, **changes: 
         "lifted": [],
         "journal_days": 1095,
         "release_days": 30,
+        "quorum": 0 if department == "statistics" else 2,
     } | changes
     columns = {
         "police": ["id"],
@@ -136,6 +150,7 @@ def policy_text(department: str, analyst: str, dpo: str, owner: str, **changes: 
     }.get(department, ["id", "street", "seen"])
     previous = f'previous = "{give["previous"]}"\n' if give["previous"] else ""
     lifted = f"lifted_stops = {json.dumps(give['lifted'])}\n" if give["lifted"] else ""
+    requires = "cosigned" if give["quorum"] else "checkpoint"
     text = f"""schema = "minshu-policy/1"
 policy_id = "{department}.gz.example/node-a"
 version = {give["version"]}
@@ -146,7 +161,7 @@ controller = "某局"
 {lifted}[defaults]
 min_group_size = {give["min_group_size"]}
 max_runtime_s = {give["max_runtime_s"]}
-release_requires = "checkpoint"
+release_requires = "{requires}"
 [requesters.bureau]
 organisation = "{BUREAU}"
 keys = ["{analyst}"]
@@ -176,8 +191,9 @@ rate = {{ jobs = {give["jobs"]}, per = "month" }}
 """
     if give["window"]:
         text += f"window = {give['window']}\n"
+    witnesses = f"[witnesses]\nquorum = {give['quorum']}\n" if give["quorum"] else ""
     if department == "statistics":
-        return text + 'roles = ["matcher"]\napprovals = 0\n' + give["stops"]
+        return text + 'roles = ["matcher"]\napprovals = 0\n' + witnesses + give["stops"]
     kinds = '["register", "key-holder"]' if department == "police" else '["source", "key-holder"]'
     text += f'roles = {kinds}\ndatasets = ["people"]\ncolumns = {columns}\n'.replace("'", '"')
     approvals = give["approvals"] or 2
@@ -187,7 +203,7 @@ rate = {{ jobs = {give["jobs"]}, per = "month" }}
     for kind, limit in quotas.items():
         text += f'[quotas.{kind}]\ndataset = "people"\ncounts = "{kind}"\nlimit = {limit}\n'
         text += f'period = "calendar-month"\nscope = "{give["scope"]}"\n'
-    text += give["stops"]
+    text += witnesses + give["stops"]
     text += '[datasets.people]\nsource = "local:people"\ngrade = "general-4"\npersonal = "personal"\n'
     text += "[datasets.people.columns]\n"
     text += 'id = { type = "resident-id", use = ["join"] }\n'
@@ -213,7 +229,7 @@ class World:
     ):
         self.folder, self.suite, self.clock = folder, suite, Clock()
         self.roots = [new_signer() for _ in range(3)]
-        self.freshener = new_signer()
+        self.freshener, self.coordinator = new_signer(), new_signer()
         self.analyst, self.analyst_private = new_signer(), suites.new_private_key(suite, secrets.token_bytes)
         self.staff = {name: Staff() for name in DEPARTMENTS}
         self.homes = {name: self._home(name) for name in DEPARTMENTS}
@@ -241,6 +257,7 @@ class World:
         keys = {
             "roots": [_raw(root) for root in self.roots],
             "freshener": _raw(self.freshener),
+            "coordinator": _raw(self.coordinator),
             "analyst": _raw(self.analyst),
             "analyst_private": self.analyst_private.hex(),
             "staff": {name: [_raw(s.dpo), _raw(s.owner)] for name, s in self.staff.items()},
@@ -256,6 +273,7 @@ class World:
         world.folder, world.suite, world.clock = folder, suite, Clock()
         world.roots = [_signer(root) for root in keys["roots"]]
         world.freshener = _signer(keys["freshener"])
+        world.coordinator = _signer(keys["coordinator"])
         world.analyst = _signer(keys["analyst"])
         world.analyst_private = bytes.fromhex(keys["analyst_private"])
         world.staff = {n: Staff(_signer(dpo), _signer(owner)) for n, (dpo, owner) in keys["staff"].items()}
@@ -286,8 +304,9 @@ class World:
                 home.name,
                 home.signer.public_key,
                 sha256_digest(name.encode()),
-                f"{home.name}/journal/1",
+                log_vkey(home.origin, home.signer),
                 suites.public_key(self.suite, home.recipient_private()),
+                home.witness_vkeys,
             )
             for name, home in self.homes.items()
         )
@@ -309,6 +328,9 @@ class World:
             nodes,
             (analyst,),
             freshness_keys=(self.freshener.public_key,),
+            coordinator=RosterCoordinator(
+                COORDINATOR, log_vkey(f"{COORDINATOR}/journal/1", self.coordinator)
+            ),
         )
         return replace(roster, **changes)
 
@@ -489,7 +511,8 @@ class Wire:
             self.down = asyncio.Queue()
             await self.post.connected(self, hello().hello)
             while self.up and (data := await self.down.get()) is not None:
-                await take(read_control(pb.ControlResponse.FromString(data)))
+                with contextlib.suppress(DecodeError):  # as the real link does
+                    await take(read_control(pb.ControlResponse.FromString(data)))
             self.up = False
 
     async def send(self, message: ControlRequest) -> None:
@@ -531,6 +554,46 @@ class Task:
     started: bool = False
 
 
+class Bystander:
+    """Witnesses for a node that does not run: its keys, but a memory of its own, which begins empty."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.home, self.store = world, world.homes[name], MemoryStore()
+
+    def answer(self, letter: audit_pb2.Letter) -> audit_pb2.Letter | None:
+        answer = audit_pb2.Letter(id=letter.id)
+        match letter.WhichOneof("body"):
+            case "add_checkpoint":
+                status, body = self.cosign(letter.add_checkpoint.body)
+                answer.cosigned.CopyFrom(audit_pb2.Cosigned(status=status, body=body))
+            case "ask_head":
+                answer.head.CopyFrom(self.head(letter.ask_head.nonce, letter.ask_head.log))
+            case _:
+                return None
+        return answer
+
+    def cosign(self, body: bytes) -> tuple[int, bytes]:
+        answer = add_checkpoint(
+            body,
+            known=lambda origin: [
+                VerifierKey.parse(node.journal_vkey)
+                for node in self.world.roster.nodes
+                if node.journal_vkey.startswith(f"{origin}+")
+            ],
+            store=self.store,
+            sign=lambda text: self.home.cosigner.sign(text, int(self.world.clock().timestamp())),
+        )
+        return answer.status, answer.body
+
+    def head(self, nonce: bytes, log: str) -> audit_pb2.HeadSaid:
+        note = self.store.get(log) or b""
+        seen = Checkpoint.decode(Note.decode(note).text) if note else None
+        root = None if seen is None else Digest(f"sha256:{seen.root.hex()}")
+        head = Head(nonce, log, 0 if seen is None else seen.size, root, self.home.name, self.world.clock())
+        statement = sign(HEAD, head.encode(), [self.home.signer]).encode()
+        return audit_pb2.HeadSaid(statement=statement, checkpoint=note)
+
+
 class Post:
     """An honest stand-in for the coordinator. Subclass and override a hook to get a dishonest one."""
 
@@ -546,6 +609,8 @@ class Post:
         self.confirm = True
         self.freshness = b""
         self.down_nodes: set[str] = set()
+        self.receipts: list[bytes] = []
+        self.bystanders = {name: Bystander(world, name) for name in world.homes}
 
     # hooks ----------------------------------------------------------------------------------------------
 
@@ -566,6 +631,14 @@ class Post:
 
     def may_start(self, task: Task) -> bool:
         return True
+
+    def passed_on(self, sender: str, to: str, letter: audit_pb2.Letter) -> Iterable[audit_pb2.Letter]:
+        """Return what arrives of a letter, as its addressee gets it."""
+        return (letter,)
+
+    def witnesses(self, name: str) -> bool:
+        """Whether a node that is not running at all has somebody who witnesses for it."""
+        return name not in self.down_nodes
 
     def lost(self, name: str, kind: str) -> bool:
         """Whether a control message gets lost, and the stream with it."""
@@ -623,6 +696,9 @@ class Post:
     async def heard(self, name: str, message: ControlRequest) -> None:
         kind = message.WhichOneof("kind")
         value = getattr(message, kind)
+        if kind == "letter":
+            self.post_letter(name, value)
+            return
         task = self.tasks.get(JobId(value.attempt.job))
         if task is None or value.attempt.attempt != task.attempt:
             return
@@ -654,6 +730,34 @@ class Post:
             task.uploads.setdefault(value.release, []).append(value)
             if value.last and self.confirm:
                 self.wires[name].say(stored=pb.ReleaseStored(release=value.release))
+
+    def post_letter(self, sender: str, letter: audit_pb2.Letter) -> None:
+        """Carry a node's letter as bytes to whom it is for; the coordinator keeps receipts."""
+        to = letter.to
+        letter.to = ""
+        setattr(letter, "from", self.world.homes[sender].name)
+        if to == COORDINATOR and letter.WhichOneof("body") == "receipt":
+            self.receipts.append(letter.receipt.receipt)
+            kept = audit_pb2.ReceiptKept(sha256=decode_envelope(letter.receipt.receipt).payload_digest)
+            self.deliver(COORDINATOR, sender, audit_pb2.Letter(id=letter.id, receipt_kept=kept))
+            return
+        name = next((name for name, home in self.world.homes.items() if home.name == to), None)
+        if name is None:
+            return
+        if name not in self.wires and self.witnesses(name):
+            answer = self.bystanders[name].answer(letter)
+            if answer is not None:
+                self.deliver(to, sender, answer)
+            return
+        for passed in self.passed_on(sender, name, letter):
+            if name in self.wires and self.wires[name].up:
+                self.wires[name].say(letter=passed)
+
+    def deliver(self, who: str, to: str, letter: audit_pb2.Letter) -> None:
+        """Hand a node a letter that says it is from `who`."""
+        setattr(letter, "from", who)
+        if to in self.wires:
+            self.wires[to].say(letter=letter)
 
     def start(self, job: JobId) -> None:
         task = self.tasks[job]
@@ -710,9 +814,9 @@ class Fragile(State):
         with super().change() as change:
             log = change.log
 
-            def logged(kind: str, *arguments: Any, **named: Any) -> None:
+            def logged(kind: str, *arguments: Any, **named: Any) -> int:
                 kinds.append(kind)
-                log(kind, *arguments, **named)
+                return log(kind, *arguments, **named)
 
             answering = change.answering
 
@@ -720,6 +824,13 @@ class Fragile(State):
                 kinds.append("ledger.answering")  # has no entry of its own
                 answering(attempt)
 
+            swap = change.swap_head
+
+            def swapped(*arguments: Any) -> bool:
+                kinds.append("witness.head")  # has no entry of its own
+                return swap(*arguments)
+
+            change.swap_head = swapped  # type: ignore[method-assign]  # and what was cosigned
             change.log = logged  # type: ignore[method-assign]  # to see which entry is written
             change.answering = answered  # type: ignore[method-assign]  # and which mark
             yield change
@@ -789,6 +900,10 @@ class Station:
         self.state.close()
         self.log.close()
 
+    def ready(self) -> bool:
+        """Tell whether it has taken its welcome, and waits for no witness."""
+        return "connected" in self.home.log.read_text() and not self.agent.cosigning.settling()
+
     def run(self, job: JobId, attempt: int = 1) -> RunState | None:
         run = self.state.run(Attempt(job, attempt))
         return run.state if run else None
@@ -832,9 +947,10 @@ async def running(
     names: Sequence[str] = DEPARTMENTS,
     *,
     record: Path | None = None,
+    ready: bool = True,
     **settings: Any,
 ) -> AsyncIterator[tuple[Post, dict[str, Station]]]:
-    """Run nodes until the block ends."""
+    """Run nodes until the block ends, from when each has its witnesses' word on, unless `ready` is false."""
     mail = post or Post(world)
     stations = {
         name: Station(world, mail, name, recorder=Recorder(record / name) if record else None, **settings)
@@ -842,6 +958,8 @@ async def running(
     }
     try:
         await until(lambda: set(mail.wires) >= set(names))
+        if ready:
+            await until(lambda: all(map(Station.ready, stations.values())))
         yield mail, stations
     finally:
         for station in stations.values():

@@ -7,21 +7,31 @@ Every method is one transaction: it is durable when it returns, or nothing happe
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from coordinator.lifecycle import Job
+from protocols.encoding import sha256_digest
 from protocols.ids import Digest, JobId, KeyId, NodeName, Organisation
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A journal entry that is due; kinds and body keys are those of `audit.entries`."""
+    """A journal entry that is due; kinds and body keys are those of `audit.entries`.
+
+    `objects` are put beside the log before it says so, at most 64; their digests are the entry's `refs`.
+    """
 
     kind: str
     body: Mapping[str, Any]
     job: str = ""
     attempt: int = 0
     actor: str = ""
+    objects: tuple[bytes, ...] = ()
+
+    @property
+    def refs(self) -> list[Digest]:
+        """The digests of the objects, sorted."""
+        return sorted(map(sha256_digest, self.objects))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What a node handed in: raw keys, the digest of its TLS SPKI, and the leaf it was given."""
+    """What a node handed in: raw keys, vkey lines, the digest of its TLS SPKI, and the leaf it was given."""
 
     node: NodeName
     identity_key: bytes
@@ -47,6 +57,7 @@ class Enrolment:
     suite: int
     certificate_sha256: Digest
     enrolled: datetime
+    witness_vkeys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +160,26 @@ class StoredRelease:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredReceipt:
+    """What a node said of a release of its own; `digest` is that of the statement's payload."""
+
+    job: JobId
+    attempt: int
+    node: NodeName
+    release: str
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class DueEntry:
     """An entry the journal does not have yet."""
 
     id: int
     entry: Entry
+
+
+MAX_DUE: Final = 256
+"""Due entries that are read at once."""
 
 
 class Store(Protocol):
@@ -296,6 +322,19 @@ class Store(Protocol):
         """Forget a release; an unknown one is no error."""
         ...
 
+    def started(self, job: JobId, attempt: int) -> bool:
+        """Return whether that attempt was started, see `save_job`."""
+        ...
+
+    def add_receipt(self, receipt: StoredReceipt, limit: int, entries: Iterable[Entry] = ()) -> bool:
+        """Keep a node's receipt; return False, changing nothing, for one that is kept.
+
+        Raises:
+            StateConflict: `other-receipt`: the node said something else of that release before.
+            Refused: `too-many-receipts`: the node has handed in `limit` for this attempt.
+        """
+        ...
+
     def use_nonce(self, nonce: str, expires: datetime) -> bool:
         """Remember a request's nonce; return False if it was seen before."""
         ...
@@ -308,8 +347,8 @@ class Store(Protocol):
         """Make one entry due that changes nothing else."""
         ...
 
-    def due_entries(self) -> Sequence[DueEntry]:
-        """Return the entries the journal does not have yet, oldest first."""
+    def due_entries(self, after: int = 0) -> Sequence[DueEntry]:
+        """Return entries the journal does not have yet, above that id, oldest first, at most `MAX_DUE`."""
         ...
 
     def recorded(self, entry_id: int) -> None:

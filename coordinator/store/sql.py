@@ -13,12 +13,14 @@ from sqlalchemy.dialects.sqlite import insert
 
 from coordinator.lifecycle import JOB_ENDS, Job, JobState, Planned, Run, RunState
 from coordinator.store import (
+    MAX_DUE,
     DueEntry,
     Enrolment,
     Entry,
     JobRecord,
     Meter,
     StoredOutcome,
+    StoredReceipt,
     StoredRelease,
     StoredRoster,
     StoredRotation,
@@ -63,6 +65,19 @@ class _Whole(sa.TypeDecorator[int]):
         return None if value is None else int(value)
 
 
+class _Lines(sa.TypeDecorator[tuple[str, ...]]):
+    """A few lines of text."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002  # SQLAlchemy's signature
+        return None if value is None else "\n".join(value)
+
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> tuple[str, ...] | None:  # noqa: ARG002  # SQLAlchemy's signature
+        return None if value is None else tuple(value.splitlines())
+
+
 _metadata = sa.MetaData()
 
 _tokens = sa.Table(
@@ -86,6 +101,7 @@ _enrolments = sa.Table(
     sa.Column("suite", sa.Integer, nullable=False),
     sa.Column("certificate_sha256", sa.String, nullable=False),
     sa.Column("enrolled", _Moment, nullable=False),
+    sa.Column("witness_vkeys", _Lines, nullable=False, server_default=""),
 )
 _rosters = sa.Table(
     "roster",
@@ -202,6 +218,15 @@ _outcomes = sa.Table(
     sa.Column("envelope", sa.LargeBinary, nullable=False),
     sa.Column("filed", _Moment, nullable=False),
 )
+_receipts = sa.Table(
+    "receipt",
+    _metadata,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("node", sa.String, primary_key=True),
+    sa.Column("release", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False),
+)
 _nonces = sa.Table(
     "nonce",
     _metadata,
@@ -214,6 +239,13 @@ _due = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("entry", sa.LargeBinary, nullable=False),
     sqlite_autoincrement=True,
+)
+_due_objects = sa.Table(
+    "due_object",
+    _metadata,
+    sa.Column("entry", sa.Integer, primary_key=True),
+    sa.Column("place", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
 )
 
 _JOB_COLUMNS: Final = ("state", "attempt", "expires", "deadline", "code", "sentence", "hint", "answered_by")
@@ -564,6 +596,39 @@ class SqlStore:
         with self._write(entries) as connection:
             connection.execute(_releases.delete().where(_releases.c.release == release))
 
+    def started(self, job: JobId, attempt: int) -> bool:
+        """Return whether that attempt was started."""
+        here = (_meters.c.job == job) & (_meters.c.attempt == attempt)
+        return bool(self._rows(sa.select(_meters.c.job).where(here)))
+
+    def add_receipt(self, receipt: StoredReceipt, limit: int, entries: Iterable[Entry] = ()) -> bool:
+        """Keep a node's receipt; return False, changing nothing, for one that is kept."""
+        mine = (
+            (_receipts.c.job == receipt.job)
+            & (_receipts.c.attempt == receipt.attempt)
+            & (_receipts.c.node == receipt.node)
+        )
+        with self._engine.begin() as connection:
+            kept = {
+                row.release: row.digest
+                for row in connection.execute(sa.select(_receipts.c.release, _receipts.c.digest).where(mine))
+            }
+            if receipt.release in kept:
+                if kept[receipt.release] != receipt.digest:
+                    raise StateConflict(
+                        "the node has handed in another receipt for this release", code="other-receipt"
+                    )
+                return False
+            if len(kept) >= limit:
+                raise Refused(
+                    f"the node has handed in {limit} receipts for this attempt, which plans no more releases"
+                    " of it",
+                    code="too-many-receipts",
+                )
+            connection.execute(_receipts.insert().values(**asdict(receipt)))
+            _make_due(connection, entries)
+            return True
+
     def use_nonce(self, nonce: str, expires: datetime) -> bool:
         """Remember a request's nonce; return False if it was seen before."""
         with self._engine.begin() as connection:
@@ -583,17 +648,27 @@ class SqlStore:
         with self._write([entry]):
             pass  # the entry is all there is to write
 
-    def due_entries(self) -> Sequence[DueEntry]:
-        """Return the entries the journal does not have yet, oldest first."""
+    def due_entries(self, after: int = 0) -> Sequence[DueEntry]:
+        """Return entries the journal does not have yet, above that id, oldest first, at most `MAX_DUE`."""
+        rows = self._rows(sa.select(_due).where(_due.c.id > after).order_by(_due.c.id).limit(MAX_DUE))
+        if not rows:
+            return []
+        objects: dict[int, list[bytes]] = defaultdict(list)
+        of_these = _due_objects.c.entry.between(rows[0]["id"], rows[-1]["id"])
+        for row in self._rows(
+            sa.select(_due_objects).where(of_these).order_by(_due_objects.c.entry, _due_objects.c.place)
+        ):
+            objects[row["entry"]].append(row["data"])
         return [
-            DueEntry(row["id"], Entry(**decode_json(row["entry"])))
-            for row in self._rows(sa.select(_due).order_by(_due.c.id))
+            DueEntry(row["id"], Entry(**decode_json(row["entry"]), objects=tuple(objects.get(row["id"], ()))))
+            for row in rows
         ]
 
     def recorded(self, entry_id: int) -> None:
         """Forget an entry that the journal has."""
         with self._engine.begin() as connection:
             connection.execute(_due.delete().where(_due.c.id == entry_id))
+            connection.execute(_due_objects.delete().where(_due_objects.c.entry == entry_id))
 
 
 def _add_columns(connection: sa.Connection) -> None:
@@ -630,7 +705,11 @@ def _put_parts(connection: sa.Connection, job: Job) -> None:
 
 def _make_due(connection: sa.Connection, entries: Iterable[Entry]) -> None:
     for entry in entries:
-        connection.execute(_due.insert().values(entry=canonical_json(asdict(entry))))
+        said = {f.name: getattr(entry, f.name) for f in fields(entry) if f.name != "objects"}
+        number = connection.scalar(_due.insert().values(entry=canonical_json(said)).returning(_due.c.id))
+        objects = [{"entry": number, "place": at, "data": data} for at, data in enumerate(entry.objects)]
+        if objects:
+            connection.execute(_due_objects.insert(), objects)
 
 
 def _token_refused(row: sa.RowMapping | None, now: datetime) -> Refused:

@@ -14,10 +14,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from audit.note import ED25519, VerifierKey
+from audit.note import COSIGNATURE, ED25519, ML_DSA_44, Checkpoint, Note, VerifierKey
+from audit.witness import CosignerKeys
 from coordinator.requests import Request
+from minshu.v1 import audit_pb2
 from protocols.channel import suites
 from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import (
@@ -26,8 +29,10 @@ from protocols.envelope import (
     ENROLMENT,
     EXPLAIN,
     FRESHNESS,
+    HEAD,
     JOB,
     OUTCOME,
+    RECEIPT,
     RELEASE,
     ROSTER,
     ROTATION,
@@ -42,12 +47,15 @@ from protocols.wire import (
     Admission,
     Constraints,
     Freshness,
+    Head,
     JobInput,
     JobSpec,
     Outcome,
+    Receipt,
     ReleaseNote,
     Roster,
     RosterAnalyst,
+    RosterCoordinator,
     RosterNode,
     RosterOrganisation,
     Rotation,
@@ -115,6 +123,41 @@ def vkey(node: str) -> str:
     return str(VerifierKey(f"{node}/journal/1", ED25519, signer(node).public_key))
 
 
+@cache
+def witness_keys(node: str) -> tuple[Ed25519PrivateKey, MLDSA44PrivateKey]:
+    seed = hashlib.sha256(f"{node} witness".encode()).digest()
+    return Ed25519PrivateKey.from_private_bytes(seed), MLDSA44PrivateKey.from_seed_bytes(seed)
+
+
+@dataclass(frozen=True)
+class MlDsaSigner:
+    """An ML-DSA-44 key as a cosigner has it."""
+
+    key: MLDSA44PrivateKey
+
+    @property
+    def public_key(self) -> bytes:
+        return self.key.public_key().public_bytes_raw()
+
+    def sign(self, data: bytes) -> bytes:
+        return self.key.sign(data)
+
+
+def cosigner(node: str) -> CosignerKeys:
+    ed25519, mldsa = witness_keys(node)
+    return CosignerKeys(f"{node}/witness/1", KeySigner(ed25519), MlDsaSigner(mldsa))
+
+
+@cache
+def witness_vkeys(node: str, by: str = "") -> tuple[str, ...]:
+    """What `node` lists: its own keys, or those of `by` under its name."""
+    types = (COSIGNATURE, ML_DSA_44)
+    keys = (key.public_key().public_bytes_raw() for key in witness_keys(by or node))
+    return tuple(
+        str(VerifierKey(f"{node}/witness/1", kind, key)) for kind, key in zip(types, keys, strict=True)
+    )
+
+
 def csr(node: str, key: Any = None) -> str:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, node[:64])])
     request = x509.CertificateSigningRequestBuilder().subject_name(name)
@@ -125,6 +168,7 @@ def csr(node: str, key: Any = None) -> str:
 class Collaboration:
     now: Callable[[], datetime]
     nonces: int = 0
+    coordinator: RosterCoordinator | None = None
     roots_signers: tuple[KeySigner, ...] = field(
         default_factory=lambda: tuple(signer(f"root {i}") for i in range(3))
     )
@@ -145,7 +189,14 @@ class Collaboration:
                 RosterOrganisation(name, name) for name in sorted({BUREAU, *map(organisation_of, NODES)})
             ),
             nodes=tuple(
-                RosterNode(node, signer(node).public_key, spki(node), vkey(node), recipient_public(node))
+                RosterNode(
+                    node,
+                    signer(node).public_key,
+                    spki(node),
+                    vkey(node),
+                    recipient_public(node),
+                    witness_vkeys(node),
+                )
                 for node in sorted(NODES)
             ),
             analysts=tuple(
@@ -157,6 +208,7 @@ class Collaboration:
                 )
             ),
             freshness_keys=(signer("freshness").public_key,),
+            coordinator=self.coordinator,
         )
         return replace(roster, **changes)
 
@@ -229,10 +281,11 @@ class Collaboration:
         return replace(request, **changes).signed(signer(by))
 
     def enrolment(
-        self, node: str, secret: bytes, by: str | None = None, **changes: Any
+        self, node: str, secret: bytes, by: str | None = None, *, keys: int = 2, **changes: Any
     ) -> tuple[bytes, bytes]:
-        payload = {
-            "schema": "minshu-enrolment/1",
+        """What `node` hands in, proven by its first `keys` witness keys."""
+        stated = {
+            "schema": "minshu-enrolment/2",
             "node": node,
             "csr": csr(node),
             "identity_key": signer(node).public_key.hex(),
@@ -240,7 +293,13 @@ class Collaboration:
             "recipient_key": recipient_public(node).hex(),
             "suite": SUITE,
             "token_sha256_prefix": hashlib.sha256(secret).hexdigest()[:8],
+            "witness_vkeys": list(witness_vkeys(node)),
         } | changes
+        proofs = stated.pop("witness_proofs", None)
+        if proofs is None:
+            message = b"minshu-enrolment/2\0" + hashlib.sha256(canonical_json(stated)).digest()
+            proofs = [key.sign(message).hex() for key in witness_keys(node)[:keys]]
+        payload = stated | {"witness_proofs": proofs}
         request = sign(ENROLMENT, canonical_json(payload), [signer(by or node)]).encode()
         key = hashlib.sha256(secret).digest()
         return request, hmac.digest(key, hashlib.sha256(request).digest(), "sha256")
@@ -317,6 +376,38 @@ class Collaboration:
         )
         note = replace(note, **changes)
         return sign(RELEASE, note.encode(), [signer(by or node)]).encode(), sealed, note.release
+
+    def head(self, node: str, nonce: bytes, log: str, checkpoint: bytes = b"") -> Any:
+        """What a witness saw last of a log."""
+        seen = Checkpoint.decode(Note.decode(checkpoint).text) if checkpoint else None
+        said = Head(
+            nonce=nonce,
+            log=log,
+            size=seen.size if seen else 0,
+            root=Digest(f"sha256:{seen.root.hex()}") if seen else None,
+            witness=NodeName(node),
+            issued=self.now().replace(microsecond=0),
+        )
+        statement = sign(HEAD, said.encode(), [signer(node)]).encode()
+        return audit_pb2.HeadSaid(statement=statement, checkpoint=checkpoint)
+
+    def receipt(
+        self, job: str, attempt: int, node: str = POLICE, by: str | None = None, **changes: Any
+    ) -> bytes:
+        """A node says that a release of its own is final."""
+        said = Receipt(
+            job=JobId(job),
+            attempt=attempt,
+            node=NodeName(node),
+            kind="output.commit",
+            release=hashlib.sha256(f"{node} {job} {attempt}".encode()).hexdigest()[:32],
+            sha256=sha256_digest(b"sealed"),
+            note_sha256=sha256_digest(b"note"),
+            log=f"{node}/journal/1",
+            seq=7,
+            issued=self.now().replace(microsecond=0),
+        )
+        return sign(RECEIPT, replace(said, **changes).encode(), [signer(by or node)]).encode()
 
     def catalogue(self, node: str, by: str | None = None, **changes: Any) -> bytes:
         payload = {

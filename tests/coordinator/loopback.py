@@ -12,8 +12,10 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from collaboration import NODES, POLICE, ROLE_OF, SEATS, SUITE, Collaboration, pem, tls_key
+from collaboration import NODES, POLICE, ROLE_OF, SEATS, SUITE, Collaboration, cosigner, pem, tls_key
 
+from audit.note import VerifierKey
+from audit.witness import MemoryStore, add_checkpoint
 from coordinator import rpc
 from coordinator.client.home import AnalystHome, connect
 from coordinator.client.home import create as create_analyst
@@ -23,10 +25,11 @@ from coordinator.home import Home, create
 from coordinator.registry import Registry
 from coordinator.service import Coordinator
 from coordinator.store.sql import SqlStore
-from minshu.v1 import enrolment_pb2, enrolment_pb2_grpc, relay_pb2, relay_pb2_grpc
+from minshu.v1 import audit_pb2, enrolment_pb2, enrolment_pb2_grpc, relay_pb2, relay_pb2_grpc
 from protocols.channel.frame import Header
 from protocols.envelope import decode_envelope
 from protocols.ids import JobId, NodeName, Role
+from protocols.wire import RosterCoordinator
 
 
 class Loop:
@@ -88,9 +91,14 @@ class ScriptedNode:
     received: list[bytes] = field(default_factory=list)
     live: list[Any] = field(default_factory=list)
     problem: Exception | None = None
+    seen: MemoryStore = field(default_factory=MemoryStore)
+    witness: dict[str, Any] = field(default_factory=dict)
     _task: "asyncio.Task[None] | None" = None
     _call: Any = None
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.witness = {"add_checkpoint": self.cosign, "ask_head": self.say_head}
 
     @contextlib.asynccontextmanager
     async def stub(self):
@@ -155,10 +163,36 @@ class ScriptedNode:
             self.live.append(attempt)
             admission = self.world.admission(self.name, attempt.job, attempt.attempt, **self.admits)
             await self.say(admitted=relay_pb2.Admitted(attempt=attempt, admission=admission))
+        elif kind == "letter":
+            await self.reply(message.letter)
         elif kind == "start":
             await self.exchange(stub, attempt)
             if self.finishes:
                 await self.finish(attempt)
+
+    async def reply(self, letter: Any) -> None:
+        """Answer as a witness does, see `cosign` and `say_head`."""
+        body = letter.WhichOneof("body")
+        if body not in self.witness:
+            return
+        answer = self.witness[body](getattr(letter, body))
+        if answer is not None:
+            await self.say(letter=audit_pb2.Letter(id=letter.id, to=getattr(letter, "from"), **answer))
+
+    def cosign(self, asked: Any) -> dict[str, Any]:
+        """Cosign a checkpoint of the coordinator's log, or refuse to, as C2SP tlog-witness says."""
+        keys = [VerifierKey.parse(self.world.coordinator.journal_vkey)]
+        answer = add_checkpoint(
+            asked.body,
+            known=lambda origin: keys if origin == keys[0].name else (),
+            store=self.seen,
+            sign=lambda text: cosigner(self.name).sign(text, int(self.world.now().timestamp())),
+        )
+        return {"cosigned": audit_pb2.Cosigned(status=answer.status, body=answer.body)}
+
+    def say_head(self, asked: Any) -> dict[str, Any]:
+        """Hand over what was seen last of a log."""
+        return {"head": self.world.head(self.name, asked.nonce, asked.log, self.seen.get(asked.log) or b"")}
 
     async def exchange(self, stub: Any, attempt: Any) -> None:
         """Send to the next seat, take what comes from the one before, close, wait for the stream's end."""
@@ -232,6 +266,7 @@ class LiveBureau:
             suite=SUITE,
             now=self.world.now(),
         )
+        self.world.coordinator = RosterCoordinator(self.home.config.name, self.home.journal_vkey)
         self.configure(**config)
         self.card = create_analyst(
             folder / "analyst", name="li", organisation="bureau.gz.example", suite=SUITE
@@ -264,10 +299,11 @@ class LiveBureau:
     def halt(self) -> None:
         self.loop.run(self.coordinator.stop())
 
-    def restart(self) -> None:
+    def restart(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Stop and start on the same ports, so that nodes and analysts find it again."""
         public, nodes = self.coordinator.public_address, self.coordinator.nodes_address
         self.halt()
+        meanwhile()
         self.configure(public_address=public, nodes_address=nodes)
         self.boot()
 
@@ -311,6 +347,7 @@ class LiveBureau:
                 "without": (),
                 "days": 90,
                 "now": self.world.now(),
+                "coordinator": self.world.coordinator,
             }
             | changes,
         )

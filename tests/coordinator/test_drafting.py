@@ -4,7 +4,18 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from collaboration import HEALTH, NOW, POLICE, SUITE, Collaboration, recipient_public, signer, spki, vkey
+from collaboration import (
+    HEALTH,
+    NOW,
+    POLICE,
+    SUITE,
+    Collaboration,
+    recipient_public,
+    signer,
+    spki,
+    vkey,
+    witness_vkeys,
+)
 
 from audit.note import ED25519, VerifierKey
 from coordinator.drafting import (
@@ -15,6 +26,7 @@ from coordinator.drafting import (
     hand_over,
     left_out,
     next_roots,
+    node_lines,
     read_roster,
     sign_roster,
 )
@@ -24,7 +36,7 @@ from protocols.encoding import sha256_digest
 from protocols.envelope import FRESHNESS, KeySigner, sign, verify
 from protocols.errors import DecodeError, InputError, MinshuError
 from protocols.ids import NodeName
-from protocols.wire import Freshness, Roster, organisation_of
+from protocols.wire import Freshness, Roster, RosterCoordinator, organisation_of
 
 
 def enrolment(node: NodeName) -> Enrolment:
@@ -37,6 +49,7 @@ def enrolment(node: NodeName) -> Enrolment:
         SUITE,
         sha256_digest(b"leaf"),
         NOW,
+        witness_vkeys(node),
     )
 
 
@@ -74,6 +87,27 @@ def test_an_announced_key_is_proposed_with_its_journal_line():
     assert node.identity_key == signer("next").public_key
     assert node.journal_vkey == str(VerifierKey(f"{POLICE}/journal/1", ED25519, node.identity_key))
     assert identity(roster, HEALTH) == signer(HEALTH).public_key
+
+
+def test_a_node_that_changes_its_identity_keeps_witness_keys_and_log(world: Collaboration):
+    third = str(VerifierKey(f"{POLICE}/journal/3", ED25519, signer(POLICE).public_key))
+    anew = replace(enrolment(POLICE), journal_vkey=third)
+    node = drafted(enrolments=[anew], rotations=[rotation(POLICE, POLICE, "next")]).node(POLICE)
+    assert node.witness_vkeys == witness_vkeys(POLICE)
+    assert node.journal_vkey == str(VerifierKey(f"{POLICE}/journal/3", ED25519, signer("next").public_key))
+
+
+def test_the_next_generation_of_a_log_is_proposed_once_its_node_enrols_again():
+    first = drafted()
+    second = str(VerifierKey(f"{POLICE}/journal/2", ED25519, signer(POLICE).public_key))
+    anew = replace(enrolment(POLICE), journal_vkey=second, enrolled=NOW + timedelta(days=1))
+    after = drafted(first, enrolments=[anew])
+    assert after.node(POLICE).journal_vkey == second
+    told = changes(first, after)
+    assert told[0] == "node police.gz.example/node-a has another journal"
+    assert f"{POLICE}/journal/2+" in told[2]
+    assert len(told) == 3
+    assert any(line.startswith(f"journal   {POLICE}/journal/2+") for line in node_lines(after.node(POLICE)))
 
 
 def test_a_change_stays_when_the_next_change_and_the_next_roster_come():
@@ -223,6 +257,52 @@ def test_changes_are_told_in_words(world: Collaboration):
         "nobody joins, nobody leaves, no key changes: the same for another while"
     ]
     assert changes(None, before) == ["the first roster: everything in it is new"]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_witness_key_swapped_in_the_draft_shows_to_who_signs_it(world: Collaboration, place: int):
+    before = world.roster()
+    stolen = list(witness_vkeys(POLICE))
+    stolen[place] = witness_vkeys(POLICE, "thief")[place]
+    after = replace(
+        before,
+        nodes=tuple(
+            replace(node, witness_vkeys=tuple(stolen)) if node.name == POLICE else node
+            for node in before.nodes
+        ),
+    )
+    told = changes(before, after)
+    key = VerifierKey.parse(stolen[place])
+    assert told[0] == f"node {POLICE} has another {'second ' * place}witness key"
+    assert told[2] == f"  now     {key.label}  {fingerprint(key.public_key)}"
+    lines = node_lines(after.node(POLICE))
+    assert lines[0] == f"node      {POLICE}  {fingerprint(signer(POLICE).public_key)}"
+    assert lines[1 + place] == f"witness   {key.label}  {fingerprint(key.public_key)}"
+    assert set(lines) - set(node_lines(before.node(POLICE))) == {lines[1 + place]}
+
+
+def test_a_log_that_is_not_the_nodes_own_shows_even_in_the_first_roster(world: Collaboration):
+    node = world.roster().node(POLICE)
+    swapped = str(VerifierKey(f"{POLICE}/journal/1", ED25519, signer("thief").public_key))
+    lines = node_lines(replace(node, journal_vkey=swapped))
+    assert f"journal   {POLICE}/journal/1+" in lines[1]
+    assert fingerprint(signer("thief").public_key) in lines[1]
+
+
+def test_the_coordinators_journal_is_proposed_and_another_one_shows():
+    name = NodeName("bureau.gz.example/coordinator")
+    keys = [signer(f"bureau {n}").public_key for n in (1, 2)]
+    one, two = (RosterCoordinator(name, str(VerifierKey(f"{name}/journal/1", ED25519, key))) for key in keys)
+    current = drafted(coordinator=one)
+    assert drafted(current, coordinator=one).coordinator == one
+    after = drafted(current, coordinator=two)
+    told = changes(current, after)
+    assert told[0] == f"coordinator {name} has another journal"
+    assert told[1].endswith(fingerprint(keys[0]))
+    assert told[2].endswith(fingerprint(keys[1]))
+    joins = changes(drafted(), drafted(drafted(), coordinator=one))
+    assert joins[0] == f"coordinator {name} joins"
+    assert fingerprint(keys[0]) in joins[1]
 
 
 def test_who_joins_is_told_with_every_key(world: Collaboration):

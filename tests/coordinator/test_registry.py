@@ -22,18 +22,20 @@ from collaboration import (
     spki,
     tls_key,
     vkey,
+    witness_vkeys,
 )
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from audit.entries import check_statement
+from audit.note import COSIGNATURE, ED25519, VerifierKey
 from coordinator.authority import LEAF_LIFE, Authority, peer_of
 from coordinator.drafting import next_roots
 from coordinator.registry import MAX_JOB_ENVELOPE_BYTES, MAX_REFUSED_ROTATIONS, Registry
 from coordinator.store import StoredRoster, Token
 from coordinator.store.sql import SqlStore
-from protocols.encoding import sha256_digest
+from protocols.encoding import decode_json, sha256_digest
 from protocols.envelope import JOB, decode_envelope, key_id, sign
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
 from protocols.ids import NodeName, Organisation, Role
@@ -93,6 +95,7 @@ def test_a_token_gives_one_leaf_for_the_nodes_own_key(world, registry, store, au
     assert list(usage) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
     enrolled = store.enrolment(POLICE)
     assert (enrolled.identity_key, enrolled.tls_spki_sha256) == (signer(POLICE).public_key, spki(POLICE))
+    assert enrolled.witness_vkeys == witness_vkeys(POLICE)
     assert [(e.kind, e.body["node"], e.body["identity"]) for e in due(store)] == [
         ("node.enrolled", POLICE, key_id(signer(POLICE).public_key))
     ]
@@ -199,6 +202,11 @@ def test_without_the_token_a_request_enrols_nobody(world, registry, authority, s
     assert store.enrolments() == []
 
 
+def cosigning_identity(node):
+    """The identity key, named as if it were the witness's."""
+    return str(VerifierKey(f"{node}/witness/1", COSIGNATURE, signer(node).public_key))
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -209,7 +217,24 @@ def test_without_the_token_a_request_enrols_nobody(world, registry, authority, s
         ({"csr": csr(POLICE, ec.generate_private_key(ec.SECP384R1()))}, (InputError, "bad-csr")),
         ({"csr": "-----BEGIN CERTIFICATE REQUEST-----"}, (DecodeError, "bad-csr")),
         ({"extra": 1}, (DecodeError, "unknown-field")),
-        ({"schema": "minshu-enrolment/2"}, (DecodeError, "unknown-schema")),
+        ({"schema": "minshu-enrolment/1"}, (DecodeError, "unknown-schema")),
+        ({"journal_vkey": vkey(POLICE).replace("/1+", "/0+")}, (InputError, "bad-vkey")),
+        ({"witness_vkeys": []}, (DecodeError, "bad-field")),
+        ({"witness_vkeys": ["police.gz.example/node-a/witness/1"]}, (DecodeError, "bad-field")),
+        ({"witness_vkeys": [*witness_vkeys(POLICE), vkey(POLICE)]}, (DecodeError, "bad-field")),
+        ({"witness_vkeys": list(witness_vkeys(HEALTH))}, (InputError, "bad-vkey")),
+        ({"witness_vkeys": list(reversed(witness_vkeys(POLICE)))}, (InputError, "bad-vkey")),
+        ({"witness_vkeys": [vkey(POLICE)]}, (InputError, "bad-vkey")),
+        ({"witness_vkeys": [cosigning_identity(POLICE)]}, (InputError, "bad-vkey")),
+        (
+            {"witness_vkeys": list(witness_vkeys(POLICE, HEALTH))},
+            (SignatureInvalid, "no-proof-of-possession"),
+        ),
+        ({"witness_vkeys": list(witness_vkeys(POLICE)[:1])}, (SignatureInvalid, "no-proof-of-possession")),
+        ({"witness_proofs": []}, (DecodeError, "bad-field")),
+        ({"witness_proofs": ["00" * 64]}, (SignatureInvalid, "no-proof-of-possession")),
+        ({"witness_proofs": ["00" * 64, "00" * 2420]}, (SignatureInvalid, "no-proof-of-possession")),
+        ({"witness_proofs": ["zz" * 64, "00" * 2420]}, (DecodeError, "bad-field")),
     ],
 )
 def test_an_enrolment_that_does_not_hold_spends_no_token(world, registry, authority, changes, expected):
@@ -217,6 +242,37 @@ def test_an_enrolment_that_does_not_hold_spends_no_token(world, registry, author
     registry.new_token(POLICE, SECRET)
     assert refusal(kind, registry.enrol, *world.enrolment(POLICE, SECRET, *by, **changes), authority) == code
     registry.enrol(*world.enrolment(POLICE, SECRET), authority)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_proof_of_another_enrolment_is_none(world, registry, store, authority, place):
+    registry.new_token(POLICE, SECRET)
+    request = csr(POLICE)  # signed once: another signature of it would make it another enrolment
+    proofs, earlier = (
+        decode_json(decode_envelope(world.enrolment(POLICE, secret, csr=request)[0]).payload)[
+            "witness_proofs"
+        ]
+        for secret in (SECRET, b"\x0d" * 16)
+    )
+    mixed = [earlier[at] if at == place else proof for at, proof in enumerate(proofs)]
+    replayed = world.enrolment(POLICE, SECRET, csr=request, witness_proofs=mixed)
+    assert refusal(SignatureInvalid, registry.enrol, *replayed, authority) == "no-proof-of-possession"
+    assert store.enrolments() == []
+    registry.enrol(*world.enrolment(POLICE, SECRET, csr=request, witness_proofs=proofs), authority)
+
+
+def test_a_node_may_enrol_with_one_witness_key_and_any_generation_of_its_log(
+    world, registry, store, authority
+):
+    registry.new_token(POLICE, SECRET)
+    later = str(VerifierKey(f"{POLICE}/journal/3", ED25519, signer(POLICE).public_key))
+    request = world.enrolment(
+        POLICE, SECRET, journal_vkey=later, witness_vkeys=list(witness_vkeys(POLICE)[:1]), keys=1
+    )
+    registry.enrol(*request, authority)
+    enrolled = store.enrolment(POLICE)
+    assert enrolled.journal_vkey == later
+    assert enrolled.witness_vkeys == witness_vkeys(POLICE)[:1]
 
 
 def test_a_csr_its_key_did_not_sign_is_refused(world, registry, authority):

@@ -236,7 +236,12 @@ def test_every_step_stands_in_the_journal(bureau):
     bureau.connect()
     job = bureau.submit()
     kinds = [entry.kind for entry in bureau.entries()]
-    assert kinds == ["roster.published", "job.submitted", *["peer.receipt"] * 5]
+    assert kinds == ["roster.published", "job.submitted", "job.started", *["peer.receipt"] * 5]
+    (started,) = bureau.entries("job.started")
+    assert started.body["participants"] == sorted(NODES)
+    admissions = {run.admission for run in bureau.store.job(job).job.runs}
+    assert set(started.objects) == admissions
+    assert started.refs == sorted(map(sha256_digest, admissions))
     receipts = bureau.entries("peer.receipt")
     assert {(e.body["kind"], e.body["peer"]) for e in receipts} == {("admission", n) for n in NODES} | {
         ("release", POLICE)

@@ -9,16 +9,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from collaboration import BUREAU, NOW, POLICE, SEATS
+from collaboration import BUREAU, HEALTH, NOW, POLICE, SEATS
 
 from coordinator.lifecycle import Job, JobState, Planned, Run, RunState
 from coordinator.store import (
+    MAX_DUE,
     Enrolment,
     Entry,
     JobRecord,
     Meter,
     Store,
     StoredOutcome,
+    StoredReceipt,
     StoredRelease,
     StoredRoster,
     StoredRotation,
@@ -35,7 +37,7 @@ ENTRY = Entry("node.enrolled", {"node": "a", "count": 3}, job="", attempt=0, act
 
 def enrolment(node=POLICE, at=NOW):
     digest = sha256_digest(node.encode())
-    return Enrolment(node, b"\x01" * 32, digest, "vkey", b"\x02" * 32, 2, digest, at)
+    return Enrolment(node, b"\x01" * 32, digest, "vkey", b"\x02" * 32, 2, digest, at, ("one", "two"))
 
 
 def job_record(number=1, **changes):
@@ -305,7 +307,56 @@ def hands_due_entries_over_in_order_until_they_are_recorded(store: Store) -> Non
     assert [entry.kind for entry in due(store)] == kinds[1:]
 
 
+def keeps_the_objects_of_due_entries_with_them(store: Store) -> None:
+    entries = [replace(ENTRY, objects=(b"second", b"first\0", b"")), ENTRY, replace(ENTRY, objects=(b"x",))]
+    for entry in entries:
+        store.add_entry(entry)
+    assert due(store) == entries
+    assert due(store)[0].refs == sorted(map(sha256_digest, (b"second", b"first\0", b"")))
+    first, second, third = store.due_entries()
+    store.recorded(first.id)
+    assert [one.entry for one in store.due_entries()] == entries[1:]
+    assert store.due_entries(second.id) == [third]
+    assert store.due_entries(third.id) == []
+
+
+def hands_out_only_so_many_due_entries_at_once(store: Store) -> None:
+    store.add_job(job_record(), [replace(ENTRY, attempt=number) for number in range(MAX_DUE + 3)])
+    first = store.due_entries()
+    assert [one.entry.attempt for one in first] == list(range(MAX_DUE))
+    assert [one.entry.attempt for one in store.due_entries(first[-1].id)] == [256, 257, 258]
+
+
+def keeps_one_receipt_of_a_release_and_only_so_many(store: Store) -> None:
+    job = job_record().job.id
+    one, other = (StoredReceipt(job, 1, POLICE, f"{n:032x}", sha256_digest(b"%d" % n)) for n in (1, 2))
+    assert [store.add_receipt(one, 2, [ENTRY]) for _ in range(2)] == [True, False]
+    with pytest.raises(StateConflict) as another:
+        store.add_receipt(replace(one, digest=other.digest), 2, [ENTRY])
+    assert another.value.code == "other-receipt"
+    assert store.add_receipt(other, 2)
+    with pytest.raises(Refused) as many:
+        store.add_receipt(replace(one, release="3"), 2, [ENTRY])
+    assert many.value.code == "too-many-receipts"
+    assert store.add_receipt(replace(one, attempt=2), 1)
+    assert store.add_receipt(replace(one, node=HEALTH), 1)
+    assert due(store) == [ENTRY]
+
+
+def knows_which_attempts_were_started(store: Store) -> None:
+    job = job_record().job
+    store.add_job(job_record())
+    assert not store.started(job.id, 1)
+    store.save_job(job, [], Meter(job.id, 1, 0, 0, 0, NOW))
+    assert store.started(job.id, 1)
+    assert not store.started(job.id, 2)
+
+
 CHECKS = [
+    keeps_the_objects_of_due_entries_with_them,
+    hands_out_only_so_many_due_entries_at_once,
+    keeps_one_receipt_of_a_release_and_only_so_many,
+    knows_which_attempts_were_started,
     keeps_a_token_for_one_use_by_its_node_in_time,
     lets_the_latest_enrolment_of_a_node_count,
     publishes_rosters_only_forwards,
@@ -353,8 +404,14 @@ def test_everything_is_there_after_reopening(tmp_path):
 def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path):
     store = SqlStore(tmp_path / "store.db")
     store.add_job(job_record(), [ENTRY])
+    store.add_token(Token(b"\x0a" * 32, POLICE, NOW, NOW + timedelta(minutes=15)))
+    store.enrol(b"\x0a" * 32, enrolment())
     store.close()
-    added = {"job": ("legal_basis", "expected_use", "answered_by"), "run": ("answered",)}
+    added = {
+        "job": ("legal_basis", "expected_use", "answered_by"),
+        "run": ("answered",),
+        "enrolment": ("witness_vkeys",),
+    }
     with closing(sqlite3.connect(tmp_path / "store.db")) as database:
         for table, columns in added.items():
             for column in columns:
@@ -363,6 +420,7 @@ def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path):
     store = SqlStore(tmp_path / "store.db")
     assert store.job(job_record().job.id) == replace(job_record(), legal_basis="", expected_use="")
     assert [row.jobs for row in store.usage()] == [1]
+    assert store.enrolments() == [replace(enrolment(), witness_vkeys=())]
     store.close()
 
 

@@ -1,7 +1,7 @@
 """A second reader of journals, written from the C2SP texts with `cryptography` and hashlib alone.
 
-Signed notes (c2sp.org/signed-note), checkpoints (c2sp.org/tlog-checkpoint), tiles and entry bundles
-(c2sp.org/tlog-tiles), tree hashes (RFC 6962, section 2.1).
+Signed notes (c2sp.org/signed-note), checkpoints (c2sp.org/tlog-checkpoint), cosignatures
+(c2sp.org/tlog-cosignature), tiles and entry bundles (c2sp.org/tlog-tiles), tree hashes (RFC 6962, 2.1).
 """
 
 import base64
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
 
 TILE = 256
 
@@ -50,6 +51,45 @@ def verified(folder: Path, vkey: str) -> Log:
     assert tree_hash(leaves) == base64.b64decode(root, validate=True)
     _check_tiles(folder, leaves)
     return Log(origin, key[1:], entries)
+
+
+def cosigned(note: Path, vkeys: list[str]) -> dict[tuple[str, int], int]:
+    """Return (key name, type) → time in seconds since 1970 of every cosignature in a note by one of the keys.
+
+    Raises whatever does not hold.
+    """
+    text, _, signatures = note.read_text("utf-8").partition("\n\n")
+    text += "\n"
+    origin, size, root, *more = text.splitlines()
+    assert not more
+    found = {}
+    for vkey in vkeys:
+        name, key_id, encoded = vkey.split("+", 2)
+        key = base64.b64decode(encoded, validate=True)
+        assert hashlib.sha256(name.encode() + b"\n" + key).digest()[:4].hex() == key_id
+        for line in signatures.splitlines():
+            dash, signer, blob = line.split(" ")
+            raw = base64.b64decode(blob, validate=True)
+            if (dash, signer, raw[:4].hex()) != ("—", name, key_id):
+                continue
+            time, signature = int.from_bytes(raw[4:12], "big"), raw[12:]
+            if key[0] == 4:
+                signed = f"cosignature/v1\ntime {time}\n{text}".encode()
+                Ed25519PublicKey.from_public_bytes(key[1:]).verify(signature, signed)
+            else:
+                assert key[0] == 6
+                parts = [b"subtree/v1\n\0", bytes([len(name)]), name.encode(), time.to_bytes(8, "big")]
+                parts += [bytes([len(origin)]), origin.encode(), bytes(8), int(size).to_bytes(8, "big")]
+                signed = b"".join(parts) + base64.b64decode(root, validate=True)
+                MLDSA44PublicKey.from_public_bytes(key[1:]).verify(signature, signed)
+            found[name, key[0]] = time
+    return found
+
+
+def head_of(note: Path) -> tuple[str, int, bytes]:
+    """Return origin, size and root that a checkpoint states, its signatures unread."""
+    origin, size, root, *_ = note.read_text("utf-8").splitlines()
+    return origin, int(size), base64.b64decode(root, validate=True)
 
 
 def tree_hash(leaves: list[bytes]) -> bytes:

@@ -81,6 +81,7 @@ def check_log(lines: Sequence[str], moves: int) -> None:
     assert not count(lines, "link-closed"), lines
 
 
+@pytest.mark.long  # leaves take their time to expire
 def test_leaves_that_expire_while_jobs_run_lose_no_job(town: HurriedTown) -> None:
     first = town.ask(question(0))
     deadline = time.monotonic() + 30

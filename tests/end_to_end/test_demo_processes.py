@@ -91,6 +91,7 @@ def gone_within(seconds: float, demo: Running) -> bool:
     return True
 
 
+@pytest.mark.long  # two demos
 def test_a_killed_demo_leaves_no_child_and_the_next_one_cleans_up_and_stops_on_ctrl_c(demo, tmp_path):
     killed = demo()
     killed.until(lambda: mid_job(tmp_path))

@@ -114,6 +114,9 @@ class Town(Collaboration):
         text = self.policy(department)
         assert RATE in text
         text = text.replace(RATE, OFTEN)
+        if len(self.departments) < len(DEPARTMENTS):
+            # Of three witnesses one may be away: a test may hold up a node.
+            text += "\n[witnesses]\nquorum = 2\n"
         if department not in DATASET:
             return text
         return with_datasets(text, DATASET[department], [under(department, name) for name in names])

@@ -2,21 +2,41 @@
 
 python killed_node.py FOLDER NODE KIND before|after [stopped]
 
-stopped: nobody starts the attempt; once every node has accepted it, it is stopped.
+KIND is the kind of an entry, or `cosigned.` and one: the moment when the first quorum of cosignatures that
+comes after it is stored. stopped: nobody starts the attempt; once every node has accepted it, it is stopped.
 """
 
 import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from simulator import Fragile, Post, Station, Task, World, approve_all, running, until
+
+from audit.log import Journal
+from audit.note import NoteSignature
 
 
 class Killed(Fragile):
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at_cosignatures(name: str, kind: str, when: str) -> None:
+    """Kill the process around the storing of a quorum that comes after an entry of `kind`."""
+    add = Journal.add_cosignatures
+
+    def killing(self: Journal, text: bytes, lines: Iterable[NoteSignature], *, quorum: bool) -> None:
+        now = quorum and name in self.origin and any(entry.kind == kind for entry in self.entries())
+        if now and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        add(self, text, lines, quorum=quorum)
+        if now:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal.add_cosignatures = killing  # type: ignore[method-assign]  # this process is to die there
 
 
 class Halting(Post):
@@ -30,7 +50,10 @@ class Halting(Post):
 
 def main(folder: str, name: str, kind: str, when: str, ends: str = "") -> None:
     world = World.load(Path(folder))
-    Killed.at, Killed.before = kind, when == "before"
+    if kind.startswith("cosigned."):
+        kill_at_cosignatures(name, kind.removeprefix("cosigned."), when)
+    else:
+        Killed.at, Killed.before = kind, when == "before"
 
     async def play() -> None:
         others = [n for n in world.homes if n != name]

@@ -263,7 +263,7 @@ def test_with_a_full_disk_no_job_is_answered_and_afterwards_each_is(
             monkeypatch.setattr(Full, "full", True)
             job = post.submit(own_world.spec())
             log = own_world.homes["statistics"].log
-            await until(lambda: "journal-unpublished" in log.read_text())
+            await until(lambda: "journal-write-failed" in log.read_text())
             assert not post.tasks[job].verdicts
             monkeypatch.setattr(Full, "full", False)
             await until(lambda: bool(post.tasks[job].verdicts))
@@ -464,3 +464,41 @@ def test_after_a_real_kill_past_commit_point_2_the_same_bytes_go_out(own_world: 
     state: State = own_world.open("police")
     assert [e.kind for e in state.journal.entries()].count("output.released") == 1
     state.close()
+
+
+WITNESSED = [
+    # where the whole process dies: as a witness remembers, and in each of the two waits
+    ("health", "witness.head"),
+    ("health", "cosigned.job.admitted"),
+    ("police", "cosigned.output.commit"),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("name", "kind"), WITNESSED)
+def test_p5_after_a_real_kill_around_a_cosignature_all_logs_go_on_and_nobody_sees_two(
+    own_world: World, name: str, kind: str, when: str
+) -> None:
+    job = killed(own_world, name, kind, when)
+    durable = [file.read_bytes() for file in own_world.homes["police"].outbox.glob("*.sealed")]
+
+    async def play() -> None:
+        post = Post(own_world)
+        post.tasks[job] = Task((own_world.folder / "job.bin").read_bytes())
+        post.tasks[job].ended = dict.fromkeys(own_world.homes)  # type: ignore[arg-type]  # not offered again
+        async with running(own_world, post) as (_, stations):
+            # No witness takes any of them for a restored backup, and none saw two histories.
+            for station in stations.values():
+                journal = station.state.journal
+                await until(lambda j=journal: j.cosigned_size == j.size)  # type: ignore[misc]  # mypy: lambda default
+                assert not station.entries("witness.conflict")
+                assert not station.task.done()
+            if kind != "witness.head":
+                row = stations[name].state.ledger().row(job, 1)
+                assert row is not None
+                assert row.state is RowState.CHARGED
+            if kind == "cosigned.output.commit":
+                await until(lambda: stations["police"].run(job) is RunState.DONE)
+                assert [post.release(job)] == durable
+
+    asyncio.run(play())

@@ -138,7 +138,7 @@ def answer(counter: Counter) -> None:
     attempt = Attempt(counter.spec.job_id, 1)
     allowed = counter.gate.allowed(attempt)
     with counter.state.change() as change:
-        change.reserve(allowed.row(attempt, counter.world.clock()), allowed.version, None)
+        change.reserve(allowed.row(attempt), allowed.version, None)
         change.charge(attempt, allowed.permit.terms.cost, allowed.permit.terms.lines, None)
         change.start(attempt, counter.spec.question(""))
     # What was started, but gave nothing, is repeated at no new approval.

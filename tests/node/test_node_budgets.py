@@ -264,6 +264,8 @@ class Alone(Post):
             task.verdicts[name] = Verdict.decode(decode_envelope(message.answer.verdict).payload)
         elif message.WhichOneof("kind") == "admitted":
             self.tasks[JobId(message.admitted.attempt.job)].admissions[name] = message.admitted.admission
+        elif message.WhichOneof("kind") == "letter":
+            self.post_letter(name, message.letter)
 
 
 def test_of_fifty_jobs_in_one_process_for_the_last_unit_exactly_one_is_admitted(world: World) -> None:

@@ -119,26 +119,27 @@ def test_recording_says_that_it_is_for_demonstrations(
 def test_an_opened_list_is_journaled_and_every_row_is_marked(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def play() -> str:
+    home = world.homes["police"]
+    out, arrow = world.folder / "list.csv", world.folder / "list.arrow"
+
+    async def play() -> list[int]:
         async with running(world) as (post, stations):
             job = post.submit(world.spec())
             await approve_all(post, stations, job)
             await over(post, job)
             await until(lambda: stations["police"].run(job) is RunState.DONE)
-            return job
+            return [
+                await asyncio.to_thread(
+                    main, ["release", "open", job, "--out", *map(str, (file, "--home", home.path))]
+                )
+                for file in (out, arrow)
+            ]
 
-    job = asyncio.run(play())
-    home = world.homes["police"]
-    out = world.folder / "list.csv"
-    code, _, _ = command("release", "open", job, "--out", out, "--home", home.path, capsys=capsys)
-    assert code == 0
+    assert asyncio.run(play()) == [0, 0]
     assert out.stat().st_mode & 0o077 == 0
     table = pyarrow.csv.read_csv(out)
     assert set(table["key"].to_pylist()) == {f"RIC:{person(n)}" for n in range(300, 312)}
     assert set(table["mark"].to_pylist()) == {SUSPECTED}
-    arrow = world.folder / "list.arrow"
-    code, _, _ = command("release", "open", job, "--out", arrow, "--home", home.path, capsys=capsys)
-    assert code == 0
     with pa.OSFile(str(arrow)) as file:
         assert pa.ipc.open_stream(file).read_all().num_rows == 12
     state = world.open("police")

@@ -11,8 +11,11 @@ from typing import Any
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
 from tls_authority import Authority
 
+from audit.note import COSIGNATURE, ML_DSA_44, VerifierKey
 from minshu.v1 import enrolment_pb2, enrolment_pb2_grpc
 from node.enrol import TOKEN, enrol, read_token
 from node.home import Home, init_home
@@ -104,8 +107,23 @@ def test_a_node_enrols_and_pins_the_roots(home: Home, service: tuple[Service, in
     assert asked["node"] == NODE
     assert asked["identity_key"] == home.signer.public_key.hex()
     assert asked["journal_vkey"].startswith(f"{NODE}/journal/1+")
+    assert asked["witness_vkeys"] == list(home.witness_vkeys)
     assert asked["token_sha256_prefix"] == hashlib.sha256(SECRET).hexdigest()[:8]
     assert SECRET.hex() not in str(asked)
+
+
+def test_each_witness_key_proves_that_this_node_has_it(home: Home, service: tuple[Service, int]) -> None:
+    made, port = service
+    enrol(home, token(made.authority.pem, port), FINGERPRINT)
+    stated = made.asked[0]
+    proofs = [bytes.fromhex(proof) for proof in stated.pop("witness_proofs")]
+    message = b"minshu-enrolment/2\0" + hashlib.sha256(canonical_json(stated)).digest()
+    ed25519, mldsa = map(VerifierKey.parse, stated["witness_vkeys"])
+    assert (ed25519.type, mldsa.type) == (COSIGNATURE, ML_DSA_44)
+    assert {ed25519.name, mldsa.name} == {f"{NODE}/witness/1"}
+    assert ed25519.public_key != home.signer.public_key
+    Ed25519PublicKey.from_public_bytes(ed25519.public_key).verify(proofs[0], message)
+    MLDSA44PublicKey.from_public_bytes(mldsa.public_key).verify(proofs[1], message)
 
 
 def test_other_roots_than_those_compared_out_of_band_are_not_pinned(

@@ -20,13 +20,14 @@ from node import gate as gate_module
 from node import ledger as ledger_module
 from node.activation import InForce, activate_policy, activate_roster, take_freshness
 from node.answers import IN_CHINESE, question_here, refusal
-from node.gate import MAX_GIVEN_UP, MAX_OFFER_BYTES, Gate
+from node.gate import MAX_OFFER_BYTES, Gate
 from node.logs import Log
 from node.rpc import Attempt
 from node.sources import ReadLimits, open_source
 from node.sources import source as source_module
 from node.state import Reader, RunState, State
 from node.stops import apply_stop
+from policies.attempts import MAX_GIVEN_UP
 from policies.sign import sign_policy
 from protocols import encoding as encoding_module
 from protocols import envelope as envelope_module
@@ -94,7 +95,7 @@ def charge(office: Office, spec: JobSpec, number: int = 1) -> None:
     allowed = office.gate.allowed(attempt)
     terms = allowed.permit.terms
     with office.state.change() as change:
-        change.reserve(allowed.row(attempt, office.world.clock()), allowed.version, None)
+        change.reserve(allowed.row(attempt), allowed.version, None)
         change.charge(attempt, terms.cost, terms.lines, None)
         change.start(attempt, spec.question(""))
 
@@ -486,7 +487,7 @@ def test_a_job_whose_attempts_are_given_up_again_and_again_is_refused(matcher: O
         attempt = Attempt(spec.job_id, number)
         allowed = matcher.gate.allowed(attempt)
         with matcher.state.change() as change:
-            change.reserve(allowed.row(attempt, matcher.world.clock()), allowed.version, None)
+            change.reserve(allowed.row(attempt), allowed.version, None)
             change.release(attempt, "peer-failed", None, unopened=True)
     refused(matcher, matcher.ask(spec, MAX_GIVEN_UP + 1), "attempts-exhausted")
 
@@ -553,7 +554,7 @@ def test_two_racing_jobs_cannot_both_take_the_last_place(world: World) -> None:
         charge(matcher, first)
         size = matcher.size
         with pytest.raises(StateConflict) as caught, matcher.state.change() as change:
-            change.reserve(raced.row(Attempt(second.job_id, 1), world.clock()), raced.version, None)
+            change.reserve(raced.row(Attempt(second.job_id, 1)), raced.version, None)
         assert caught.value.code == "ledger-conflict"
         with pytest.raises(Refused) as refusal:
             matcher.gate.allowed(Attempt(second.job_id, 1))

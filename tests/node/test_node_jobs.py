@@ -196,7 +196,8 @@ def test_a_cancelled_job_ends_everywhere_and_leaves_no_output(world: World) -> N
         async with running(world, Silent(world)) as (post, stations):
             job = post.submit(world.spec())
             await approve_all(post, stations, job)
-            await until(lambda: all(s.run(job) is RunState.RUNNING for s in stations.values()))
+            await until(lambda: {h.sender for h, _ in post.frames} >= {"register", "source-1", "source-2"})
+            await until(lambda: len(post.streams) == len(stations))
             post.stop(job, "cancelled-by-requester")
             task = await over(post, job)
             assert {e.state for e in task.ended.values()} == {"CANCELLED"}
@@ -313,7 +314,7 @@ def test_a_list_of_an_attempt_that_was_given_up_is_not_opened(world: World) -> N
             job, police = post.submit(world.spec()), stations["police"]
             await approve_all(post, stations, job)
             await until(lambda: police.run(job) is RunState.RELEASING)
-            assert opening(police, job) == ""
+            await until(lambda: opening(police, job) == "")
             post.stop(job, "peer-failed")
             await until(lambda: police.run(job) is RunState.CANCELLED)
             assert opening(police, job) == "release-withdrawn"

@@ -83,9 +83,9 @@ class Spending(RuleBasedStateMachine):
         decision, spec = case.decide(read)
         if isinstance(decision, Permit):
             version = read.version(decision.terms.source)
-            allowed = Allowed(spec, decision, active_of(case.policy), roster_of(case.roster), version)
+            allowed = Allowed(spec, decision, active_of(case.policy), roster_of(case.roster), version, START)
             self.book.execute("BEGIN IMMEDIATE")
-            ledger.reserve(self.book, allowed.row(Attempt(spec.job_id, 1), START), version)
+            ledger.reserve(self.book, allowed.row(Attempt(spec.job_id, 1)), version)
         self.crash()
 
     @precondition(lambda self: self.live())

@@ -14,6 +14,7 @@ from node import cli
 from node.outcomes import MAX_OUTCOMES, Outcomes
 from node.rpc import ControlRequest
 from node.state import RunState
+from protocols.encoding import sha256_digest
 from protocols.envelope import OUTCOME, decode_envelope, key_id, verify
 from protocols.errors import InputError, MinshuError, Refused
 from protocols.ids import JobId
@@ -106,7 +107,9 @@ def test_an_outcome_is_journaled_signed_and_confirmed(town: tuple[World, JobId])
                 "recipient": "police.gz.example",
                 "checked": 5718,
                 "confirmed": 3351,
+                "envelope_sha256": sha256_digest(envelope),
             }
+            assert police.state.journal.get_object(sha256_digest(envelope)) == envelope
 
     asyncio.run(play())
 
@@ -309,20 +312,33 @@ def test_the_command_files_shows_and_refuses(
 ) -> None:
     world, job = town
     short = job.removeprefix("sha256:")[:12]
-    assert run(capsys, world, "outcome", short)[1] == "no outcome was filed here for this job\n"
     figures = ("--checked", "5718", "--confirmed", "3351", "--note", "按户核实")
-    code, out, _ = run(capsys, world, "outcome", short, *figures)
-    assert code == 0
-    first, second = out.splitlines()
-    assert first == f"filed for {job}"
-    assert second.startswith("3,351 of 5,718 confirmed (58.6 %), 20")
-    assert second.endswith("Z, not yet at the coordinator: 按户核实")
-    code, out, _ = run(capsys, world, "outcome", short, "--json")
-    [plain] = json.loads(out)["outcomes"]
-    assert (plain["state"], plain["confirmed"], plain["job"]) == ("filed", 3351, job)
-    code, _, err = run(capsys, world, "outcome", short, "--checked", "2", "--confirmed", "0")
+    assert run(capsys, world, "outcome", short)[1] == "no outcome was filed here for this job\n"
+    code, _, err = run(capsys, world, "outcome", short, *figures)
     assert code == 1
-    assert "between 1 and 2" in err
-    assert "hint: file it once more has been checked" in err
+    assert "hint: start it with minshu-node run" in err
+
+    async def play() -> None:
+        post = Filing(world)
+        post.says = ""
+        async with running(world, post, ["police"]):
+            await asyncio.to_thread(file_and_show)
+
+    def file_and_show() -> None:
+        code, out, _ = run(capsys, world, "outcome", short, *figures)
+        assert code == 0
+        first, second = out.splitlines()
+        assert first == f"filed for {job}"
+        assert second.startswith("3,351 of 5,718 confirmed (58.6 %), 20")
+        assert second.endswith("Z, not yet at the coordinator: 按户核实")
+        code, out, _ = run(capsys, world, "outcome", short, "--json")
+        [plain] = json.loads(out)["outcomes"]
+        assert (plain["state"], plain["confirmed"], plain["job"]) == ("filed", 3351, job)
+        code, _, err = run(capsys, world, "outcome", short, "--checked", "2", "--confirmed", "0")
+        assert code == 1
+        assert "between 1 and 2" in err
+        assert "hint: file it once more has been checked" in err
+
+    asyncio.run(play())
     code, _, err = run(capsys, world, "outcome", short, "--checked", "200")
     assert (code, "only one of the two figures" in err) == (1, True)

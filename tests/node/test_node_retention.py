@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from simulator import START, Post, World, approve_all, over, running, until
 
+from audit.entries import Entry
 from audit.folder import Folder
 from node.cli import main
 from node.logs import Log
@@ -56,6 +57,9 @@ class Police:
 
     def receipts(self) -> list[dict[str, Any]]:
         return [dict(e.body) for e in self.state.journal.entries() if e.kind == "deletion.receipt"]
+
+    def entries(self, kind: str) -> list[Entry]:
+        return [e for e in self.state.journal.entries() if e.kind == kind]
 
     def output(self, kind: str) -> StoredOutput:
         [found] = [o for o in self.state.outputs(self.job) if o.output_class == kind]
@@ -173,9 +177,22 @@ def test_job_texts_and_salts_go_after_the_days_that_the_policy_says(police: Poli
     assert by_kind["job-text"]["sha256"] == sha256_digest(text)
     assert by_kind["input-record"]["sha256"] == sha256_digest(record[1])
     assert by_kind["input-record"]["dataset"] == "people"
-    assert by_kind["approvals"]["count"] == 2
+    approvals = [e.body["envelope_sha256"] for e in police.entries("approval.recorded")]
+    assert sorted(r["sha256"] for r in police.receipts() if r["what"] == "approval") == sorted(approvals)
     police.look(1097)
-    assert len(police.receipts()) == 4  # the list's, and these three; none twice
+    assert len(police.receipts()) == 5  # the list's, and these four; none twice
+
+
+def test_what_is_deleted_is_gone_from_beside_the_log_as_well(police: Police) -> None:
+    journal = police.state.journal
+    [accepted] = police.entries("job.accepted")
+    [admitted] = police.entries("job.admitted")
+    texts = [accepted.body["envelope_sha256"], admitted.body["quality_sha256"]]
+    texts += [e.body["envelope_sha256"] for e in police.entries("approval.recorded")]
+    assert all(journal.get_object(digest) for digest in texts)
+    police.look(1096)
+    assert not any(journal.get_object(digest) for digest in texts)
+    assert all(journal.get_object(digest) for digest in admitted.refs)
 
 
 def test_deleted_salts_are_not_left_in_the_file(police: Police) -> None:

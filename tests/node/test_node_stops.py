@@ -326,6 +326,32 @@ def test_where_nobody_can_tell_whom_a_stop_covers_it_covers_everybody_p6(desk: D
 # -- what is under way -------------------------------------------------------------------------------------
 
 
+def test_an_attempt_that_waits_for_witnesses_is_ended_and_costs_nothing(world: World) -> None:
+    class Deaf(Post):
+        def witnesses(self, name: str) -> bool:
+            return False
+
+        def passed_on(self, sender: str, to: str, letter: Any) -> tuple[Any, ...]:
+            started = any(task.started for task in self.tasks.values())
+            return () if started and sender == "health" else (letter,)
+
+    async def play() -> None:
+        async with running(world, Deaf(world)) as (post, stations):
+            job = post.submit(world.spec())
+            await approve_all(post, stations, job)
+            health = stations["health"]
+            await until(lambda: health.entries("job.admitted") != [])
+            health.agent.desk.handle("stop", {"envelope": b64encode(world.stop("health", "all"))})
+            task = await over(post, job)
+            assert task.ended["health"].code == "stopped"
+            [entry] = health.entries("job.cancelled")
+            assert entry.body["freed"] is True
+            assert len(health.state.ledger().of("people")) == 0
+            assert not any(header.sender == "source-2" for header, _ in post.frames)
+
+    asyncio.run(play())
+
+
 def test_a_running_attempt_is_ended_at_once(world: World) -> None:
     class Silent(Post):
         def carried(self, header: Header, frame: bytes) -> tuple[bytes, ...]:
@@ -337,6 +363,7 @@ def test_a_running_attempt_is_ended_at_once(world: World) -> None:
             await approve_all(post, stations, job)
             health = stations["health"]
             await until(lambda: all(s.run(job) is RunState.RUNNING for s in stations.values()))
+            await until(lambda: any(header.sender == "source-2" for header, _ in post.frames))
             envelope = b64encode(world.stop("health", "dataset=people"))
             health.agent.desk.handle("stop", {"envelope": envelope})
             task = await over(post, job)

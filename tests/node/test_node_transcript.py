@@ -1,7 +1,7 @@
 """tests/transcripts/node*.txt: what a department types and sees. Lines after `$` are run and compared.
 
-Digests, fingerprints, ids, times and the job type's own statements are shown as `…`; standard error comes
-after standard output; an exit code other than 0 stands in brackets.
+Digests, fingerprints, ids, times, sizes of journals and the job type's own statements are shown as `…`;
+standard error comes after standard output; an exit code other than 0 stands in brackets.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ def masked(text: str, folder: Path) -> str:
     text = re.sub(r"\b[0-9a-f]{32}\b", "…", text)
     text = re.sub(r"(?:[0-9a-f]{4} ){15}[0-9a-f]{4}", "…", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "…", text)
+    text = re.sub(r"\d+ of \d+ entries, by \d of", "… of … entries, by … of", text)
     text = re.sub(r"[0-9.]+ GiB", "… GiB", text)
     text = re.sub(r"cannot be reached \([^)]*\)", "cannot be reached (…)", text)
     # What the job type and the policy page say is tested where it is written.
@@ -59,6 +60,8 @@ def prepared(world: World, folder: Path) -> tuple[JobId, JobId]:
             await until(lambda: stations["police"].run(done) is RunState.DONE)
             waiting = post.submit(world.spec())
             await answered(post, waiting)
+            journal = stations["health"].state.journal
+            await until(lambda: journal.cosigned_size == journal.size)
             return waiting, done
 
     jobs = asyncio.run(play())

@@ -27,7 +27,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], key=lambda page: page.relative_to(ROOT).as_posix()
 )
-TWINS = [("README.md", "README.zh.md"), ("docs/for-officers.md", "docs/for-officers.zh.md")]
+TWINS = [
+    ("README.md", "README.zh.md"),
+    ("docs/auditors.md", "docs/auditors.zh.md"),
+    ("docs/for-officers.md", "docs/for-officers.zh.md"),
+]
 RUN_BY_CI = ["make demo", "make test"]
 """The README's two commands, which `.ci/run` runs itself."""
 
