@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.utils import CryptographyDeprecationWarning
 
-from audit.folder import CHECKPOINT, Folder
+from audit.folder import CHECKPOINT, COSIGNED, OLD, Folder
 from audit.note import Checkpoint, Note
 from protocols.errors import DecodeError, InputError, SignatureInvalid, StateConflict
 
@@ -114,7 +114,7 @@ def find(directory: Path, reply: bytes) -> bytes:
         SignatureInvalid: timestamp-refused, or timestamp-mismatch: the folder has moved on since the request.
         OSError: a file cannot be read.
     """
-    for name in (CHECKPOINT, "checkpoint.cosigned", "checkpoint.old"):
+    for name in (CHECKPOINT, COSIGNED, OLD):
         path = directory / name
         if path.is_file() and covers(data := path.read_bytes(), reply):
             return data

@@ -368,11 +368,12 @@ class Collaboration:
         self._await(lambda: all(self._witnessed(self.journal(name)) for name in names), "the witnesses")
 
     def _witnessed(self, journal: Path) -> bool:
+        from audit.folder import CHECKPOINT, COSIGNED
         from audit.note import Checkpoint, Note
 
         newest, cosigned = (
             Checkpoint.decode(Note.decode(file.read_bytes()).text) if file.exists() else None
-            for file in (journal / "checkpoint", journal / "checkpoint.cosigned")
+            for file in (journal / CHECKPOINT, journal / COSIGNED)
         )
         return newest is not None and newest == cosigned
 
