@@ -9,7 +9,7 @@ not know is never an error.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -132,6 +132,15 @@ class VerifierKey:
         except (InvalidSignature, ValueError, DecodeError):
             return False
         return True
+
+
+def keys_among(lines: Iterable[str]) -> Iterator[VerifierKey]:
+    """Yield the verifier keys among lines of a roster; what is none is left out: nobody can sign with it."""
+    for line in lines:
+        try:
+            yield VerifierKey.parse(line)
+        except DecodeError:
+            continue
 
 
 def cosigned_at(signature: bytes) -> int:

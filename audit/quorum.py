@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from audit.note import COSIGNATURE, Checkpoint, Note, VerifierKey, cosigned_at
+from audit.note import COSIGNATURE, Checkpoint, Note, VerifierKey, cosigned_at, keys_among
 from audit.proof import is_log_key
 from protocols.errors import DecodeError, PolicyInvalid
 from protocols.ids import NodeName, Organisation
@@ -116,15 +116,7 @@ class Quorum:
 
 def cosigner_keys(lines: Iterable[str]) -> tuple[VerifierKey, ...]:
     """Return the witness keys among vkey lines; what is none is left out."""
-    keys: list[VerifierKey] = []
-    for line in lines:
-        try:
-            key = VerifierKey.parse(line)
-        except DecodeError:
-            continue
-        if key.cosigns:
-            keys.append(key)
-    return tuple(keys)
+    return tuple(key for key in keys_among(lines) if key.cosigns)
 
 
 @dataclass(frozen=True, slots=True)

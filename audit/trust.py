@@ -7,7 +7,7 @@ bundle can only withhold rosters, not make one. One that carries keys or roots o
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from audit.entries import Entry
 from audit.findings import Finding
 from audit.force import led_to
 from audit.merkle import ENTRIES, TILE_WIDTH, decode_bundle, tile_at
-from audit.note import Checkpoint, Note, VerifierKey
+from audit.note import Checkpoint, Note, VerifierKey, keys_among
 from audit.quorum import MAX_POLICY_BYTES, Quorum, TrustPolicy, cosigner_keys
 from policies.keyfile import load_public
 from policies.model import Policy
@@ -188,20 +188,12 @@ def logs_of(roster: Roster) -> tuple[VerifierKey, ...]:
     lines = [node.journal_vkey for node in roster.nodes]
     if roster.coordinator is not None:
         lines.append(roster.coordinator.journal_vkey)
-    return tuple(key for key in _parsed(lines) if not key.cosigns)
+    return tuple(key for key in keys_among(lines) if not key.cosigns)
 
 
 def witnesses_in(roster: Roster) -> tuple[VerifierKey, ...]:
     """Return the keys that a roster lists for cosignatures."""
     return cosigner_keys(line for node in roster.nodes for line in node.witness_vkeys)
-
-
-def _parsed(lines: Iterable[str]) -> Iterator[VerifierKey]:
-    for line in lines:
-        try:
-            yield VerifierKey.parse(line)
-        except DecodeError:
-            continue  # the root keys signed it, but nobody can sign with it
 
 
 def rosters_of(bundle: Bundle) -> tuple[list[bytes], list[Finding]]:

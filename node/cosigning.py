@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 from audit.cosigning import Cosigner, Trouble
 from audit.folder import CHECKPOINT, COSIGNED, Folder
 from audit.merkle import Tile, root_from_tiles
-from audit.note import Checkpoint, Note, VerifierKey, verify_note
+from audit.note import Checkpoint, Note, VerifierKey, keys_among, verify_note
 from audit.quorum import Quorum
 from node.letters import LINK_CODES, Letters
 from node.rpc import NONCE_BYTES, AddCheckpoint, AskHead, Cosigned, HeadSaid
@@ -605,7 +605,7 @@ def own_log_keys(reader: "Reader", name: NodeName, origin: str, *, vkey: str = "
     """Return every key that signed a log by what the rosters kept here say of its node, and `vkey`."""
     rosters = [Roster.decode(decode_envelope(one.envelope).payload) for one in reader.rosters()]
     lines = {node.journal_vkey for one in rosters if (node := one.node(name)) is not None}
-    return frozenset(_log_keys({*lines, vkey}, origin))
+    return frozenset(key for key in keys_among({*lines, vkey}) if key.name == origin and not key.cosigns)
 
 
 def _size(note: Note | None) -> int:
@@ -621,16 +621,6 @@ def rolled_back(witness: str, size: int, here: int) -> StateConflict:
         hint="if a newer copy exists, restore that; else begin a new journal that says so: "
         "minshu-node journal successor --reason CODE",
     )
-
-
-def _log_keys(lines: Iterable[str], origin: str) -> Iterable[VerifierKey]:
-    for line in lines:
-        try:
-            key = VerifierKey.parse(line)
-        except DecodeError:
-            continue
-        if key.name == origin and not key.cosigns:
-            yield key
 
 
 def _first(several: BaseExceptionGroup) -> BaseException:

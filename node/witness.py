@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from audit.note import Checkpoint, Note, NoteSignature, VerifierKey
+from audit.note import Checkpoint, Note, NoteSignature, VerifierKey, keys_among
 from audit.witness import NO_CONSISTENCY_PROOF, SPLIT_VIEW, Conflict, add_checkpoint
 from node.letters import Later
 from node.rpc import AddCheckpoint, AskHead, Cosigned, HeadSaid
 from protocols.encoding import sha256_digest
 from protocols.envelope import HEAD, Signer, sign
-from protocols.errors import DecodeError, MinshuError, StateConflict
+from protocols.errors import MinshuError, StateConflict
 from protocols.ids import Digest
 from protocols.wire import Head, Roster
 
@@ -263,11 +263,4 @@ def _logs(roster: Roster, own: str) -> dict[str, VerifierKey]:
     lines = [node.journal_vkey for node in roster.nodes if node.name != own]
     if roster.coordinator is not None:
         lines.append(roster.coordinator.journal_vkey)
-    logs = {}
-    for line in lines:
-        try:
-            key = VerifierKey.parse(line)
-        except DecodeError:
-            continue  # a roster can list what is no key; nobody cosigns that log
-        logs[key.name] = key
-    return logs
+    return {key.name: key for key in keys_among(lines)}
