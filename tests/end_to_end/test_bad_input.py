@@ -309,7 +309,9 @@ def test_a_job_under_another_roster_is_refused_before_any_node_hears_of_it(town)
         town.submit_raw(sign(JOB, spec.encode(), [signer]).encode())
     assert error.value.code == "roster-outdated"
     assert error.value.hint
-    assert not any(town.entries(department, spec.job_id) for department in (None, *town.departments))
+    town.wait(lambda: bool(town.kinds(None, spec.job_id)), lambda: "the coordinator journals no refusal")
+    assert town.kinds(None, spec.job_id) == [("job.refused", 0, "roster-outdated")]
+    assert not any(town.entries(department, spec.job_id) for department in town.departments)
 
 
 def test_a_node_does_not_enrol_under_roots_it_was_not_told(town, tmp_path):
