@@ -1,6 +1,6 @@
 """Typed keys: identifiers of persons and organisations in one canonical, checked form. See SPEC.md."""
 
-from protocols.identifiers.areas import AreaTable, demo_area_table, province_area_table
+from protocols.identifiers.areas import AreaTable, area_table, demo_area_table, province_area_table
 from protocols.identifiers.codes import MARITAL, SEX, Coded, marital_code, sex_code
 from protocols.identifiers.names import normalise_name, normalise_names
 from protocols.identifiers.reasons import Reason
@@ -24,6 +24,7 @@ __all__ = [
     "Coded",
     "Reason",
     "TypedKeys",
+    "area_table",
     "check_digit",
     "demo_area_table",
     "marital_code",

@@ -7,7 +7,7 @@ that are really in use.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -104,3 +104,26 @@ def province_area_table() -> AreaTable:
 def demo_area_table() -> AreaTable:
     """Return the eleven fictional districts 990101 to 990111. No real number begins with 99 0."""
     return AreaTable.of(_DEMO_DISTRICTS)
+
+
+AREA_TABLES: Final[Mapping[str, Callable[[], AreaTable]]] = {
+    "national": province_area_table,
+    "demo-city": demo_area_table,
+}
+"""The area tables that a job may name."""
+
+
+def area_table(name: object) -> AreaTable:
+    """Return the area table that a job names.
+
+    Raises:
+        InputError: no such table in this version.
+    """
+    found = AREA_TABLES.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise InputError(
+            "params.areas names no area table of this version",
+            code="bad-params",
+            hint="leave it out for the national table; known: " + ", ".join(AREA_TABLES),
+        )
+    return found()

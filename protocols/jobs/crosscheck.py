@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from protocols.dp.cost import NOTHING, Cost
 from protocols.encoding import canonical_json
 from protocols.errors import InputError, ProtocolAborted
-from protocols.identifiers import AreaTable, demo_area_table, normalise, province_area_table, type_tag
+from protocols.identifiers import AreaTable, area_table, normalise, type_tag
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import (
     COORDINATOR,
@@ -38,6 +38,7 @@ from protocols.jobs.job_type import (
     Setup,
     Statement,
     Table,
+    Unit,
 )
 from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
 from protocols.psi import group, locks
@@ -60,9 +61,6 @@ STREET_TABLE: Final = "street-table"
 
 KEY_TYPE: Final = "resident-id"
 
-_NATIONAL: Final = "national"
-_AREA_TABLES: Final = {_NATIONAL: province_area_table, "demo-city": demo_area_table}
-
 
 def source(number: int) -> Role:
     """Return the role of the source with that number, counted from 1."""
@@ -81,7 +79,7 @@ class Params:
     k: int
     sources: int
     key_holder: Role
-    areas: str
+    areas: AreaTable
 
     @classmethod
     def of(cls, spec: JobSpec) -> Self:
@@ -125,13 +123,7 @@ class Params:
                 code="bad-params",
                 hint='write key_holder = "source-1", the source that shares the tag key with the register',
             )
-        areas: Any = params.pop("areas", _NATIONAL)
-        if not isinstance(areas, str) or areas not in _AREA_TABLES:
-            raise InputError(
-                "params.areas names no area table of this version",
-                code="bad-params",
-                hint="leave it out for the national table; known: " + ", ".join(_AREA_TABLES),
-            )
+        areas = area_table(params.pop("areas", "national"))
         if params:
             raise InputError(
                 f"{len(params)} unknown param(s), expected present_in, k (with at_least), key_holder, areas",
@@ -139,11 +131,6 @@ class Params:
                 hint="remove what crosscheck/1 does not know",
             )
         return cls(present_in == "all", k, sources, Role(key_holder), areas)
-
-    @property
-    def area_table(self) -> AreaTable:
-        """The table that area codes of keys are looked up in."""
-        return _AREA_TABLES[self.areas]()
 
     @property
     def owners(self) -> tuple[Role, ...]:
@@ -169,6 +156,8 @@ class Crosscheck:
 
     name: Final = "crosscheck/1"
     output_class: Final = OutputClass.DIRECTED
+    states_sizes: Final = True
+    counts_units: Final = False
 
     def check(self, spec: JobSpec) -> None:
         """Check params, roles, inputs and recipients.
@@ -382,11 +371,14 @@ class Crosscheck:
                 hint="add sources",
             )
 
-    def builder(self, spec: JobSpec, role: Role) -> InputBuilder:
-        """Return an empty builder; ages are judged as of the day the job was created."""
+    def builder(self, spec: JobSpec, role: Role, unit: Unit | None = None) -> InputBuilder:  # noqa: ARG002
+        """Return an empty builder; ages are judged as of the day the job was created.
+
+        Each key counts once, whatever `unit` says.
+        """
         if not self.columns(spec, role):
             raise InputError(f"the role {role} brings no dataset", code="no-dataset")
-        return KeyedListBuilder(as_of=spec.created.date(), areas=Params.of(spec).area_table, kind=KEY_TYPE)
+        return KeyedListBuilder(as_of=spec.created.date(), areas=Params.of(spec).areas, kind=KEY_TYPE)
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; only the register's has outputs: records and street table.
@@ -774,7 +766,7 @@ class Register(_ListOwner):
             np.array(bodies, dtype=keys.dtype),
             KEY_TYPE,
             as_of=self.setup.spec.created.date(),
-            areas=self.params.area_table,
+            areas=self.params.areas,
         )
         if len(found.keys) != len(keys) or bool((found.keys != keys).any()):
             raise ProtocolAborted("an envelope holds a key that is not valid", code="envelope-malformed")

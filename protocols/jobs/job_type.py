@@ -6,6 +6,7 @@ Adding a job type touches `protocols/jobs/<name>.py` and its line in `JOB_TYPES`
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any, Final, Protocol
 
 import numpy.typing as npt
@@ -27,12 +28,35 @@ COORDINATOR: Final = "coordinator"
 """Stands for whoever relays the frames, as a member of a coalition in `learns`."""
 
 
+UNIT: Final = "unit"
+"""Slot under which a builder gets the column that says whom a row is about. The policy names that column, so
+no job maps this slot."""
+
+
 class OutputClass(StrEnum):
     """What kind of thing leaves (architecture, "Output classes")."""
 
     AGGREGATE = "A"
     DIRECTED = "B"
     MODEL = "C"
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What a job says of a column's values, for the policy to hold against its own words of the column.
+
+    Attributes:
+        values: texts that count; where the policy lists values, each is one of them.
+        bins: ascending lower bounds; where the policy states bins, each is one of them.
+        bounds: least and greatest value that counts.
+        covering: the policy has to state a range, and the bounds have to hold all of it, so that no value of
+            this column can be out of bounds.
+    """
+
+    values: tuple[str, ...] = ()
+    bins: tuple[Fraction, ...] = ()
+    bounds: tuple[Fraction, Fraction] | None = None
+    covering: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +70,15 @@ class ColumnNeed:
     use: str
     types: tuple[str, ...]
     required: bool = True
+    domain: Domain | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Whom a row is about, as the policy says it: `kind` is the column's type, `max_rows` the most of one."""
+
+    kind: str
+    max_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +203,16 @@ class JobType(Protocol):
         """The most sensitive class among its releases."""
         ...
 
+    @property
+    def states_sizes(self) -> bool:
+        """Whether admissions state how long each list is; else they state what the catalogue publishes."""
+        ...
+
+    @property
+    def counts_units(self) -> bool:
+        """Whether personal data takes part only where the policy says whom a row is about."""
+        ...
+
     def check(self, spec: JobSpec) -> None:
         """Check params, roles, inputs and recipients of a spec of this type.
 
@@ -210,8 +253,11 @@ class JobType(Protocol):
         """Return the smallest number of organisations that must know a person for a record to leave."""
         ...
 
-    def builder(self, spec: JobSpec, role: Role) -> InputBuilder:
-        """Return an empty builder for the dataset of `role`."""
+    def builder(self, spec: JobSpec, role: Role, unit: Unit | None = None) -> InputBuilder:
+        """Return an empty builder for the dataset of `role`, whose rows are about `unit`.
+
+        With a unit, batches have the slot `UNIT`, too.
+        """
         ...
 
     def check_inputs(
