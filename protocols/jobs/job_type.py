@@ -226,7 +226,10 @@ class JobType(Protocol):
         ...
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
-        """Return what the dataset of `role` must offer; empty for a role without a dataset."""
+        """Return what the dataset of `role` must offer; empty for a role without a dataset.
+
+        A slot may come several times, for several uses: the column has to meet them all.
+        """
         ...
 
     def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:

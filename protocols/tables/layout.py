@@ -1,8 +1,8 @@
 """What a table counts: its axes with public domains, what is measured in its cells, and which rows count.
 
-Everything here is said by the job, in public, before anybody looks at data: two departments that read one job
-make vectors of one length, whose cells mean the same. The parameters of a job are read here for every job type
-that makes tables.
+Everything here is said by the job, in public, before anybody looks at data: two departments that read one
+job make vectors of one length, whose cells mean the same. The parameters of a job are read here for every job
+type that makes tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ MAX_MEASURES: Final = 8
 MAX_FILTERS: Final = 8
 MAX_DECIMALS: Final = 6
 MAX_ROWS: Final = 1 << 27
-"""Most rows of one dataset that a table counts: with the bounds of a measure it says how large a sum can be."""
+"""Most rows of one dataset that a table counts: with a measure's bounds it says how large a sum can be."""
 
 MAX_UNIT_ROWS: Final = 1000
 MAX_BOUND: Final = 1 << 52
@@ -117,12 +117,11 @@ class Measure:
         """Largest absolute amount."""
         return max(abs(self.low), abs(self.high))
 
-    def need(self, *, covering: bool) -> ColumnNeed:
-        """The column it takes, for each use that is asked of it; `covering`: see `Domain`."""
+    def needs(self, *, covering: bool) -> tuple[ColumnNeed, ...]:
+        """The column it takes, once for each use that is asked of it; `covering`: see `Domain`."""
         step = 10**self.decimals
-        bounds = (Fraction(self.low, step), Fraction(self.high, step))
-        domain = Domain(bounds=bounds, covering=covering)
-        return ColumnNeed(self.slot, self.of[0], NUMBER_TYPES, domain=domain)
+        domain = Domain(bounds=(Fraction(self.low, step), Fraction(self.high, step)), covering=covering)
+        return tuple(ColumnNeed(self.slot, use, NUMBER_TYPES, domain=domain) for use in self.of)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form."""
@@ -164,7 +163,16 @@ class Layout:
     @property
     def slots(self) -> tuple[str, ...]:
         """Every slot that a dataset has to fill."""
-        return tuple(dict.fromkeys(part.slot for part in (*self.axes, *self.filters, *self.measures)))
+        parts: tuple[Axis | Filter | Measure, ...] = (*self.axes, *self.filters, *self.measures)
+        return tuple(dict.fromkeys(part.slot for part in parts))
+
+    def needs(self, *, covering: bool) -> tuple[ColumnNeed, ...]:
+        """Every column it takes, once for each use; a slot may come more than once."""
+        return (
+            *(axis.need for axis in self.axes),
+            *(kept.need for kept in self.filters),
+            *(need for measure in self.measures for need in measure.needs(covering=covering)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form: what is computed, without the filters."""
@@ -355,8 +363,9 @@ def check_slots(layout: Layout) -> None:
     Raises:
         InputError: `bad-params`.
     """
-    for parts in (layout.axes, layout.filters, layout.measures, (*layout.axes, *layout.measures)):
-        slots = [part.slot for part in parts]
+    named = [axis.slot for axis in layout.axes] + [measure.slot for measure in layout.measures]
+    kept = [each.slot for each in layout.filters]
+    for slots in (named, kept):
         if len(set(slots)) != len(slots):
             raise bad("two axes, filters or measures have one slot", "give each a slot of its own")
 
