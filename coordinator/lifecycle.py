@@ -97,8 +97,15 @@ JOB_ENDS: Final = frozenset(state for state, then in JOB_TRANSITIONS.items() if 
 RUN_ENDS: Final = frozenset(state for state, then in RUN_TRANSITIONS.items() if then <= {_R.OFFERED})
 """States in which a run waits for nothing more."""
 
-RETRYABLE: Final = frozenset({"node-restarted", "peer-lost", "unreachable"})
-"""Reason codes of a failed run that another attempt may cure."""
+RETRYABLE: Final[Mapping[str, str]] = {
+    "node-restarted": "node-lost",
+    "peer-lost": "node-lost",
+    "unreachable": "node-lost",
+    # Nothing of its data has left. While its witnesses are still away it refuses the next attempt, so that
+    # no other node is charged for one that cannot succeed.
+    "no-quorum": "no-quorum",
+}
+"""Reason codes of a failed run that another attempt may cure; what the job says of each."""
 
 ANSWERED_BEFORE: Final = "answered-before"
 """Reason code of a job that succeeded with an earlier job's releases."""
@@ -569,7 +576,7 @@ def _run_ended(job: Job, event: Ended, limits: Limits) -> Outcome:
     if target is _R.REFUSED:
         return _refused(job, ended)
     if target is _R.FAILED and event.code in RETRYABLE:
-        return _retry(job, event.node, event.sentence, limits)
+        return _retry(job, event.node, event.sentence, limits, RETRYABLE[event.code])
     return _end(
         job,
         _J.FAILED,
@@ -589,11 +596,13 @@ def _settle(job: Job) -> Outcome:
     return replace(_job_to(job, _J.SUCCEEDED), deadline=None), (CloseRelay(job.attempt),)
 
 
-def _retry(job: Job, node: str, sentence: str, limits: Limits) -> Outcome:
+def _retry(job: Job, node: str, sentence: str, limits: Limits, code: str = "node-lost") -> Outcome:
     """Replace the attempt, or fail where no other may follow; `node` is empty where nobody is at fault."""
-    code = "node-lost" if node else "coordinator-restarted"
-    if node:
-        sentence = f"{node} was lost in attempt {job.attempt}: {sentence}"
+    if not node:
+        code = "coordinator-restarted"
+    else:
+        what = "was lost" if code == "node-lost" else "could not start"
+        sentence = f"{node} {what} in attempt {job.attempt}: {sentence}"
     if job.attempt >= limits.max_attempts or job.stored:
         return _end(
             job,

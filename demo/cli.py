@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('minshu')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(commands)
+    _add_scenario(commands)
     _add_city(commands)
     return parser
 
@@ -80,6 +81,33 @@ def _run(arguments: argparse.Namespace) -> int:
 
     with _stopped_by_signal():
         return run(arguments.out, profile=arguments.profile, seed=arguments.seed)
+
+
+def _add_scenario(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    from demo.scenario import NUMBERS
+
+    parser = commands.add_parser(
+        "scenario",
+        help="play one question on a synthetic city and hold the answer against the truth",
+        description="Start the departments that the scenario takes on this machine, ask its questions, "
+        "compare what is released with the truth, and leave table, pictures and journals in OUT. "
+        "3: registered in one place, living in another (人户分离); 4: school places (学位缺口); "
+        "9: urban villages (城中村实有人口).",
+    )
+    numbers = ", ".join(map(str, NUMBERS))
+    parser.add_argument("number", metavar="N", type=int, help=f"which scenario: {numbers}")
+    parser.add_argument("--out", type=Path, help="default: scenario-N-out")
+    parser.add_argument("--profile", default="demo", help="city profile: ci, demo (the default) or bench")
+    parser.add_argument("--seed", type=int, default=1, help="of the city (default 1)")
+    parser.set_defaults(run=_scenario)
+
+
+def _scenario(arguments: argparse.Namespace) -> int:
+    from demo.scenario import run
+
+    out = arguments.out or Path(f"scenario-{arguments.number}-out")
+    with _stopped_by_signal():
+        return run(arguments.number, out, profile=arguments.profile, seed=arguments.seed)
 
 
 def _add_city(commands: "argparse._SubParsersAction[_Parser]") -> None:

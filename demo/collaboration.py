@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from demo.child import COMMANDS
 from demo.processes import Child, Children
 from protocols.envelope import decode_envelope, key_id
 from protocols.errors import Unreachable
-from protocols.ids import JobId
+from protocols.ids import JobId, NodeName
 from protocols.wire import Roster
 
 COLLABORATION: Final = "gz.example"
@@ -28,15 +29,21 @@ COORDINATOR: Final = "data-bureau.gz.example/coordinator"
 BUREAU: Final = "data-bureau.gz.example"
 ANALYST: Final = "analyst-1"
 START_TIMEOUT_S: Final = 30.0
+WITNESS_KEYS: Final = ("witness", "witness.ml-dsa-44")
+"""What a witness's vkey files end in: Ed25519, type 4, and ML-DSA-44, type 6."""
 
 
 @dataclass(frozen=True, slots=True)
 class Department:
-    """One department: its folder name, the title people know it by, and the datasets it offers."""
+    """One department: its folder name, the title people know it by, and the datasets it offers.
+
+    Rows of the datasets in `without_persons` are about nobody, so they have no column with identifiers.
+    """
 
     folder: str
     title: str
     datasets: Mapping[str, str] = field(default_factory=dict, hash=False)
+    without_persons: frozenset[str] = frozenset()
 
     @property
     def organisation(self) -> str:
@@ -99,9 +106,9 @@ def command_json(*arguments: str | Path) -> Any:
     return json.loads(command(*arguments, "--json"))
 
 
-def policy_text(department: Department, *, analyst: str, dpo: str, owner: str, now: datetime) -> str:
-    """Return the department's example policy with this collaboration's key ids and dates filled in."""
-    text = files("policies.examples").joinpath(f"{department.folder}.toml").read_text("utf-8")
+def policy_text(template: str, *, analyst: str, dpo: str, owner: str, now: datetime) -> str:
+    """Return a policy with this collaboration's key ids and dates in the places of the template's."""
+    text = template
     day = (now - timedelta(days=1)).astimezone(UTC)
     for letter, identifier in (("a", analyst), ("d", dpo), ("e", owner)):
         text = text.replace(f"sha256:{letter * 64}", identifier)
@@ -130,6 +137,11 @@ def with_datasets(text: str, like: str, names: Sequence[str]) -> str:
     )
     text = text.replace(f'datasets = ["{like}"]', f"datasets = {json.dumps([like, *names])}")
     return text.replace(section, section + more, 1)
+
+
+def trusted(out: Path) -> tuple[str | Path, ...]:
+    """Return the options that say whom an auditor believes who was handed `out`."""
+    return ("--keys", out / "vkeys", "--roots", out / "roots.json", "--officers", out / "officers")
 
 
 class Collaboration:
@@ -243,18 +255,20 @@ class Collaboration:
         """Register every department's datasets at its node."""
         for department in self.departments:
             for dataset, table in department.datasets.items():
-                self.add_dataset(department, dataset, self.register(department, table))
+                nobody = ("--no-persons",) if dataset in department.without_persons else ()
+                self.add_dataset(department, dataset, self.register(department, table), *nobody)
 
     def add_dataset(self, department: Department, dataset: str, file: Path, *extra: str) -> None:
         """Register one dataset at a node."""
         command("minshu-node", "dataset", "add", dataset, file, "--home", self.home(department), *extra)
 
-    def policy(self, department: Department) -> str:
-        """Return the policy text that the department signs."""
+    def policy(self, department: Department, template: str | None = None) -> str:
+        """Return the policy text that the department signs, from its example or another template."""
         from policies.keyfile import load_public
 
+        example = files("policies.examples").joinpath(f"{department.folder}.toml")
         return policy_text(
-            department,
+            example.read_text("utf-8") if template is None else template,
             analyst=key_id(load_public(self.analyst / "keys" / "analyst.pem.pub")),
             dpo=key_id(load_public(Path(f"{self.officer(department, 'dpo')}.pub"))),
             owner=key_id(load_public(Path(f"{self.officer(department, 'owner')}.pub"))),
@@ -356,6 +370,36 @@ class Collaboration:
         """Return the folder of a journal: the coordinator's, or that of the department of that folder."""
         home = self.coordinator if name == "coordinator" else self.folder / "nodes" / name
         return home / "journal"
+
+    @property
+    def journals(self) -> Mapping[str, str]:
+        """Every journal's full name, by `coordinator` or its department's folder."""
+        return {"coordinator": COORDINATOR, **{d.folder: d.node for d in self.departments}}
+
+    def hand_over(self, out: Path) -> None:
+        """Leave in `out` what auditors get: each journal as a bundle, and the keys whose owners they believe.
+
+        Verifier keys, root keys and officers' keys come on another way than bundles: from others than the
+        audited. See `trusted`.
+        """
+        self.await_witnessed(tuple(self.journals))
+        for name in self.journals:
+            bundle = out / "bundles" / name
+            bundle.parent.mkdir(parents=True, exist_ok=True)
+            command("minshu-audit", "bundle", self.journal(name), "--out", bundle)
+        vkeys, officers = out / "vkeys", out / "officers"
+        vkeys.mkdir(parents=True)
+        officers.mkdir()
+        logs, witnesses = self.journal_vkeys(), self.witness_vkeys()
+        for name, full in self.journals.items():
+            (vkeys / name).write_text(logs[full] + "\n", encoding="ascii")
+            for key, ending in zip(witnesses.get(NodeName(full), ()), WITNESS_KEYS, strict=False):
+                (vkeys / f"{name}.{ending}").write_text(key + "\n", encoding="ascii")
+        (out / "roots.json").write_bytes(self.roots())
+        for department in self.departments:
+            for role in ("dpo", "owner"):
+                public = Path(f"{self.officer(department, role)}.pub")
+                shutil.copyfile(public, officers / f"{department.folder}-{role}.pub")
 
     def roots(self) -> bytes:
         """Return the root keys' document, as their holders hand it out."""

@@ -6,27 +6,21 @@ flagged people are exactly the right ones, every attack was refused, every journ
 identifier was found in anything that left a node.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
 from rich.table import Table as Grid
 
 from demo.collaboration import (
-    COORDINATOR,
     DEPARTMENTS,
     Collaboration,
     CommandFailed,
@@ -34,12 +28,14 @@ from demo.collaboration import (
     command,
     command_json,
     for_a_city_of,
+    trusted,
     with_datasets,
 )
+from demo.narration import Failed, Narrator, print_logged_errors
+from demo.outfolder import whole
 from demo.processes import Children
 from protocols.envelope import JOB, Envelope, decode_envelope
-from protocols.errors import InputError, MinshuError, StateConflict
-from protocols.ids import NodeName
+from protocols.errors import MinshuError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,9 +51,6 @@ UNAPPROVED_SECONDS: Final = 4
 ATTACK_DATASETS: Final = ("population_empty", "population_garbage")
 
 POLICE, HUMAN_RESOURCES, HEALTH, EDUCATION, HOUSING, STATISTICS = DEPARTMENTS
-WITNESS_KEYS: Final = ("witness", "witness.ml-dsa-44")
-"""What a witness's vkey files end in: Ed25519, type 4, and ML-DSA-44, type 6."""
-JOURNALS: Final = {"coordinator": COORDINATOR, **{d.folder: d.node for d in DEPARTMENTS}}
 
 
 @dataclass(slots=True)
@@ -83,32 +76,6 @@ class Summary:
         return json.dumps(plain, ensure_ascii=False, indent=1) + "\n"
 
 
-class Failed(MinshuError):
-    """The demo did not show what it is there to show."""
-
-    default_code = "demo-failed"
-
-
-@contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Hold the lock beside `out`.
-
-    Raises:
-        StateConflict: another demo is running there.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent / f".{out.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StateConflict(
-                f"another demo is writing {out}",
-                code="demo-running",
-                hint="wait for it, or choose another folder with --out",
-            ) from None
-        yield
-
-
 def run(out: Path, *, profile: str = "demo", seed: int = 1) -> int:
     """Run the demo and leave its results in `out`; return the exit code.
 
@@ -117,50 +84,24 @@ def run(out: Path, *, profile: str = "demo", seed: int = 1) -> int:
     Raises:
         MinshuError: something is off; nothing is left but the message.
     """
-    out = out.absolute()
-    if out.exists() and not (out / "summary.json").exists():
-        raise InputError(
-            f"{out} exists and is no earlier demo's folder",
-            code="out-exists",
-            hint="choose another folder with --out",
-        )
-    with alone(out):
-        for left in out.parent.glob(f".{out.name}.work-*"):
-            shutil.rmtree(
-                left, ignore_errors=True
-            )  # of a demo that was killed; the lock says none is running
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.work-", dir=out.parent))
-        try:
-            with Children() as children:
-                Demo(work, children, profile=profile, seed=seed).play()
-            _publish(work / "result", out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    with whole(out) as work, Children() as children:
+        Demo(work, children, profile=profile, seed=seed).play()
     return 0
 
 
-def _publish(result: Path, out: Path) -> None:
-    """Put `result` in the place of `out`."""
-    before = result.with_name("before")
-    if out.exists():
-        out.rename(before)
-    result.rename(out)
-
-
-class Demo:
+class Demo(Narrator):
     """One run, step by step."""
 
     def __init__(self, work: Path, children: Children, *, profile: str, seed: int) -> None:
         """Prepare a run in the folder `work`."""
+        super().__init__()
         self.profile, self.seed = profile, seed
         self.children = children
         self.work = work
         self.city = work / "city"
         self.result = work / "result"
         self.collaboration = Collaboration(work / "homes", self.city, children, record=True)
-        self.console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), record=True)
         self.summary = Summary()
-        self.started = time.perf_counter()
 
     def play(self) -> None:
         """Run every step.
@@ -172,10 +113,10 @@ class Demo:
         try:
             self._play()
         except CommandFailed as error:
-            self._print_logged_errors()
+            print_logged_errors(self.collaboration.folder)
             raise Failed(str(error), hint="this is a defect; please report it with the lines above") from None
         except MinshuError:
-            self._print_logged_errors()
+            print_logged_errors(self.collaboration.folder)
             raise
 
     def _play(self) -> None:
@@ -198,42 +139,18 @@ class Demo:
         (self.result / "summary.json").write_text(self.summary.to_json(), encoding="utf-8")
         self._closing_words()
 
-    def _print_logged_errors(self) -> None:
-        """Print what the processes logged as errors: the folder with their logs is about to go."""
-        for log in sorted(self.collaboration.folder.glob("**/*.log")):
-            errors = [
-                line for line in log.read_text(errors="replace").splitlines() if " error " in line.lower()
-            ]
-            for line in errors[-3:]:
-                print(f"{log.relative_to(self.collaboration.folder)}: {line}", file=sys.stderr)
-
-    # -- printing ---------------------------------------------------------------------------------------
-
-    def _step(self, title: str) -> None:
-        self.console.print(f"\n[bold]{title}[/bold]  [dim]{time.perf_counter() - self.started:.0f} s[/dim]")
-
-    def _say(self, text: str) -> None:
-        self.console.print(f"  {text}")
-
-    def _quote(self, text: str) -> None:
-        """Print what somebody in the demo is shown."""
-        self.console.print()
-        for line in text.splitlines():
-            self.console.print(f"  │ {line}", markup=False, style="dim" if line.startswith("…") else None)
-        self.console.print()
-
     # -- steps ------------------------------------------------------------------------------------------
 
     def _build_city(self) -> "Expected":
         from demo.city import generate, load_expected, load_manifest
 
-        self._step("A synthetic city")
+        self.step("A synthetic city")
         begun = time.perf_counter()
         generate(self.profile, self.seed, self.city, workers=os.cpu_count() or 1)
         self.summary.seconds["city"] = time.perf_counter() - begun
         expected, manifest = load_expected(self.city), load_manifest(self.city)
-        self._say(f"{manifest.population:,} people, none of them real, in the registers of ten departments.")
-        self._say(
+        self.say(f"{manifest.population:,} people, none of them real, in the registers of ten departments.")
+        self.say(
             f"The truth, which no node sees: {expected.flagged:,} are known to two or more departments "
             f"and not to the police."
         )
@@ -245,7 +162,7 @@ class Demo:
 
         from demo.crack import crack
 
-        self._step("Why not simply exchange hashes?")
+        self.step("Why not simply exchange hashes?")
         register = self.collaboration.register(HUMAN_RESOURCES, "insured")
         numbers = pq.read_table(register, columns=["resident_id"])["resident_id"].to_pylist()
         area, year = "990101", 1985
@@ -255,11 +172,11 @@ class Demo:
             if number and len(number) == 18 and number.startswith(f"{area}{year}")
         }
         cracked = crack(listed, area, year)
-        self._say(
+        self.say(
             f"{cracked.hashes} SHA-256 hashes of one district and birth year: {cracked.found} identifiers "
             f"read back in {cracked.seconds:.1f} s, by trying all {cracked.candidates:,} that exist."
         )
-        self._say(
+        self.say(
             "[dim]Extrapolated, not run: every identifier of a whole city in "
             f"{cracked.city_minutes:.0f} minutes on one core.[/dim]"
         )
@@ -268,12 +185,12 @@ class Demo:
         """Set up the collaboration and start its processes."""
         from demo.city import empty_register, garbage_register, load_expected, load_manifest
 
-        self._step("Six nodes, a coordinator and an analyst")
+        self.step("Six nodes, a coordinator and an analyst")
         begun = time.perf_counter()
         c = self.collaboration
         c.found()
         c.enrol()
-        self._say("Enrolled with one-time tokens; the roster is signed by two of three root keys.")
+        self.say("Enrolled with one-time tokens; the roster is signed by two of three root keys.")
         c.add_datasets()
         # What a dishonest police department would bring; its catalogue publishes the size of the true list.
         size = load_expected(self.city).lists["police"].distinct_keys
@@ -294,7 +211,7 @@ class Demo:
                 text = text.replace("limit = 60000", "limit = 40000")
             text = for_a_city_of(load_manifest(self.city).population, text)
             c.activate(department, c.sign_policy(department, text, ("dpo", "owner")))
-        self._say("Each department's policy is signed by its data protection officer and its data owner.")
+        self.say("Each department's policy is signed by its data protection officer and its data owner.")
         for department in DEPARTMENTS:
             c.start_node(department)
         c.await_nodes()
@@ -316,7 +233,7 @@ class Demo:
         self._say_refused(case, reason)
 
     def _say_refused(self, case: str, reason: str) -> None:
-        self._say(f"[green]refused[/green] {case}: {reason}")
+        self.say(f"[green]refused[/green] {case}: {reason}")
 
     def _connect(self) -> "Bureau":
         from minshu import Bureau
@@ -338,20 +255,20 @@ class Demo:
             for role in ("dpo", "owner"):
                 prompt = self.collaboration.approve(department, job, role)
                 if department is show and role == "dpo":
-                    self._quote("\n".join(_shortened_prompt(prompt)))
+                    self.quote("\n".join(_shortened_prompt(prompt)))
         names = ", ".join(d.title for d in departments)
-        self._say(f"Approved twice, by different people, at {names}.")
+        self.say(f"Approved twice, by different people, at {names}.")
 
     def _main_job(self, bureau: "Bureau", expected: "Expected") -> tuple["Job", list[str]]:
         """Ask the question of scenario 1; return the job and the identifiers on the police's sealed list."""
-        self._step("The question: who is known to two or more departments and not to the police? (疑似漏登)")
+        self.step("The question: who is known to two or more departments and not to the police? (疑似漏登)")
         question = self._job_file("scenario-1", job_text())
-        self._say("Asked first what every node would answer, before anything runs:")
-        self._quote("\n".join(_shortened_explanation(bureau.explain(question).lines("en"))))
+        self.say("Asked first what every node would answer, before anything runs:")
+        self.quote("\n".join(_shortened_explanation(bureau.explain(question).lines("en"))))
         job = bureau.submit(question)
-        self._say(f"Submitted and signed: {job.id}")
+        self.say(f"Submitted and signed: {job.id}")
         await_questions(job)
-        self._say("What the health department's officer is shown before signing:")
+        self.say("What the health department's officer is shown before signing:")
         givers = [d for d in DEPARTMENTS if d.datasets]
         begun = time.perf_counter()
         self._approve(job.id, givers, show=HEALTH)
@@ -417,11 +334,11 @@ class Demo:
         self.summary.confirmed = len(unregistered & set(keys))
         self.summary.equals_expected = same_people and same_table
         self._print_streets(table)
-        self._say(
+        self.say(
             f"The police's sealed list: [bold]{len(keys):,}[/bold] people, suspected, needs human "
             f"verification (疑似, 需人工核实). The truth: {expected.flagged:,}."
         )
-        self._say(
+        self.say(
             f"When checked by people, {self.summary.confirmed:,} turn out unregistered "
             f"({100 * self.summary.confirmed / max(1, len(keys)):.1f} %)."
         )
@@ -451,7 +368,7 @@ class Demo:
             )
         self.console.print()
         self.console.print(grid)
-        self._say(
+        self.say(
             "[dim]Groups below 10 are withheld, and others with them where a sum would give one away; "
             "the rest is rounded to 5.[/dim]"
         )
@@ -467,7 +384,7 @@ class Demo:
         s.outcome = {"checked": filed.checked, "confirmed": filed.confirmed}
         if s.outcome != {"checked": s.flagged, "confirmed": s.confirmed}:
             raise Failed(f"the outcome reached the bureau as {filed}")
-        self._say(f"The police file what became of it; the bureau sees: {filed}.")
+        self.say(f"The police file what became of it; the bureau sees: {filed}.")
 
     def _await_outcome(self, job: "Job") -> "FiledOutcome":
         deadline = time.monotonic() + 30
@@ -481,7 +398,7 @@ class Demo:
 
     def _dishonest(self, bureau: "Bureau") -> None:
         """What is tried before the question is asked: nothing of it may end in an answer."""
-        self._step("What a dishonest department or analyst would try first")
+        self.step("What a dishonest department or analyst would try first")
         for case in self.summary.refused:
             self._say_refused(**case)
         unapproved = self._unapproved(bureau)
@@ -492,7 +409,7 @@ class Demo:
 
     def _afterwards(self, bureau: "Bureau", job: "Job") -> None:
         """What is tried once there is an answer: it may be had again, but nothing beside it."""
-        self._step("And once there is an answer")
+        self.step("And once there is an answer")
         self._forged_job(job)
         self._same_question(bureau, job)
         self._end("same lists at another threshold", bureau, job_text().replace("k = 2", "k = 3"))
@@ -511,7 +428,7 @@ class Demo:
         if self._budgets() != before:
             raise Failed("the stored answer was charged again")
         self.summary.stored_answer = True
-        self._say("The same question again: the stored answer, no new run and no new cost.")
+        self.say("The same question again: the stored answer, no new run and no new cost.")
 
     def _budgets(self) -> list[Any]:
         """Return what every department's budgets and quotas have left, and what spent the rest."""
@@ -522,14 +439,14 @@ class Demo:
         """Refused case: a new question to data whose quota of the quarter is spent."""
         register = self.collaboration.register(HOUSING, "leases")
         os.utime(register)
-        self._say("The housing department delivers its list anew: no stored answer serves any more.")
+        self.say("The housing department delivers its list anew: no stored answer serves any more.")
         self._end("job over the quota", bureau, job_text())
-        self._say(
+        self.say(
             "What the human resources department has given away, and to which jobs. The one with the garbage "
             "register counts: data had left for it when it was found out."
         )
         home = self.collaboration.home(HUMAN_RESOURCES)
-        self._quote(command("minshu-node", "budget", "--home", home))
+        self.quote(command("minshu-node", "budget", "--home", home))
 
     def _stopped(self, bureau: "Bureau") -> None:
         """Refused case: one officer halts the purpose, with one signature."""
@@ -540,7 +457,7 @@ class Demo:
             "--reason", "复核期间暂停", "--key", c.officer(HEALTH, "dpo"), "--out", stop,
         )  # fmt: skip
         command("minshu-node", "stop", stop, "--home", c.home(HEALTH))
-        self._say("The health department's officer stops the purpose, with one signature.")
+        self.say("The health department's officer stops the purpose, with one signature.")
         job = bureau.submit(self._job_file("job-under-a-stop", job_text()))
         job.wait(progress=False)
         # Others refuse as well, their quota being spent; what counts here is this department's reason.
@@ -600,64 +517,39 @@ class Demo:
     def _hand_over(self) -> None:
         """Leave what auditors get: each journal as a bundle, and the keys, which come on another way."""
         c = self.collaboration
-        self._step("Journals, handed to an auditor")
-        c.await_witnessed(tuple(JOURNALS))
-        for name in JOURNALS:
-            bundle = self.result / "bundles" / name
-            bundle.parent.mkdir(exist_ok=True)
-            command("minshu-audit", "bundle", c.journal(name), "--out", bundle)
+        self.step("Journals, handed to an auditor")
+        c.hand_over(self.result)
+        for name in c.journals:
             # The bare log, for readers that know C2SP tlog-tiles and nothing else.
-            copy = self.result / "journals" / name
+            bundle, copy = self.result / "bundles" / name, self.result / "journals" / name
             copy.mkdir(parents=True)
             shutil.copyfile(bundle / "checkpoint", copy / "checkpoint")
             shutil.copytree(bundle / "tile", copy / "tile")
-        self._write_keys()
-        self._say(f"{len(JOURNALS)} bundles: journal and signed documents, no list, no table, no record.")
-
-    def _write_keys(self) -> None:
-        """Write what an auditor has from others than the audited: vkeys, root keys, officers' keys."""
-        c = self.collaboration
-        vkeys, officers = self.result / "vkeys", self.result / "officers"
-        vkeys.mkdir(parents=True)
-        officers.mkdir()
-        logs, witnesses = c.journal_vkeys(), c.witness_vkeys()
-        for name, full in JOURNALS.items():
-            (vkeys / name).write_text(logs[full] + "\n", encoding="ascii")
-            for key, ending in zip(witnesses.get(NodeName(full), ()), WITNESS_KEYS, strict=False):
-                (vkeys / f"{name}.{ending}").write_text(key + "\n", encoding="ascii")
-        (self.result / "roots.json").write_bytes(c.roots())
-        for department in DEPARTMENTS:
-            for role in ("dpo", "owner"):
-                public = Path(f"{c.officer(department, role)}.pub")
-                shutil.copyfile(public, officers / f"{department.folder}-{role}.pub")
-
-    def _trusted(self) -> tuple[str | Path, ...]:
-        """Return the options that say whom the auditor believes."""
-        out = self.result
-        return ("--keys", out / "vkeys", "--roots", out / "roots.json", "--officers", out / "officers")
+        self.say(f"{len(c.journals)} bundles: journal and signed documents, no list, no table, no record.")
 
     def _audit(self) -> None:
         """Audit every bundle alone, then all against each other, and draw the report."""
-        bundles = [self.result / "bundles" / name for name in JOURNALS]
+        bundles = [self.result / "bundles" / name for name in self.collaboration.journals]
         entries = admissions = 0
         table = ("--release", self.result / "releases" / "street-table.arrow")
         for bundle in bundles:
-            found = command_json("minshu-audit", "verify", bundle, *self._trusted(), *table)
+            found = command_json("minshu-audit", "verify", bundle, *trusted(self.result), *table)
             entries += found["size"]
             checks = {check["question"]: check for check in found["checks"]}
             admissions += checks["clauses"]["looked_at"]
-        crossed = command_json("minshu-audit", "cross", *bundles, *self._trusted())
+        crossed = command_json("minshu-audit", "cross", *bundles, *trusted(self.result))
         if not crossed["ok"]:
             raise Failed("the journals do not agree with each other")
         for language in ("en", "zh"):
             report = self.result / ("report.html" if language == "en" else f"report.{language}.html")
-            command("minshu-audit", "report", *bundles, *self._trusted(), "--lang", language, "--out", report)
+            options = (*trusted(self.result), "--lang", language, "--out", report)
+            command("minshu-audit", "report", *bundles, *options)
         self.summary.journals_verified = True
-        self._say(
-            f"{len(JOURNALS)} journals verify, each cosigned by a quorum of other departments: "
+        self.say(
+            f"{len(bundles)} journals verify, each cosigned by a quorum of other departments: "
             f"{entries} entries, every refusal among them."
         )
-        self._say(
+        self.say(
             f"{admissions} admissions decided again from the policy of their moment; what one journal says "
             "of a job stands in the others, too."
         )
@@ -670,14 +562,14 @@ class Demo:
         data = bytearray(victim.read_bytes())
         data[len(data) // 2] ^= 1
         victim.write_bytes(data)
-        self._say("One bit of the police's journal is flipped; the auditor sees:")
+        self.say("One bit of the police's journal is flipped; the auditor sees:")
         try:
-            command("minshu-audit", "verify", bundle, *self._trusted())
+            command("minshu-audit", "verify", bundle, *trusted(self.result))
         except CommandFailed as seen:
             problems = [line for line in seen.output.splitlines() if line.startswith("problem")]
             if seen.code != 1 or not problems:
                 raise
-            self._quote("\n".join([*problems[:4], *seen.error.splitlines()[:1]]))
+            self.quote("\n".join([*problems[:4], *seen.error.splitlines()[:1]]))
         else:
             raise Failed("a changed journal verified")
 
@@ -685,14 +577,14 @@ class Demo:
         """Search everything that left a node, every log and every home for planted identifiers."""
         from demo.leaks import Scanner
 
-        self._step("Leaks")
+        self.step("Leaks")
         canaries = self._canaries(records)
         homes = self.collaboration.folder
         (homes / "printed.txt").write_text(self.console.export_text(clear=False), encoding="utf-8")
         findings = Scanner(canaries).scan([homes, self.result])
         size = sum(f.stat().st_size for f in homes.rglob("*") if f.is_file())
         self.summary.leak_scan = {"canaries": len(canaries), "found": len(findings)}
-        self._say(
+        self.say(
             f"{len(canaries)} planted identifiers, as text, hex, base64, SHA-256, SM3 and MD5, in "
             f"{size / 1e6:,.0f} MB of messages before sealing, logs, journals, databases and of what is "
             f"printed here: {len(findings)} found."
@@ -719,9 +611,9 @@ class Demo:
         return sorted(set(canaries))
 
     def _closing_words(self) -> None:
-        self._step("Done")
+        self.step("Done")
         s = self.summary
-        self._say(
+        self.say(
             f"{s.seconds['total']:.0f} s in all, {s.seconds['protocol']:.0f} s of them for the job; "
             f"largest process {max(s.peak_rss_mb.values()):.0f} MB."
         )

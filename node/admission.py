@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from node.gate import Allowed
+from node.answers import question_here
+from node.catalogue import rounded
+from node.gate import About, Allowed
 from node.rpc import Attempt
 from node.sources import ReadLimits, Source, open_source
 from node.state import Dataset
@@ -18,9 +20,9 @@ from policies.attempts import Agreed, agree, mismatch
 from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import ADMISSION, Signer, sign
 from protocols.errors import InputError
-from protocols.ids import DatasetName, NodeName, Role
+from protocols.ids import DatasetName, Digest, NodeName, Role
 from protocols.jobs import job_type
-from protocols.jobs.job_type import InputBuilder, PreparedInput
+from protocols.jobs.job_type import UNIT, InputBuilder, PreparedInput
 from protocols.party import Rand
 from protocols.wire import Admission, InputSummary, JobSpec
 
@@ -30,17 +32,34 @@ QUALITY_SCHEMA: Final = "minshu-quality/1"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A node's input, ready to run, and what may be said of it. The salt stays here, for auditors."""
+    """A node's input, ready to run, and what may be said of it. The salt stays here, for auditors.
+
+    Attributes:
+        question: the digest of what is asked of the data that was read, see `question_here`.
+        about: whom its rows are about, as the policy said when they were read.
+        counts: how many rows were read, and how many of them do not count, by reason. Of a dataset whose size
+            nobody is told, the quality record does not say it, and this stays at this node.
+    """
 
     input: PreparedInput
     dataset: DatasetName
     summary: InputSummary
     salt: bytes
     quality: bytes
+    question: Digest
+    about: About | None
+    counts: Mapping[str, int]
 
 
 def prepare(
-    spec: JobSpec, role: Role, dataset: Dataset, limits: ReadLimits, *, rand: Rand, go_on: Callable[[], None]
+    spec: JobSpec,
+    role: Role,
+    dataset: Dataset,
+    limits: ReadLimits,
+    *,
+    about: About | None,
+    rand: Rand,
+    go_on: Callable[[], None],
 ) -> Prepared:
     """Read what `role` brings and prepare it.
 
@@ -49,21 +68,32 @@ def prepare(
         role: this node's seat.
         dataset: the catalogue entry that the job's dataset is.
         limits: for reading.
+        about: whom a row is about, see `node.gate.about_of`.
         rand: for salts.
         go_on: called between batches; raises when the attempt is over.
 
     Raises:
-        InputError: an unknown column, bytes that are no text, or identifiers of which none is usable.
+        InputError: an unknown column, bytes that are no text, a file that changed meanwhile, identifiers of
+            which none is usable, or what the job type's builder refuses.
     """
     brings = spec.input_of(role)
     assert brings is not None
+    asked = job_type(spec.job_type)
     source = open_source(dataset.path, limits)
-    builder = job_type(spec.job_type).builder(spec, role)
+    builder = asked.builder(spec, role, about.unit if about is not None else None)
     snapshot = source.snapshot()
-    read_into(builder, source, brings.columns, go_on)
+    question = question_here(spec, snapshot, dataset)
+    columns = dict(brings.columns) if about is None else {**brings.columns, UNIT: about.column}
+    read_into(builder, source, columns, go_on)
+    if question_here(spec, snapshot, dataset) != question:
+        raise InputError(
+            "the dataset's file changed while it was read",
+            code="changed-while-reading",
+            hint="replace the file in one step (write aside, then rename) and run the job again",
+        )
     found = builder.finish()
     reasons = dict(found.quality())
-    if found.rows and not found.distinct_keys:
+    if asked.states_sizes and found.rows and not found.distinct_keys:
         most = max(reasons, key=lambda code: reasons[code], default="unknown")
         raise InputError(
             f"none of the dataset's rows has a usable key, most often: {most}",
@@ -71,35 +101,49 @@ def prepare(
             hint="check which column holds the identifiers, and that it is stored as text",
         )
     salt = rand(SALT_BYTES)
+    # What others are told of a dataset's size: what it is, or what the catalogue says of it anyway.
+    rows = found.rows if asked.states_sizes else rounded(dataset.rows)
+    distinct = found.distinct_keys if asked.states_sizes else dataset.published_keys
     # The record has its own salt: counts are easily guessed, and its digest is seen by every participant.
     quality = canonical_json(
         {
             "schema": QUALITY_SCHEMA,
             "dataset": dataset.name,
             "snapshot": snapshot,
-            "rows": found.rows,
-            "distinct_keys": found.distinct_keys,
-            "rejected": reasons,
+            "rows": rows,
+            "distinct_keys": distinct,
+            **({"rejected": reasons} if asked.states_sizes else {}),
             "rule_version": found.rule_version,
             "salt": rand(SALT_BYTES).hex(),
         }
     )
     summary = InputSummary(
-        rows=found.rows,
-        distinct_keys=found.distinct_keys,
+        rows=rows,
+        distinct_keys=distinct,
         catalogue_keys=dataset.published_keys,
         commitment=found.commitment(salt),
         snapshot=snapshot,
         quality_sha256=sha256_digest(quality),
         rule_version=found.rule_version,
     )
-    return Prepared(found, brings.dataset, summary, salt, quality)
+    counts = {"rows": found.rows, "distinct-keys": found.distinct_keys, **reasons}
+    return Prepared(found, brings.dataset, summary, salt, quality, question, about, counts)
 
 
 def read_into(
     builder: InputBuilder, source: Source, columns: Mapping[str, str], go_on: Callable[[], None]
 ) -> None:
-    """Feed the declared columns, slot by slot, batch by batch; nothing else is read."""
+    """Feed the declared columns, slot by slot, batch by batch; nothing else is read.
+
+    Raises:
+        InputError: as `Source.read`; or no column is declared.
+    """
+    if not columns:
+        raise InputError(
+            "the job reads no column of this dataset",
+            code="no-columns",
+            hint="ask for an axis or a filter; how many rows there are, the catalogue says",
+        )
     slots = sorted(columns)
     wanted = list(dict.fromkeys(columns[slot] for slot in slots))
     for batch in source.read(wanted):

@@ -7,16 +7,39 @@ import zoneinfo
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from decimal import Decimal
+from fractions import Fraction
+from math import exp
+from typing import Any, Final
 
 from node.ledger import Ledger
 from policies.calendar import period, unit_of
 from policies.history import Limit, Past, ledger_time, standing
 from policies.index import source_of
 from policies.model import ActivePolicy, Budget, Policy, Quota
-from policies.words import grouped, limit_words, wall_time
-from protocols.dp.cost import NOTHING, Cost, decimal_up
+from policies.words import figure, grouped, limit_words, measure, wall_time
+from protocols.dp.accounting import Report, report
+from protocols.dp.cost import NOTHING, Cost, decimal_up, total
+from protocols.errors import InputError
 from protocols.wire import utc_text
+
+DELTA: Final = Fraction("1e-9")
+"""δ of a statement about a budget that names none: a chance of one in a thousand million."""
+
+_PLACES: Final = 4
+
+_WAYS: Final = {
+    "ledger": ("账本换算: 以此为准", "by the ledger's own conversion: this one is binding"),
+    "rdp": (
+        "Rényi 会计: 把 ρ 看作高斯噪声, 把 ε 看作拉普拉斯噪声",
+        "by a Rényi accountant that takes ρ for Gaussian noise, ε for Laplace noise",
+    ),
+    "pld": (
+        "损失分布会计: 同样的噪声, 合成更精确",
+        "by loss distributions: of the same noise, composed more exactly",
+    ),
+}
+"""The ways to ε, by their field of `Report`, in Chinese and English."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,3 +216,131 @@ def _section(account: Account, zone: zoneinfo.ZoneInfo) -> list[str]:
             f"  {past.job} #{past.attempt}"
         )
     return lines
+
+
+# -- what it comes to as ε -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What was spent of a privacy budget in its present period: in its own measure, and as ε at a δ.
+
+    `spent` is without what is only set aside, "-" where the notion has no measure for it; `attempts` is how
+    many spent it.
+    """
+
+    account: Account
+    spent: str
+    attempts: int
+    report: Report
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain JSON form; an ε is a decimal text, rounded up, null where none holds at this δ."""
+        account = self.account
+        return {
+            "dataset": account.dataset,
+            "name": account.name,
+            "notion": account.limit.notion,
+            "scope": account.limit.scope,
+            "whose": account.whose,
+            "until": utc_text(account.until),
+            "limit": account.most,
+            "spent": self.spent,
+            "attempts": self.attempts,
+            "delta": decimal_up(self.report.delta, 18),
+            "epsilon": {
+                "ledger": _epsilon(self.report.ledger),
+                "rdp": _epsilon(self.report.rdp),
+                "pld": _epsilon(self.report.pld),
+            },
+        }
+
+
+def statements(found: Sequence[Account], delta: Fraction = DELTA) -> list[Statement]:
+    """Return a statement for each privacy budget.
+
+    Args:
+        found: see `accounts`.
+        delta: for budgets that are not about an ε at a δ of the policy's own; from 1e-15 to below 1.
+
+    Raises:
+        InputError: `no-privacy-budget`, or `nothing-spent` of any.
+    """
+    budgets = [account for account in found if account.limit.private]
+    if not budgets:
+        raise InputError(
+            "the policy in force has no privacy budget",
+            code="no-privacy-budget",
+            hint="minshu-node budget shows its quotas",
+        )
+    made = [_statement(account, delta) for account in budgets]
+    if not any(statement.attempts for statement in made):
+        raise InputError(
+            "nothing is spent of any privacy budget in its present period",
+            code="nothing-spent",
+            hint="minshu-node budget shows what is left, and what is only set aside",
+        )
+    return made
+
+
+def _statement(account: Account, delta: Fraction) -> Statement:
+    limit = account.limit
+    rows = (spending.past for spending in account.by)
+    costs = [row.cost for row in rows if row.charged and row.cost.private_loss]
+    at = limit.delta if limit.notion == "approximate-dp" else delta
+    spent = total(costs).amount(limit.notion, limit.delta)
+    return Statement(account, "-" if spent is None else decimal_up(spent), len(costs), report(costs, at))
+
+
+def _epsilon(value: Fraction | float | None) -> str | None:
+    return None if value is None else decimal_up(Fraction(value), _PLACES)
+
+
+def report_page(made: Sequence[Statement], policy: Policy) -> list[str]:
+    """Return the statements as lines, Chinese first."""
+    zone = zoneinfo.ZoneInfo(policy.timezone)
+    return [line for statement in made for line in _stated(statement, zone)]
+
+
+def _stated(statement: Statement, zone: zoneinfo.ZoneInfo) -> list[str]:
+    account, found = statement.account, statement.report
+    en, zh = limit_words(account.clause)
+    whose = f" [{account.whose}]" if account.whose else ""
+    lines = [
+        f"预算 budget {account.name}{whose} · 数据集 dataset {account.dataset}",
+        f"  {zh} · 至 until {wall_time(account.until, zone)}",
+        f"  {en}",
+    ]
+    if not statement.attempts:
+        return [*lines, "  本周期未使用 · nothing spent in this period"]
+    spent, _ = measure(account.limit.notion, statement.spent)
+    attempts = "one attempt" if statement.attempts == 1 else f"{statement.attempts} attempts"
+    delta = figure(found.delta)
+    lines += [
+        f"  已用 spent {spent}: {statement.attempts} 次加噪执行 · {attempts} with noise",
+        f"  折合 ε (δ = {delta}) · as ε at δ = {delta}:",
+    ]
+    for way, (zh, en) in _WAYS.items():
+        value = _epsilon(getattr(found, way))
+        shown = "-" if value is None else f"{Decimal(value):,.{_PLACES}f}"
+        lines += [f"    {shown:>9}  {zh}", f"    {'':9}  {en}"]
+    if found.ledger is None:
+        return [
+            *lines,
+            "  各答案自身的 δ 已用尽此 δ: 请用更大的 --delta",
+            "  the answers' own δ use this one up: ask with a larger --delta",
+        ]
+    fold = _fold(found.ledger)
+    return [
+        *lines,
+        f"  含义: 看到全部答案的人, 对某人的怀疑最多增至 {fold} 倍, 例外的概率不超过 {delta}",
+        f"  meaning: whoever sees them all can raise a suspicion about somebody at most {fold}-fold,",
+        f"    but for a chance of {delta}",
+    ]
+
+
+def _fold(epsilon: Fraction) -> str:
+    """Return e^ε as people read it, rounded up."""
+    if epsilon > 20:
+        return f"e^{decimal_up(epsilon, 1)}"
+    return grouped(decimal_up(Fraction(exp(epsilon)), 1 if epsilon < 3 else 0))

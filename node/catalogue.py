@@ -42,6 +42,7 @@ def scan(
     published_keys: int | None,
     limits: ReadLimits,
     today: date,
+    persons: bool = True,
 ) -> Dataset:
     """Return the catalogue entry of a file.
 
@@ -53,10 +54,12 @@ def scan(
         published_keys: what to publish as the number of distinct keys; None for the scanned one.
         limits: for reading.
         today: the day on which ages are reckoned.
+        persons: whether rows are about persons. Else there is no key column, each row counts as a key, and
+            policies have to open the dataset as `personal = "none"`.
 
     Raises:
-        InputError: a name of another form, a file that cannot be read, an empty table, an unknown column,
-            or no column whose values are identifiers.
+        InputError: a name of another form, a file that cannot be read, an empty table, an unknown column, no
+            column whose values are identifiers, or a key column of a table about no persons.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
@@ -67,12 +70,22 @@ def scan(
     absolute = path.absolute()
     source = open_source(absolute, limits)
     columns = source.columns()
-    if key:
+    if not persons:
+        if key:
+            raise InputError(
+                "a table about no persons has no column of identifiers",
+                code="key-without-persons",
+                hint="leave out --key, or --no-persons",
+            )
+    elif key:
         check_columns(columns, [key])
     else:
         key = _key_column(source, [c.name for c in columns if c.type == "text"], today)
     snapshot = source.snapshot()
-    rows, distinct = _count_keys(source, key, today) if key else (0, 0)
+    if persons:
+        rows, distinct = _count_keys(source, key, today) if key else (0, 0)
+    else:
+        rows = distinct = sum(batch.num_rows for batch in source.read([columns[0].name]))
     # A department that says what it publishes may register a list before it is filled.
     if published_keys is None and rows == 0:
         raise InputError(

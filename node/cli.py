@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -84,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--title", default="", help="what people call it")
     add.add_argument("--key", default="", metavar="COLUMN", help="the column with identifiers")
     add.add_argument("--published-keys", type=_count, metavar="N", help="publish N distinct keys")
+    add.add_argument(
+        "--no-persons", action="store_true", help="its rows are about no persons, so without keys"
+    )
     command(dataset, "list", _dataset_list, "show the registered datasets")
     policy = group("policy", "the department's policy")
     activate = command(policy, "activate", _policy_activate, "put a signed policy into force")
@@ -114,7 +119,18 @@ def _parser() -> argparse.ArgumentParser:
     stop.add_argument("file", type=Path, metavar="stop.dsse")
     show = command(commands, "show", _show_job, "show what a job asks, without signing anything")
     show.add_argument("job", metavar="JOB")
-    command(commands, "budget", _budget, "show what each budget and quota has left, and what spent the rest")
+    budget = command(
+        commands, "budget", _budget, "show what each budget and quota has left, and what spent the rest"
+    )
+    budget.add_argument(
+        "--report", action="store_true", help="say what was spent of privacy budgets as ε, in three ways"
+    )
+    budget.add_argument(
+        "--delta",
+        type=_delta,
+        metavar="δ",
+        help="with --report: the δ for budgets whose policy names none (default 1e-9)",
+    )
     approve = command(commands, "approve", _approve, "read what a job asks, and sign a yes")
     approve.add_argument("job", metavar="JOB")
     way = approve.add_mutually_exclusive_group()
@@ -154,6 +170,17 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError("expected a whole number")
     return int(text)
+
+
+def _delta(text: str) -> Fraction:
+    try:
+        delta = Decimal(text)
+        # Decimals compare as they stand; a fraction of 1e-999999 would be a number of a million digits.
+        if Decimal("1e-15") <= delta < 1:
+            return Fraction(delta)
+    except ArithmeticError:
+        pass
+    raise argparse.ArgumentTypeError("expected a number from 1e-15 to below 1, for example 1e-9")
 
 
 def _home(arguments: argparse.Namespace) -> "Home":
@@ -240,12 +267,14 @@ def _dataset_add(arguments: argparse.Namespace) -> int:
         published_keys=arguments.published_keys,
         limits=ReadLimits(config.duckdb_memory_mb, config.duckdb_threads, config.batch_rows),
         today=_now().date(),
+        persons=not arguments.no_persons,
     )
     _ask(home, "dataset", dataset_to_json(found))
+    keys = f"{found.distinct_keys} distinct keys in column {found.key or '-'}"
     return _show(
         arguments,
         _dataset_json(found),
-        f"{found.name}: {found.rows} rows, {found.distinct_keys} distinct keys in column {found.key or '-'}",
+        f"{found.name}: {found.rows} rows, {'about no persons' if arguments.no_persons else keys}",
         f"published as {found.published_keys} keys, snapshot {found.snapshot}",
     )
 
@@ -622,15 +651,27 @@ def _show_job(arguments: argparse.Namespace) -> int:
 
 def _budget(arguments: argparse.Namespace) -> int:
     from node.activation import InForce
-    from node.budgets import accounts, page
+    from node.budgets import DELTA, accounts, page, report_page, statements
     from node.state import read_state
 
+    if arguments.delta is not None and not arguments.report:
+        raise InputError(
+            "--delta is for a report", code="bad-usage", hint="minshu-node budget --report --delta …"
+        )
     home = _home(arguments)
     with read_state(home.database) as reader:
         active = InForce.load(reader, home.name, home.signer.public_key).policy
         if active is None:
             return _show(arguments, {"accounts": []}, "no policy is in force: every job is refused")
         found = accounts(active, reader.ledger(), _now())
+    if arguments.report:
+        made = statements(found, arguments.delta or DELTA)
+        stated = [statement.to_json() for statement in made]
+        return _show(
+            arguments,
+            {"policy": active.policy.version, "statements": stated},
+            *report_page(made, active.policy),
+        )
     plain = {"policy": active.policy.version, "accounts": [account.to_json() for account in found]}
     return _show(arguments, plain, *page(found, active.policy))
 

@@ -30,11 +30,13 @@ from policies.attempts import SAID_NO, check_earlier, set_aside
 from policies.decide import decide
 from policies.decision import Ask, Decision, Permit, Refuse, VerifiedApproval
 from policies.index import source_of
-from policies.model import ActivePolicy
+from policies.model import ActivePolicy, Policy
 from protocols.encoding import sha256_digest
 from protocols.envelope import JOB, Signer, decode_envelope, key_id, verify
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
-from protocols.ids import JobId
+from protocols.ids import JobId, Role
+from protocols.jobs import job_type
+from protocols.jobs.job_type import Unit
 from protocols.succession import CLOCK_TOLERANCE
 from protocols.wire import JobSpec, Roster
 
@@ -477,7 +479,7 @@ def dataset_of(reader: Reader, force: InForce, spec: JobSpec) -> Dataset | None:
     """Return the registered dataset that this node brings to a job, None for a role without one.
 
     Raises:
-        InputError: it is not registered here, or lacks a column.
+        InputError: it is not registered here, or lacks a column, be it the one that says whom a row is about.
     """
     role = spec.role_of(force.name)
     brings = spec.input_of(role) if role is not None else None
@@ -490,8 +492,29 @@ def dataset_of(reader: Reader, force: InForce, spec: JobSpec) -> Dataset | None:
             code="dataset-not-registered",
             hint="register it with minshu-node dataset add",
         )
-    check_columns(dataset.columns, list(brings.columns.values()))
+    about = about_of(force.policy.policy, spec, brings.role)
+    read = [*brings.columns.values(), *([] if about is None else [about.column])]
+    check_columns(dataset.columns, read)
     return dataset
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Whom a dataset's rows are about: the column that says it, and what the policy knows of them."""
+
+    column: str
+    unit: Unit
+
+
+def about_of(policy: Policy, spec: JobSpec, role: Role) -> About | None:
+    """Return whom the rows of a seat's dataset are about; None where its job type does not ask, or nobody."""
+    brings = spec.input_of(role)
+    if brings is None or not job_type(spec.job_type).counts_units:
+        return None
+    dataset = policy.datasets[brings.dataset]
+    if dataset.unit is None:
+        return None
+    return About(dataset.unit.column, Unit(dataset.columns[dataset.unit.column].type, dataset.unit.max_rows))
 
 
 def trusted_now(reader: State, now: datetime | None) -> datetime | None:

@@ -30,11 +30,10 @@ from node.admission import (
     prepare,
     seal_admission,
 )
-from node.answers import question_here
 from node.config import Config
 from node.cosigning import requires_cosigned
 from node.exchange import Exchange
-from node.gate import HINDRANCES, Allowed, Gate, dataset_of
+from node.gate import HINDRANCES, Allowed, Gate, about_of, dataset_of
 from node.home import Home
 from node.journal import job_facts, policy_ref
 from node.link import Uplink
@@ -47,6 +46,7 @@ from node.state import (
     NOT_OVER,
     WAITING,
     Change,
+    Dataset,
     RunState,
     State,
     StoredOutput,
@@ -60,6 +60,7 @@ from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import Signer, decode_envelope
 from protocols.errors import (
     DecodeError,
+    InputError,
     MinshuError,
     ProtocolAborted,
     Refused,
@@ -440,9 +441,7 @@ class Runner:
             limits = ReadLimits(
                 office.config.duckdb_memory_mb, office.config.duckdb_threads, office.config.batch_rows
             )
-            live.prepared = await self._in_thread(
-                lambda: prepare(spec, live.role, dataset, limits, rand=office.rand, go_on=live.go_on)
-            )
+            live.prepared = await self._prepare(live, dataset, limits)
         live.go_on()
         try:
             self._accept(live)
@@ -453,17 +452,75 @@ class Runner:
         office.log.info("admitted", job=live.attempt.job, attempt=live.attempt.number)
         office.post(rpc.admitted(live.attempt, live.envelope))
 
+    async def _prepare(self, live: _Live, dataset: Dataset, limits: ReadLimits) -> Prepared:
+        """Read this node's own data; where nobody is told its size, what is wrong with it stays here, too.
+
+        Raises:
+            InputError: see `prepare`.
+        """
+        office, spec = self._office, live.allowed.spec
+        about = about_of(live.allowed.active.policy, spec, live.role)
+        told = job_type(spec.job_type).states_sizes
+        where: dict[str, str | int] = {"job": live.attempt.job, "attempt": live.attempt.number}
+        try:
+            prepared = await self._in_thread(
+                lambda: prepare(
+                    spec, live.role, dataset, limits, about=about, rand=office.rand, go_on=live.go_on
+                )
+            )
+        except InputError as error:
+            if told:
+                raise
+            office.log.failure(error.code, **where, sentence=error.message, hint=error.hint)
+            raise InputError(
+                "this department's data is not as the job needs it; only its own log says how",
+                code=error.code,
+                hint="ask the department to look into its node's log, then submit a new job",
+            ) from None
+        if not told:
+            office.log.info("prepared", **where, **prepared.counts)
+        return prepared
+
+    def _check_unchanged(self, live: _Live) -> None:
+        """Refuse an exact joint answer over other data than an earlier attempt of the job was about.
+
+        That one may have been answered in part: its masked sums and those of other data, side by side, would
+        tell the difference of the two.
+
+        Raises:
+            Refused: `data-changed`, or `admission-outdated`: other rows of a person count by now.
+        """
+        allowed, prepared = live.allowed, live.prepared
+        if prepared is None:
+            return
+        spec = allowed.spec
+        if about_of(allowed.active.policy, spec, live.role) != prepared.about:
+            raise _OUTDATED
+        asked = job_type(spec.job_type)
+        query = asked.query(spec, live.role)
+        if asked.states_sizes or len(spec.inputs) < 2 or query is None or query.noisy:
+            return
+        before = self._office.state.questions(live.attempt.job)
+        if any(known != prepared.question for known in before.values()):
+            raise Refused(
+                "this department's data changed since an earlier attempt of the job",
+                code="data-changed",
+                hint="submit a new job: one job is answered over one state of the data",
+            )
+
     def _accept(self, live: _Live) -> None:
         """Decide once more, and set the cost aside in the transaction that accepts the attempt.
 
         Raises:
             _Changed: the answer is another one now.
+            Refused: see `_check_unchanged`.
         """
         for _ in range(DECISIONS):
             try:
                 live.allowed = self._office.gate.allowed(live.attempt)
             except MinshuError:
                 raise _Changed from None
+            self._check_unchanged(live)
             admission, envelope, private = self._admission(live)
             self._put_evidence(live, [envelope])
             try:
@@ -622,7 +679,7 @@ class Runner:
         cost = job_type(allowed.spec.job_type).cost(allowed.spec, live.role, agreed.constraints)
         snapshot = "" if live.prepared is None else live.prepared.summary.snapshot
         question = allowed.spec.question(snapshot)
-        here = question_here(allowed.spec, snapshot, dataset_of(office.state, office.force, allowed.spec))
+        here = question if live.prepared is None else live.prepared.question
         facts = cost_facts(cost).items()
         body |= {"question": question, **{k: v for k, v in facts if published("job.admitted", k, v)}}
         for name in ("min_group_size", "max_rows"):

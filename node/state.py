@@ -396,6 +396,11 @@ class Reader:
         )
         return None if row is None else JobId(row["job"])
 
+    def questions(self, job: JobId) -> dict[int, Digest]:
+        """Return what each attempt of a job that passed commit point 1 was asked here, by its number."""
+        rows = self._all("SELECT attempt, question FROM run WHERE job = ? AND question IS NOT NULL", (job,))
+        return {row["attempt"]: Digest(row["question"]) for row in rows}
+
     def approvals(self, job: JobId) -> list[StoredApproval]:
         """Return the approvals recorded for a job."""
         rows = self._all("SELECT * FROM approval WHERE job = ? ORDER BY rowid", (job,))

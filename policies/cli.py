@@ -28,7 +28,7 @@ from policies.explain import (
     suppose,
 )
 from policies.fill import fill
-from policies.jobfile import load_job
+from policies.jobfile import suppose_job
 from policies.keyfile import ask_new_passphrase, fingerprint, load_public, new_key, public_path
 from policies.model import STOP_SCHEMA
 from policies.parse import (
@@ -43,7 +43,7 @@ from policies.signers import open_signer
 from protocols.encoding import decode_json, sha256_digest
 from protocols.envelope import JOB, MAX_ENVELOPE_BYTES, POLICY, decode_envelope, key_id, pae
 from protocols.errors import InputError, MinshuError, PolicyInvalid
-from protocols.ids import KeyId, NodeName, Organisation
+from protocols.ids import NodeName, Organisation
 from protocols.wire import MAX_JOB_BYTES, JobSpec, parse_utc, utc_text
 
 _NEXT: Final = {
@@ -316,16 +316,7 @@ def _asking(parsed: ParsedPolicy, spec: JobSpec) -> str:
 def _job(path: Path, now: datetime) -> JobSpec:
     """Read a job.toml as an unsigned job, or a payload or envelope as what it is; no signature is checked."""
     if path.suffix != ".json":
-        try:
-            text = _read(path, MAX_JOB_BYTES).decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(
-                f"{path.name} is not UTF-8 text", code="not-utf8", hint="save the file as UTF-8"
-            ) from None
-        nobody = sha256_digest(b"minshu/nobody/1")
-        return load_job(
-            text, requester=KeyId(nobody), roster_digest=nobody, now=now, nonce=secrets.token_hex(16)
-        )
+        return suppose_job(_read(path, MAX_JOB_BYTES), now)
     data = _read(path, MAX_ENVELOPE_BYTES).rstrip(b"\n")
     if "payloadType" in decode_json(data, limit=MAX_ENVELOPE_BYTES):
         envelope = decode_envelope(data)

@@ -23,6 +23,7 @@ from policies.limits import (
     as_charged,
     charge,
     check_attempts,
+    check_budget,
     check_differencing,
     check_max_cost,
     check_rate,
@@ -36,6 +37,7 @@ from policies.matching import (
     check_recipients,
     check_roles,
     check_separation,
+    check_unit,
     cost_of,
     fitting_clause,
     leaks_of,
@@ -77,17 +79,19 @@ def decide(
     is known. (11) The job is well-formed for its type. (12) The purpose is known, still valid and on the
     legal basis stated. (13) Exactly one rule fits requester, purpose, job type and dataset, or role. (14) The
     rule covers everything the seat plays. (15) Every column exists, is in the rule, of a fitting type, used
-    as allowed. (16) Everyone who receives something is a recipient of the rule; the requester may receive
-    numbers about groups, never records. (17) Organisations that must stay apart are apart. (18) Enough
-    organisations and sources take part. (19) The job has attempts left here. (20) The rule's rate leaves room
-    for one more job in this period. (21) No exact answer of the last `differencing_days` is about a group
-    that differs from this one and overlaps it. (22) One job costs no more than the rule's `max_cost`. (23)
-    The cost fits into what the rule's budget and quotas have left in this period. (24) Enough distinct people
+    as allowed, in values, bins and a range that the policy states. (16) Where persons are counted, the policy
+    says whom a row of personal data is about. (17) Everyone who receives something is a recipient of the
+    rule; the requester may receive numbers about groups, never records. (18) Organisations that must stay
+    apart are apart. (19) Enough organisations and sources take part. (20) Noise over personal data is paid
+    for by a budget of the rule. (21) The job has attempts left here. (22) The rule's rate leaves room for one
+    more job in this period. (23) No exact answer of the last `differencing_days` is about a group that
+    differs from this one and overlaps it. (24) One job costs no more than the rule's `max_cost`. (25) The
+    cost fits into what the rule's budget and quotas have left in this period. (26) Enough distinct people
     have approved this very job, at this cost, under this very policy; two at least on important data, and
-    where class B meets sensitive data. (25) The rule's window is open.
+    where class B meets sensitive data. (27) The rule's window is open.
 
     Periods are the policy's calendar's, of the later of `now` and the newest row of the history: none opens
-    again. Until (24) and (25) hold the answer is `Ask`.
+    again. Until (26) and (27) hold the answer is `Ask`.
 
     Args:
         active: the policy in force, with the stops in force beside it.
@@ -168,36 +172,42 @@ def decide(
         no = check_columns(dataset, clause, spec.job_type, brings, asked.needs)
         if no is not None:
             return no
-    # (16)
+        # (16)
+        if (no := check_unit(dataset, brings, job_type, rule.id)) is not None:
+            return no
+    # (17)
     if (no := check_recipients(clause, members, spec, asked.releases, analyst.organisation)) is not None:
         return no
-    # (17)
+    # (18)
     if (no := check_separation(asked.together, rule.id)) is not None:
         return no
-    # (18)
+    # (19)
     if (no := check_enough(asked.organisations, asked.sources, clause.constraints, rule.id)) is not None:
         return no
     source = "" if dataset is None else source_of(dataset)
     limits = () if brings is None else clause.limits.get(brings.dataset, ())
     budget = next((limit for limit in limits if limit.private), None)
+    cost = cost_of(job_type, spec, role, clause.constraints)
+    # (20)
+    if (no := check_budget(dataset, budget, cost, rule.id)) is not None:
+        return no
     query = as_charged(asked.query, budget)
     moment = ledger_time(now, history)
     past = look_back(history, source).without(spec.job_id, attempt)
-    # (19)
+    # (21)
     if (no := check_attempts(past, spec.job_id, rule.id)) is not None:
         return no
-    # (20)
+    # (22)
     if (no := check_rate(index, clause, history, spec.job_id, moment)) is not None:
         return no
-    # (21)
+    # (23)
     since = now - timedelta(policy.defaults.differencing_days)
     if (no := check_differencing(past, query, since, rule.id)) is not None:
         return no
-    # (22)
-    cost = cost_of(job_type, spec, role, clause.constraints)
+    # (24)
     if (no := check_max_cost(rule, budget, cost)) is not None:
         return no
-    # (23)
+    # (25)
     lines = charge(index, limits, past, cost, moment=moment, alias=alias, purpose=spec.purpose, rule=rule.id)
     if isinstance(lines, Refuse):
         return lines
@@ -212,11 +222,11 @@ def decide(
         query=query,
         _learnt=partial(leaks_of, job_type, spec, role),
     )
-    # (24)
+    # (26)
     counted = count_approvals(active, rule, terms, spec, node=node, now=now, approvals=approvals)
     needed = max(rule.approvals, least_approvals(job_type, dataset))
     answer = require_approvals(policy, rule, terms, counted, needed=needed, requester=spec.requester)
-    # (25)
+    # (27)
     if isinstance(answer, Permit) and rule.window is not None:
         return in_window(answer, rule.window, index.zone, now)
     return answer

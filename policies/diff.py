@@ -482,9 +482,13 @@ def _datasets(page: _Page, old: Policy, new: Policy) -> None:
 def _unit(here: _Page, old: Dataset, new: Dataset) -> None:
     was, now = old.unit, new.unit
     column = ("the column that says whom a row is about", "个人标识列")
-    effect = _either(looser=was is not None, tighter=now is not None)
+    # Where persons are counted, no job is answered without one; another one counts other persons.
     here.value(
-        "unit", column, None if was is None else was.column, None if now is None else now.column, effect
+        "unit",
+        column,
+        None if was is None else was.column,
+        None if now is None else now.column,
+        Effect.BOTH,
     )
     if was is not None and now is not None:
         here.bound(
@@ -506,19 +510,15 @@ def _column(here: _Page, old: Column, new: Column) -> None:
     else:
         came, went = ("now also with value {}", "增加取值 {}"), ("no longer with value {}", "取消取值 {}")
         here.members("values", old.values, new.values, came, went)
-    effect = _either(looser=not _spans(old.range, new.range), tighter=not _spans(new.range, old.range))
-    here.value("range", ("range", "范围"), _listed(old.range), _listed(new.range), effect)
+    # A wider range keeps more values, and fewer jobs have bounds that hold all of it; without one no exact
+    # sum is answered.
+    here.value("range", ("range", "范围"), _listed(old.range), _listed(new.range), Effect.BOTH)
     # Finer groups tell more; which of two groupings is finer is left to the reader.
     here.value("bins", ("groups begin at", "分组起点"), _listed(old.bins), _listed(new.bins), Effect.BOTH)
 
 
 def _listed(items: Iterable[str | Fraction] | None) -> str | None:
     return None if items is None else ", ".join(i if isinstance(i, str) else figure(i) for i in items)
-
-
-def _spans(outer: tuple[Fraction, ...] | None, inner: tuple[Fraction, ...] | None) -> bool:
-    """Whether `inner` lies within `outer`; None is everything."""
-    return outer is None or (inner is not None and outer[0] <= inner[0] and inner[-1] <= outer[-1])
 
 
 # -- budgets and quotas ------------------------------------------------------------------------------------

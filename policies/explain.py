@@ -20,7 +20,8 @@ from policies.model import ActivePolicy, Budget, Policy, Quota, Rule, Stop, Witn
 from policies.parse import ParsedPolicy, cautions
 from policies.witnesses import default_quorum
 from policies.words import (
-    USES,
+    Words,
+    column_words,
     count_words,
     figure,
     grouped,
@@ -29,6 +30,7 @@ from policies.words import (
     rate_words,
     share,
     stop_words,
+    unit_words,
     wall_time,
     window_words,
 )
@@ -37,7 +39,7 @@ from protocols.envelope import key_id
 from protocols.errors import InputError
 from protocols.ids import NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.job_type import OutputClass, Statement
+from protocols.jobs.job_type import Forecaster, OutputClass, Statement
 from protocols.wire import (
     Constraints,
     JobSpec,
@@ -323,8 +325,7 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
             f"  用途: {name} {purpose.title} (依据 {purpose.legal_basis}, 至 {purpose.valid_until})",
         )
     for name in rule.job_types:
-        classes = [_CLASSES[known.output_class] for known in JOB_TYPES if known.name == name]
-        en, zh = classes[0] if classes else ("unknown to this version, refused", "本版本不支持, 拒绝")
+        en, zh = _kind(name)
         say.line(f"  Job type: {name} ({en})", f"  任务类型: {name} ({zh})")
     if rule.roles:
         say.line(f"  This node plays: {', '.join(rule.roles)}", f"  本节点担任: {', '.join(rule.roles)}")
@@ -336,11 +337,11 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         )
         for column in rule.columns:
             if column in dataset.columns:
-                uses = dataset.columns[column].use
-                say.line(
-                    f"    {column}: {', '.join(USES[use][0] for use in uses)}",
-                    f"    {column}: {', '.join(USES[use][1] for use in uses)}",
-                )
+                en, zh = column_words(dataset.columns[column])
+                say.line(f"    {column}: {en}", f"    {column}: {zh}")
+        if dataset.unit is not None:
+            en, zh = unit_words(dataset.unit)
+            say.line(f"    Counted as {en}", f"    计数: {zh}")
     if not rule.datasets:
         say.line("  Data: none, it computes for others", "  数据: 无, 仅为他方计算")
     directed = {known.name for known in JOB_TYPES if known.output_class is OutputClass.DIRECTED}
@@ -366,6 +367,15 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         say.line("  Approvals: none", "  审批: 不需要")
 
 
+def _kind(job_type: str) -> Words:
+    """Return what a job type releases, and whether with noise."""
+    known = next((known for known in JOB_TYPES if known.name == job_type), None)
+    if known is None:
+        return "unknown to this version, refused", "本版本不支持, 拒绝"
+    en, zh = _CLASSES[known.output_class]
+    return (f"{en}, with noise", f"{zh}, 加噪") if isinstance(known, Forecaster) else (en, zh)
+
+
 def _explain_limits(say: _Page, policy: Policy, rule: Rule) -> None:
     """Say what the rule's jobs may spend, how often they may run and when."""
     limits: list[tuple[str, Budget | Quota]] = [(name, policy.quotas[name]) for name in rule.quotas]
@@ -377,9 +387,9 @@ def _explain_limits(say: _Page, policy: Policy, rule: Rule) -> None:
         say.line(f"  Limit: {en} ({kind[0]} {name})", f"  额度: {zh} ({kind[1]} {name})")
     if not limits:
         say.line("  Limit: no budget, no quota", "  额度: 未设预算和配额")
-    if rule.max_cost is not None:
-        cost = figure(rule.max_cost)
-        say.line(f"  One job costs at most {cost} of the budget", f"  每个任务最多占用预算 {cost}")
+    if rule.max_cost is not None and rule.budget is not None:
+        en, zh = measure(policy.budgets[rule.budget].notion, figure(rule.max_cost))
+        say.line(f"  One job costs at most {en} of the budget", f"  每个任务最多占用预算 {zh}")
     if rule.rate is not None:
         en, zh = rate_words(rule.rate)
         say.line(

@@ -6,7 +6,7 @@ purpose = "P-2026-014"
 legal_basis = "DPIA-2026-031"
 expected_use = "派出所逐户上门核实后补登居住证"
 collaboration = "gz.example"
-recipients = ["police.gz.example"]
+recipients = ["police.gz.example"]   # left out where all that comes out is for whoever asks
 valid_hours = 72                     # or: expires = 2026-12-04T08:00:00+08:00
 
 [params]
@@ -24,6 +24,7 @@ columns = { key = "person_id" }
 ```
 """
 
+import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
@@ -33,6 +34,7 @@ from msgspec import Meta
 from policies.decide import MAX_JOB_LIFETIME
 from policies.model import Alias, ColumnName, JobTypeName, Moment, NodeId, OrganisationName, Text
 from policies.strict import Document, build, read_toml
+from protocols.encoding import sha256_digest
 from protocols.errors import DecodeError, InputError, PolicyInvalid
 from protocols.ids import DatasetName, Digest, KeyId, NodeName, Organisation, Role
 from protocols.wire import MAX_JOB_BYTES, JobInput, JobSpec, organisation_of
@@ -68,7 +70,7 @@ class _JobFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     legal_basis: Text
     expected_use: Text
     collaboration: OrganisationName
-    recipients: tuple[OrganisationName, ...]
+    recipients: tuple[OrganisationName, ...] = ()
     roles: dict[RoleName, NodeId]
     params: dict[str, Any] = {}
     inputs: tuple[_Input, ...] = ()
@@ -78,7 +80,9 @@ class _JobFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     expires: Moment | None = None
 
 
-def load_job(text: str, *, requester: KeyId, roster_digest: Digest, now: datetime, nonce: str) -> JobSpec:
+def load_job(
+    text: str | bytes, *, requester: KeyId, roster_digest: Digest, now: datetime, nonce: str
+) -> JobSpec:
     """Return the job spec that a job.toml asks for; whether its type allows it is the type's to say.
 
     Args:
@@ -92,7 +96,8 @@ def load_job(text: str, *, requester: KeyId, roster_digest: Digest, now: datetim
         InputError: with the 1-based line, what was found and what was expected.
     """
     try:
-        document = read_toml(text.encode("utf-8", "surrogatepass"), limit=MAX_JOB_BYTES, what="job.toml")
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        document = read_toml(data, limit=MAX_JOB_BYTES, what="job.toml")
         if "expected_use" not in document.root:
             document.fail(
                 (),
@@ -140,6 +145,18 @@ def load_job(text: str, *, requester: KeyId, roster_digest: Digest, now: datetim
         raise InputError(
             f"job.toml makes no valid job: {error.message}", code=error.code, hint=error.hint
         ) from None
+
+
+def suppose_job(data: bytes, now: datetime) -> JobSpec:
+    """Return the job that a job.toml asks for as if nobody's key had signed it, under nobody's roster.
+
+    What such a job asks can be looked at by anybody; no node answers it.
+
+    Raises:
+        InputError: see `load_job`.
+    """
+    nobody = sha256_digest(b"minshu/nobody/1")
+    return load_job(data, requester=KeyId(nobody), roster_digest=nobody, now=now, nonce=secrets.token_hex(16))
 
 
 def _check(document: Document, job: _JobFile) -> None:

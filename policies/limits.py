@@ -1,4 +1,4 @@
-"""What the past leaves room for, and when: `decide`, steps (19) to (23) and (25).
+"""What the budget pays for, what the past leaves room for, and when: `decide`, steps (20) to (25) and (27).
 
 Attempts, rates, the differencing guard, costs, budgets and quotas, and windows. Periods are of the policy's
 calendar; what was answered before is in `policies.history`.
@@ -14,7 +14,7 @@ from policies.calendar import next_open, period, unit_of
 from policies.decision import Ask, Permit, Refuse
 from policies.history import Hindsight, History, Limit, Lookback, Standing, standing
 from policies.index import Clause, Derived, Index
-from policies.model import Rule, Window
+from policies.model import Dataset, Rule, Window
 from policies.words import grouped, measure, rate_words, wall_time
 from protocols.dp.cost import Cost, decimal_up
 from protocols.ids import JobId
@@ -34,7 +34,24 @@ def look_back(history: History, source: str) -> Hindsight:
     return _lookback(tuple(rows)) if isinstance(rows, Sequence) else rows
 
 
-# --- (19)
+# --- (20)
+
+
+def check_budget(dataset: Dataset | None, budget: Limit | None, cost: Cost, rule: str) -> Refuse | None:
+    """Refuse noise over personal data that nothing pays for: asked again, it would average out."""
+    if dataset is None or dataset.personal == "none" or budget is not None or not cost.private_loss:
+        return None
+    return Refuse(
+        "no-budget",
+        "The job adds noise to personal data, and the rule names no budget to pay for it.",
+        "任务对个人信息加噪输出, 而规则未指定隐私预算。",
+        "have a budget of the dataset named in the rule",
+        "请在规则中指定该数据集的隐私预算",
+        rule,
+    )
+
+
+# --- (21)
 
 
 def check_attempts(past: Hindsight, job: JobId, rule: str) -> Refuse | None:
@@ -51,7 +68,7 @@ def check_attempts(past: Hindsight, job: JobId, rule: str) -> Refuse | None:
     )
 
 
-# --- (20)
+# --- (22)
 
 
 def check_rate(index: Index, clause: Clause, history: History, job: JobId, moment: datetime) -> Refuse | None:
@@ -91,11 +108,14 @@ def check_rate(index: Index, clause: Clause, history: History, job: JobId, momen
     )
 
 
-# --- (21)
+# --- (23)
 
 
 def as_charged(query: Query | None, budget: Limit | None) -> Query | None:
-    """Return the query as exact where no budget pays for its noise: asked again, that noise averages out."""
+    """Return the query as exact where no budget pays for its noise: asked again, that noise averages out.
+
+    Only data about nobody gets here without a budget; see `check_budget`.
+    """
     if query is not None and query.noisy and budget is None:
         return replace(query, noisy=False)
     return query
@@ -116,7 +136,7 @@ def check_differencing(past: Hindsight, query: Query | None, since: datetime, ru
     )
 
 
-# --- (22)
+# --- (24)
 
 
 def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | None:
@@ -135,7 +155,7 @@ def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | Non
     )
 
 
-# --- (23)
+# --- (25)
 
 
 def charge(
@@ -188,7 +208,7 @@ def _exceeded(limit: Limit, found: Standing, until: str, rule: str) -> Refuse:
     )
 
 
-# --- (25)
+# --- (27)
 
 
 def in_window(permit: Permit, window: Window, zone: zoneinfo.ZoneInfo, now: datetime) -> Permit | Ask:

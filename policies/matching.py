@@ -1,4 +1,4 @@
-"""What a job asks of one seat, and whether one rule covers all of it: `decide`, steps (13) to (18)."""
+"""What a job asks of one seat, and whether one rule covers all of it: `decide`, steps (13) to (19)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -8,13 +8,14 @@ from typing import Final, Self
 
 from policies.decision import Leak, Refuse
 from policies.index import Clause, Derived, Index, Members
-from policies.model import NEUTRAL_KINDS, Dataset
-from policies.words import USES, count_words
+from policies.model import NEUTRAL_KINDS, Column, Dataset
+from policies.words import USES, count_words, figure, shortened
 from protocols.dp.cost import Cost
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import (
     REQUESTER,
     ColumnNeed,
+    Domain,
     JobType,
     OutputClass,
     PlannedRelease,
@@ -28,12 +29,13 @@ from protocols.wire import Constraints, JobInput, JobSpec
 class Asked:
     """What a well-formed job of a known type asks of one role, for a requester of that organisation.
 
-    `together` is what one organisation would learn that holds two seats which must be apart, empty where none
-    does; `organisations` give data, `sources` is the smallest number of them that a record takes.
+    `needs` are by slot: a slot that is asked for several uses has to meet every one of them. `together` is
+    what one organisation would learn that holds two seats which must be apart, empty where none does;
+    `organisations` give data, `sources` is the smallest number of them that a record takes.
     """
 
     kinds: frozenset[str]
-    needs: Mapping[str, ColumnNeed]
+    needs: Mapping[str, tuple[ColumnNeed, ...]]
     releases: tuple[PlannedRelease, ...]
     together: str
     organisations: int
@@ -50,7 +52,7 @@ class Asked:
         job_type.check(spec)
         return cls(
             job_type.kinds(spec, role),
-            {need.slot: need for need in job_type.columns(spec, role)},
+            _by_slot(job_type.columns(spec, role)),
             tuple(
                 replace(release, recipient=requester) if release.recipient == REQUESTER else release
                 for release in job_type.releases(spec)
@@ -60,6 +62,13 @@ class Asked:
             job_type.sources_asked(spec),
             job_type.query(spec, role),
         )
+
+
+def _by_slot(needs: Iterable[ColumnNeed]) -> dict[str, tuple[ColumnNeed, ...]]:
+    found: dict[str, tuple[ColumnNeed, ...]] = {}
+    for need in needs:
+        found[need.slot] = (*found.get(need.slot, ()), need)
+    return found
 
 
 def _cost(job_type: JobType, spec: JobSpec, role: Role, constraints: Constraints) -> Cost:
@@ -137,13 +146,17 @@ def check_roles(clause: Clause, kinds: frozenset[str]) -> Refuse | None:
 
 
 def check_columns(
-    dataset: Dataset, clause: Clause, job_type: str, brings: JobInput, needs: Mapping[str, ColumnNeed]
+    dataset: Dataset,
+    clause: Clause,
+    job_type: str,
+    brings: JobInput,
+    needs: Mapping[str, tuple[ColumnNeed, ...]],
 ) -> Refuse | None:
-    """Check that every column exists, is in the rule, of a fitting type and used as allowed."""
+    """Check that every column exists, is in the rule, of a fitting type, used as allowed, in its values."""
     rule = clause.rule
     for slot, name in sorted(brings.columns.items()):
-        need, column = needs.get(slot), dataset.columns.get(name)
-        if need is None:
+        wanted, column = needs.get(slot, ()), dataset.columns.get(name)
+        if not wanted:
             return Refuse(
                 "unknown-slot",
                 f"{job_type} has no column slot {slot} for this role.",
@@ -170,28 +183,104 @@ def check_columns(
                 f"规则开放的列: {', '.join(rule.columns)}",
                 rule.id,
             )
-        if need.use not in column.use:
-            return Refuse(
-                "column-use",
-                f"Column {name} may not be used this way: {USES[need.use][0]}.",
-                f"列 {name} 不可用于{USES[need.use][1]}。",
-                f"its uses are: {', '.join(USES[use][0] for use in column.use)}",
-                f"允许的用法: {'、'.join(USES[use][1] for use in column.use)}",
-                rule.id,
-            )
-        if column.type not in need.types:
-            return Refuse(
-                "column-type",
-                f"Column {name} is of type {column.type}, slot {slot} takes {', '.join(need.types)}.",
-                f"列 {name} 的类型是 {column.type}, 列位 {slot} 需要 {', '.join(need.types)}。",
-                "map the slot to a column of a fitting type",
-                "请选择类型相符的列",
-                rule.id,
-            )
+        for need in wanted:
+            if (no := _check_need(name, column, need, rule.id)) is not None:
+                return no
+    return None
+
+
+def _check_need(name: str, column: Column, need: ColumnNeed, rule: str) -> Refuse | None:
+    if need.use not in column.use:
+        return Refuse(
+            "column-use",
+            f"Column {name} may not be used this way: {USES[need.use][0]}.",
+            f"列 {name} 不可用于{USES[need.use][1]}。",
+            f"its uses are: {', '.join(USES[use][0] for use in column.use)}",
+            f"允许的用法: {'、'.join(USES[use][1] for use in column.use)}",
+            rule,
+        )
+    if column.type not in need.types:
+        return Refuse(
+            "column-type",
+            f"Column {name} is of type {column.type}, slot {need.slot} takes {', '.join(need.types)}.",
+            f"列 {name} 的类型是 {column.type}, 列位 {need.slot} 需要 {', '.join(need.types)}。",
+            "map the slot to a column of a fitting type",
+            "请选择类型相符的列",
+            rule,
+        )
+    return None if need.domain is None else _check_domain(name, column, need.domain, rule)
+
+
+def _check_domain(name: str, column: Column, asked: Domain, rule: str) -> Refuse | None:
+    """Hold what the job says of a column's values against the policy's words of it.
+
+    The sentences say how many of the job's own values do not fit, not which: whoever wrote them knows.
+    """
+    if column.values is not None and (strange := len(set(asked.values) - set(column.values))):
+        listed = shortened(column.values)
+        return Refuse(
+            "column-values",
+            f"The job names {count_words(strange, 'value', 'values')} of column {name} "
+            "that the policy does not list.",
+            f"任务使用了 {strange} 个策略未列出的列 {name} 的取值。",
+            f"use the values that the policy lists: {listed}",
+            f"请使用策略列出的取值: {listed}",
+            rule,
+        )
+    if column.bins is not None and (strange := len(set(asked.bins) - set(column.bins))):
+        listed = shortened(map(figure, column.bins))
+        return Refuse(
+            "column-bins",
+            f"{count_words(strange, 'group', 'groups')} of column {name} would begin where the policy lets "
+            "none begin.",
+            f"列 {name} 有 {strange} 个分组的起点不在策略允许之列。",
+            f"begin groups at some of: {listed}",
+            f"分组起点只能取自: {listed}",
+            rule,
+        )
+    if not asked.covering:
+        return None
+    if column.range is None:
+        return Refuse(
+            "column-range",
+            f"The policy states no range for column {name}, so an exact sum of it has no bound.",
+            f"策略未注明列 {name} 的范围, 其精确总和没有界限。",
+            "have the column's range added to the policy, or ask for a release with noise",
+            "请在策略中补充该列的范围, 或改用加噪结果",
+            rule,
+        )
+    least, greatest = column.range
+    if asked.bounds is None or not asked.bounds[0] <= least <= greatest <= asked.bounds[1]:
+        within = f"{figure(least)} … {figure(greatest)}"
+        return Refuse(
+            "column-range",
+            f"The job's bounds for column {name} leave out a part of the range that the policy states.",
+            f"任务为列 {name} 设定的上下界未能涵盖策略注明的范围。",
+            f"write bounds that hold all of {within}",
+            f"请将上下界设为涵盖 {within}",
+            rule,
+        )
     return None
 
 
 # --- (16)
+
+
+def check_unit(dataset: Dataset, brings: JobInput, job_type: JobType, rule: str) -> Refuse | None:
+    """Refuse to count persons in data of which nobody says whom a row is about."""
+    if not job_type.counts_units or dataset.personal == "none" or dataset.unit is not None:
+        return None
+    return Refuse(
+        "missing-unit",
+        f"{job_type.name} counts persons; the policy does not say whom a row of {brings.dataset} is about.",
+        f"{job_type.name} 按人计数, 而策略未注明数据集 {brings.dataset} 每行属于谁。",
+        f"have unit = {{ column = …, max_rows = … }} added under [datasets.{brings.dataset}]",
+        f"请在策略的 [datasets.{brings.dataset}] 下补充 unit = {{ column = …, max_rows = … }}",
+        rule,
+    )
+
+
+# --- (17)
 
 
 def check_recipients(
@@ -230,7 +319,7 @@ def _allowed(clause: Clause, members: Members) -> frozenset[str]:
     return clause.recipients.union(analyst.organisation for analyst in analysts if analyst is not None)
 
 
-# --- (17)
+# --- (18)
 
 
 def check_separation(together: str, rule: str) -> Refuse | None:
@@ -261,7 +350,7 @@ def one_house(one: str, other: str) -> bool:
     return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
 
 
-# --- (18)
+# --- (19)
 
 
 def check_enough(organisations: int, asked: int, constraints: Constraints, rule: str) -> Refuse | None:

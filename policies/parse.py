@@ -38,7 +38,7 @@ from protocols.dp.cost import UNIT
 from protocols.encoding import sha256_digest
 from protocols.ids import Digest, NodeName
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.job_type import JobType, OutputClass
+from protocols.jobs.job_type import Forecaster, JobType, OutputClass
 from protocols.wire import organisation_of
 
 MAX_POLICY_BYTES: Final = 256 << 10
@@ -99,8 +99,7 @@ def parse_policy(data: bytes, *, job_types: Sequence[JobType] = JOB_TYPES) -> Pa
     document = read_toml(data, limit=MAX_POLICY_BYTES, what="policy.toml")
     _check_schema(document, SCHEMA)
     policy: Policy = build(document, Policy, document.root, ())
-    directed = frozenset(t.name for t in job_types if t.output_class is OutputClass.DIRECTED)
-    _check(document, policy, directed)
+    _check(document, policy, _directed(job_types))
     return ParsedPolicy(policy, sha256_digest(data), document)
 
 
@@ -137,9 +136,10 @@ class Caution:
     zh: str
 
 
-def cautions(parsed: ParsedPolicy) -> list[Caution]:
-    """Return what is allowed and yet not safe, in the file's order."""
-    return sorted((*_watched_by_few(parsed), *_uncounted(parsed)), key=lambda caution: caution.line)
+def cautions(parsed: ParsedPolicy, *, job_types: Sequence[JobType] = JOB_TYPES) -> list[Caution]:
+    """Return what is allowed and yet not safe, or allowed and yet never answered, in the file's order."""
+    found = (*_watched_by_few(parsed), *_uncounted(parsed, job_types), *_in_vain(parsed, job_types))
+    return sorted(found, key=lambda caution: caution.line)
 
 
 def _watched_by_few(parsed: ParsedPolicy) -> Iterator[Caution]:
@@ -159,10 +159,9 @@ def _watched_by_few(parsed: ParsedPolicy) -> Iterator[Caution]:
         )
 
 
-def _uncounted(parsed: ParsedPolicy) -> Iterator[Caution]:
+def _uncounted(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterator[Caution]:
     """Yield class-B rules over a dataset that no quota of theirs is for."""
-    policy = parsed.policy
-    directed = {known.name for known in JOB_TYPES if known.output_class is OutputClass.DIRECTED}
+    policy, directed = parsed.policy, _directed(job_types)
     for index, rule in enumerate(policy.rules):
         if not rule.datasets or not directed & set(rule.job_types):
             continue
@@ -177,6 +176,38 @@ def _uncounted(parsed: ParsedPolicy) -> Iterator[Caution]:
                 f"规则 {rule.id} 将 {names} 用于生成定向名单, 但没有配额计数, 仅受频次和审批限制。"
                 "请为规则的每个数据集设定配额",
             )
+
+
+def _in_vain(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterator[Caution]:
+    """Yield rules that open personal data to jobs which are refused all the same, for want of something."""
+    policy = parsed.policy
+    counting = {known.name for known in job_types if known.counts_units}
+    noisy = {known.name for known in job_types if isinstance(known, Forecaster)}
+    for index, rule in enumerate(policy.rules):
+        personal = [name for name in rule.datasets if policy.datasets[name].personal != "none"]
+        nobodys = ", ".join(name for name in personal if policy.datasets[name].unit is None)
+        line = parsed.document.lines.line(("rules", index))
+        if nobodys and (kinds := ", ".join(sorted(counting & set(rule.job_types)))):
+            yield Caution(
+                line,
+                f"rule {rule.id} opens {nobodys} to {kinds}, which counts persons, and nothing says whom a "
+                "row is about: every such job is refused. Add a unit to the dataset",
+                f"规则 {rule.id} 允许 {kinds} 使用 {nobodys}, 该类任务按人计数, 而数据集未注明每行属于谁, "
+                "此类任务将一律被拒绝。请为数据集补充 unit",
+            )
+        if personal and rule.budget is None and (kinds := ", ".join(sorted(noisy & set(rule.job_types)))):
+            yield Caution(
+                line,
+                f"rule {rule.id} allows {kinds}, which adds noise, and names no budget to pay for it: every "
+                "such job over personal data is refused. Name a budget of the rule's dataset",
+                f"规则 {rule.id} 允许加噪输出的 {kinds}, 而未指定隐私预算, "
+                "涉及个人信息的此类任务将一律被拒绝。请为规则指定该数据集的隐私预算",
+            )
+
+
+def _directed(job_types: Iterable[JobType]) -> frozenset[str]:
+    """Return the job types that release records about persons."""
+    return frozenset(known.name for known in job_types if known.output_class is OutputClass.DIRECTED)
 
 
 def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None:

@@ -4,16 +4,19 @@ One word for one thing: refusals, pages for officers, differences of two version
 read them all take theirs from here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, time, tzinfo
 from fractions import Fraction
 from typing import Final
 
-from policies.model import Budget, Quota, Rate, Stop, Window
+from policies.model import Budget, Column, Quota, Rate, Stop, Unit, Window
 from protocols.dp.cost import decimal_up
 
 Words = tuple[str, str]
 """One thing said in English and in Chinese."""
+
+SHOWN: Final = 12
+"""How many items of a list are read out before it is cut short."""
 
 USES: Final[Mapping[str, Words]] = {
     "join": ("join", "匹配"),
@@ -115,6 +118,14 @@ def count_words(number: int, one: str, many: str) -> str:
     return f"{figure(number)} {one if number == 1 else many}"
 
 
+def shortened(items: Iterable[str]) -> str:
+    """Return a list as people read it: all of a short one, else its beginning and how long it is."""
+    every = list(items)
+    if len(every) <= SHOWN:
+        return ", ".join(every)
+    return f"{', '.join(every[:SHOWN])}, … ({len(every)})"
+
+
 def wall_time(moment: datetime, zone: tzinfo) -> str:
     """Return a moment as the clock on a wall of the zone shows it: `2027-01-01 00:00 (Asia/Shanghai)`."""
     name = "UTC" if zone is UTC else str(zone)
@@ -137,6 +148,31 @@ def limit_words(limit: Budget | Quota) -> Words:
     return (
         f"at most {en}{delta} in a {period[0]}, {scope[0]}",
         f"每{period[1]}最多 {zh}{delta}, {scope[1]}",
+    )
+
+
+def column_words(column: Column) -> Words:
+    """Return what a column may be used for, and over which values."""
+    en, zh = ([USES[use][language] for use in column.use] for language in (0, 1))
+    said = [(", ".join(en), ", ".join(zh))]
+    if column.values is not None:
+        values = shortened(column.values)
+        said.append((f"values {values}", f"取值 {values}"))
+    if column.range is not None:
+        least, greatest = map(figure, column.range)
+        said.append((f"from {least} to {greatest}", f"范围 {least} 至 {greatest}"))
+    if column.bins is not None:
+        bins = shortened(map(figure, column.bins))
+        said.append((f"groups may begin at {bins}", f"分组起点限于 {bins}"))
+    return "; ".join(each[0] for each in said), "; ".join(each[1] for each in said)
+
+
+def unit_words(unit: Unit) -> Words:
+    """Return whom a row is about."""
+    rows = count_words(unit.max_rows, "row", "rows")
+    return (
+        f"one person for each {unit.column}, with at most {rows}",
+        f"按 {unit.column} 认定为同一人, 每人最多 {figure(unit.max_rows)} 行",
     )
 
 

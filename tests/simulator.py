@@ -247,7 +247,9 @@ class World:
         other.homes = {name: Home(folder / name) for name in self.homes}
         for name in self.lists:  # each world may do to its files what it likes
             with contextlib.closing(sqlite3.connect(other.homes[name].database)) as database:
-                database.execute("UPDATE dataset SET path = ?", (str(folder / f"{name}.csv"),))
+                database.execute(
+                    "UPDATE dataset SET path = replace(path, ?, ?)", (f"{self.folder}/", f"{folder}/")
+                )
                 database.commit()
         other.policies = dict(self.policies)
         return other
@@ -361,15 +363,20 @@ issued = {(at or self.clock()).isoformat()}
     def policy(self, name: str, **changes: Any) -> bytes:
         """Return a signed policy envelope."""
         staff = self.staff[name]
-        text = policy_text(
+        text = self.policy_of(name, **changes).encode()
+        envelope = sign_policy(text, staff.dpo)
+        return sign_policy(text, staff.owner, envelope).encode()
+
+    def policy_of(self, name: str, **changes: Any) -> str:
+        """Return the text of a department's policy."""
+        staff = self.staff[name]
+        return policy_text(
             name,
             key_id(self.analyst.public_key),
             key_id(staff.dpo.public_key),
             key_id(staff.owner.public_key),
             **changes,
-        ).encode()
-        envelope = sign_policy(text, staff.dpo)
-        return sign_policy(text, staff.owner, envelope).encode()
+        )
 
     def open(self, name: str, kind: type[State] = State) -> State:
         """Open a department's state, as its one process would."""
@@ -601,6 +608,7 @@ class Post:
         self.world = world
         self.wires: dict[str, Wire] = {}
         self.tasks: dict[JobId, Task] = {}
+        self._specs: dict[JobId, JobSpec] = {}
         self.streams: dict[tuple[str, Attempt], Stream] = {}
         self.waiting: dict[tuple[str, Attempt], list[bytes]] = {}
         self.frames: list[tuple[Header, bytes]] = []
@@ -627,7 +635,8 @@ class Post:
         return (frame,)
 
     def route(self, header: Header, frame: bytes) -> str:
-        return next(name for name, role in ROLES.items() if role == header.to)
+        node = self.spec_of(header.job).roles[header.to]
+        return next(name for name, home in self.world.homes.items() if home.name == node)
 
     def may_start(self, task: Task) -> bool:
         return True
@@ -674,6 +683,12 @@ class Post:
     def participants(self, task: Task) -> list[str]:
         spec = JobSpec.decode(decode_envelope(task.envelope).payload)
         return [name for name, home in self.world.homes.items() if home.name in spec.roles.values()]
+
+    def spec_of(self, job: JobId) -> JobSpec:
+        """Return a submitted job; frames ask for it often."""
+        if job not in self._specs:
+            self._specs[job] = JobSpec.decode(decode_envelope(self.tasks[job].envelope).payload)
+        return self._specs[job]
 
     def submit(self, spec: JobSpec, envelope: bytes | None = None) -> JobId:
         job = spec.job_id

@@ -40,6 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--lang", choices=("zh", "en"), default="zh", help="language (zh)")
     explain.set_defaults(call=_explain)
 
+    plan = commands.add_parser("plan", help="show how exact a job with noise would be, for which budget")
+    plan.add_argument("file", type=Path, metavar="job.toml")
+    amounts = plan.add_mutually_exclusive_group()
+    amounts.add_argument("--rho", type=_amounts, default=(), metavar="0.01,0.1", help="amounts to try")
+    amounts.add_argument("--epsilon", type=_amounts, default=(), metavar="0.1,1", help="amounts to try")
+    plan.add_argument("--lang", choices=("zh", "en"), default="zh", help="language (zh)")
+    plan.set_defaults(call=_plan)
+
     submit = commands.add_parser("submit", help="sign and submit a job")
     submit.add_argument("file", type=Path, metavar="job.toml")
     submit.add_argument("--wait", action="store_true", help="watch it to its end")
@@ -69,7 +77,20 @@ def _parser() -> argparse.ArgumentParser:
     catalogue.set_defaults(call=_catalogue)
 
     command.options(
-        parser, init, connect, explain, submit, watch, show, cancel, fetch, outcome, usage, listing, catalogue
+        parser,
+        init,
+        connect,
+        explain,
+        plan,
+        submit,
+        watch,
+        show,
+        cancel,
+        fetch,
+        outcome,
+        usage,
+        listing,
+        catalogue,
     )
     return parser
 
@@ -78,6 +99,10 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError("expected a whole number")
     return int(text)
+
+
+def _amounts(text: str) -> list[str]:
+    return [amount.strip() for amount in text.split(",")]
 
 
 def _bureau(arguments: argparse.Namespace) -> "Bureau":
@@ -138,6 +163,20 @@ def _explain(arguments: argparse.Namespace) -> int:
         explanation = bureau.explain(arguments.file)
     command.show(arguments, explanation.to_json(), explanation.lines(arguments.lang))
     return command.REFUSED if explanation.refused else command.OK
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from coordinator.client.plan import plan
+
+    found = plan(arguments.file, rho=arguments.rho, epsilon=arguments.epsilon)
+    console = Console()
+    if console.is_terminal and not arguments.json:
+        found.show(console, arguments.lang)
+    else:
+        command.show(arguments, found.to_json(), found.lines(arguments.lang))
+    return command.OK
 
 
 def _outcome(arguments: argparse.Namespace) -> int:

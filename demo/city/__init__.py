@@ -5,22 +5,39 @@ to nobody. See docs/city.md for the figures it meets and for what is assumed.
 """
 
 from demo.city.attacks import empty_register, garbage_register
-from demo.city.build import File, Manifest, generate, load_expected, load_manifest
+from demo.city.build import (
+    File,
+    Manifest,
+    generate,
+    load_expected,
+    load_manifest,
+    load_school_places,
+    load_separation,
+    load_villages,
+)
+from demo.city.crosstabs import PRIMARY_YEARS, SchoolPlaces, Separation, Villages
 from demo.city.expected import DATASETS, Expected
 from demo.city.profile import AREA_CODES, PROFILES, SNAPSHOT, Profile
 
 __all__ = [
     "AREA_CODES",
     "DATASETS",
+    "PRIMARY_YEARS",
     "PROFILES",
     "SNAPSHOT",
     "Expected",
     "File",
     "Manifest",
     "Profile",
+    "SchoolPlaces",
+    "Separation",
+    "Villages",
     "empty_register",
     "garbage_register",
     "generate",
     "load_expected",
     "load_manifest",
+    "load_school_places",
+    "load_separation",
+    "load_villages",
 ]

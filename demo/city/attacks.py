@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from demo.city.identity import (
@@ -37,6 +38,13 @@ POPULATION_SCHEMA: Final = pa.schema(
         "birth_date": pa.date32(),
         "marital": pa.int8(),
         "register_street": pa.string(),
+        "register_district": pa.string(),
+        "residence_street": pa.string(),
+        "residence_district": pa.string(),
+        "separated": pa.string(),
+        "village": pa.string(),
+        "primary_year": pa.string(),
+        "authoritative": pa.string(),
         "residence_permit": pa.string(),
         "street": pa.string(),
         "last_seen_month": pa.int32(),
@@ -99,6 +107,7 @@ def _people(first: int, count: int, seed: int, block: int, streets: pa.Array) ->
     rng = generator(seed, "attack/garbage", block)
     area, male, day, slot = nobody(first, count, seed)
     street = streets.take(pa.array(rng.integers(0, len(streets), count)))
+    district = pc.utf8_slice_codeunits(street, 0, 6)
     serial = np.arange(first, first + count)
     columns = {
         "resident_id": text_array(resident_ids(area, male, day, slot)),
@@ -109,6 +118,12 @@ def _people(first: int, count: int, seed: int, block: int, streets: pa.Array) ->
         "birth_date": dates(day),
         "marital": pa.repeat(pa.scalar(10, pa.int8()), count),
         "register_street": street,
+        "register_district": district,
+        "residence_street": street,
+        "residence_district": district,
+        "separated": pa.repeat("no", count),
+        # Adults outside the urban villages.
+        **{column: pa.nulls(count, pa.string()) for column in ("village", "primary_year", "authoritative")},
         "residence_permit": text_array(account_numbers("99JZ", serial, 9)),
         "street": street,
         "last_seen_month": pa.array(MONTHS[rng.integers(0, 12, count)], type=pa.int32()),

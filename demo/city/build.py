@@ -2,7 +2,7 @@
 
 OUT/registers/<organisation>/<table>.parquet   what a department's node mounts
 OUT/truth/…                                    what is so, and what is wrong with which row; never mounted
-OUT/expected/scenario-1.json                   the right answer of scenario 1
+OUT/expected/scenario-N.json                   the right answers of scenarios 1, 3, 4 and 9
 OUT/manifest.json                              profile, seed, rows and SHA-256 of every file
 """
 
@@ -23,12 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from demo.city.crosstabs import COUNTED, Crosstabs, SchoolPlaces, Separation, Villages
 from demo.city.expected import Expected, Tally, scenario_1
 from demo.city.identity import account_numbers, text_array
 from demo.city.people import STAGES, People, draw_people, stage_of, truth_tables
 from demo.city.plan import Ints, Plan, make_plan
 from demo.city.profile import AREA_CODES, SNAPSHOT, profile_named
-from demo.city.registers import REGISTERS, extract
+from demo.city.registers import REGISTERS, Extract, extract
 from protocols.errors import InputError
 
 MANIFEST_SCHEMA: Final = "minshu-city/1"
@@ -88,6 +89,7 @@ class _Block:
     tables: dict[str, pa.Table]
     distinct: Mapping[str, int]
     tally: Tally
+    crosstabs: Crosstabs
     pupils: Ints
 
 
@@ -168,6 +170,33 @@ def load_expected(out: Path) -> Expected:
     return Expected.from_json(_load(out / "expected" / "scenario-1.json", Expected.SCHEMA))
 
 
+def load_separation(out: Path) -> Separation:
+    """Return the right answer of scenario 3 for the city in `out`.
+
+    Raises:
+        InputError: there is none, or it is of another version.
+    """
+    return Separation(**_load(out / "expected" / "scenario-3.json", Separation.SCHEMA))
+
+
+def load_school_places(out: Path) -> SchoolPlaces:
+    """Return the right answer of scenario 4 for the city in `out`.
+
+    Raises:
+        InputError: there is none, or it is of another version.
+    """
+    return SchoolPlaces(**_load(out / "expected" / "scenario-4.json", SchoolPlaces.SCHEMA))
+
+
+def load_villages(out: Path) -> Villages:
+    """Return the right answer of scenario 9 for the city in `out`.
+
+    Raises:
+        InputError: there is none, or it is of another version.
+    """
+    return Villages(**_load(out / "expected" / "scenario-9.json", Villages.SCHEMA))
+
+
 def _load(path: Path, schema: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
@@ -189,7 +218,7 @@ def _load(path: Path, schema: str) -> dict[str, Any]:
 def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | None) -> Manifest:
     writers: dict[str, _Writer] = {}
     distinct = dict.fromkeys(REGISTERS, 0)
-    tally = Tally(plan)
+    tally, crosstabs = Tally(plan), Crosstabs(plan)
     pupils = np.zeros(len(plan.street_codes) * len(STAGES), dtype=np.int64)
 
     def write(item: tuple[str, pa.Table]) -> None:
@@ -211,6 +240,7 @@ def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | 
                 for name, count in done.distinct.items():
                     distinct[name] += count
                 tally.add(done.tally)
+                crosstabs.add(done.crosstabs)
                 pupils += done.pupils
                 if progress is not None:
                     progress(block, plan.blocks)
@@ -250,9 +280,14 @@ def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | 
     rows = {
         path.removeprefix("registers/").removesuffix(".parquet"): file.rows for path, file in files.items()
     }
-    expected = scenario_1(plan, seed, tally, rows)
     (out / "expected").mkdir()
-    _write_json(out / "expected" / "scenario-1.json", expected.to_json())
+    _write_json(out / "expected" / "scenario-1.json", scenario_1(plan, seed, tally, rows).to_json())
+    for answer in (
+        crosstabs.separation(seed),
+        crosstabs.school_places(seed, places),
+        crosstabs.villages(seed),
+    ):
+        _write_json(out / "expected" / f"scenario-{answer.scenario}.json", asdict(answer))
     _write_json(out / "manifest.json", asdict(manifest))
     return manifest
 
@@ -277,16 +312,20 @@ def _draw(plan: Plan, seed: int, block: int) -> _Block:
     people = draw_people(plan, seed, block)
     tables: dict[str, pa.Table] = {}
     distinct: dict[str, int] = {}
+    counted: dict[str, Extract] = {}
     for name in REGISTERS:
         part = extract(name, people, seed, block)
         tables[f"registers/{name}.parquet"] = part.rows
         tables[f"truth/dirt/{name}.parquet"] = part.log
         distinct[name] = part.distinct
+        if name in COUNTED:
+            counted[name] = part
     for name, table in truth_tables(people).items():
         tables[f"truth/{name}.parquet"] = table
-    tally = Tally(plan)
+    tally, crosstabs = Tally(plan), Crosstabs(plan)
     tally.count(people)
-    return _Block(tables, distinct, tally, _pupils(people))
+    crosstabs.count(people, counted)
+    return _Block(tables, distinct, tally, crosstabs, _pupils(people))
 
 
 def _pupils(people: People) -> Ints:
@@ -310,6 +349,8 @@ def _places(plan: Plan, pupils: Ints) -> pa.Table:
 
 
 _DICTIONARY: Final = {
+    *("register_district", "residence_street", "residence_district", "village"),
+    *("separated", "primary_year", "authoritative"),
     *("kind", "street", "register_street", "previous_street", "stage", "status", "disease", "diagnosis"),
     *("cause", "vaccine", "funeral_home", "sex", "marital", "cohort", "meaning"),
     *("last_seen_month", "moved_month", "departed_month"),

@@ -65,6 +65,11 @@ class Log:
         self._of_row = original
         self.add("repeat", np.flatnonzero(original >= 0))
 
+    def rows(self, kind: str) -> Ints:
+        """Return the rows that have the error `kind`."""
+        found = [rows for at, rows in self._entries if at == KINDS.index(kind)]
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
     def table(self) -> pa.Table:
         """Return the log in row order: row, kind, and for repeats the row they repeat."""
         row = np.concatenate([rows for _, rows in self._entries])

@@ -14,6 +14,7 @@ from demo.city.identity import (
     birth_days,
     dates,
     generator,
+    mix,
     names,
     person_slots,
     phones,
@@ -21,7 +22,7 @@ from demo.city.identity import (
     text_array,
 )
 from demo.city.plan import FLAGGED, HOUSEHOLD, LISTED, LIVING, SECOND_ID, SLOTS, Cohort, Ints, Plan
-from demo.city.profile import SNAPSHOT, SOURCES
+from demo.city.profile import SNAPSHOT, SOURCES, VILLAGERS_PER_MILLE
 
 Flags = npt.NDArray[np.bool_]
 
@@ -72,6 +73,7 @@ class People:
         spouse, mother, father: index within the block, -1 where unknown.
         income_fen, illness_fen: per year, 0 for none.
         school_year: year of entry into the present stage, 0 for those not of school age.
+        lot: 64 bits that say, for any street the person lives in, whether in a village there and in which.
     """
 
     plan: Plan
@@ -98,6 +100,7 @@ class People:
     income_fen: Ints
     illness_fen: Ints
     school_year: Ints
+    lot: npt.NDArray[np.uint64]
 
     @property
     def living(self) -> Flags:
@@ -126,6 +129,15 @@ class People:
     def street_then(self, who: Ints, ago: Ints) -> Ints:
         """Return the street of each of `who`, `ago` months before the extract."""
         return np.where(ago > self.moved_ago[who], self.previous_street[who], self.street[who])
+
+    def village(self, who: Ints, street: Ints) -> Ints:
+        """Return the village in which each of `who` lives when living in `street`, -1 for none."""
+        bits = mix(self.lot[who] + street.astype(np.uint64), 0)
+        share = np.where(self.household[who], VILLAGERS_PER_MILLE[1], VILLAGERS_PER_MILLE[0])
+        begins, ends = self.plan.street_villages[street], self.plan.street_villages[street + 1]
+        inside = (ends > begins) & ((bits % np.uint64(1000)).astype(np.int64) < share)
+        at = begins + (bits >> np.uint64(40)).astype(np.int64) % np.maximum(ends - begins, 1)
+        return np.where(inside, np.searchsorted(self.plan.village_ends, at, side="right"), -1)
 
 
 def _among(cohort: Ints, cohorts: frozenset[Cohort]) -> Flags:
@@ -185,13 +197,14 @@ def draw_people(plan: Plan, seed: int, block: int) -> People:
     spouse = _couples(rng, living & (age >= 23), male, day)
     mother = _mothers(rng, living & (age < 15), living & ~male & (age >= 23), day)
     father = np.where(mother >= 0, spouse[mother], -1)
+    serial = int(plan.sizes[:block].sum()) + np.arange(count)
     return People(
         plan=plan,
         cohort=cohort,
         age=age,
         lists=lists,
         male=male,
-        serial=int(plan.sizes[:block].sum()) + np.arange(count),
+        serial=serial,
         birth_day=day,
         death_day=death_day,
         ids=ids,
@@ -210,6 +223,7 @@ def draw_people(plan: Plan, seed: int, block: int) -> People:
         income_fen=_amounts(rng, _INCOME, (age >= 18) & (age < 60), 850),
         illness_fen=_amounts(rng, _ILLNESS, living, _ILL_PER_MILLE),
         school_year=np.where((age >= 3) & (age <= 22), _school_year(age), 0),
+        lot=mix(serial.astype(np.uint64), seed ^ 0x7111A6E),
     )
 
 
@@ -269,10 +283,16 @@ def _school_year(age: Ints) -> Ints:
     return SNAPSHOT.year - age + entered
 
 
+def primary_year(age: Ints) -> Ints:
+    """Return the calendar year in which somebody of that age entered primary school, or will."""
+    year: Ints = SNAPSHOT.year - age + _STAGE_FIRST_AGE[STAGES.index("primary")]
+    return year
+
+
 def truth_tables(people: People) -> dict[str, pa.Table]:
     """Return the block's part of truth/persons and truth/flagged."""
     plan = people.plan
-    codes = pa.array(plan.street_codes)
+    codes, villages = pa.array(plan.street_codes), pa.array(plan.village_codes)
     own = text_array(people.ids)
 
     def of(index: Ints) -> pa.Array:
@@ -283,6 +303,7 @@ def truth_tables(people: People) -> dict[str, pa.Table]:
         return pa.array(MONTHS[np.where(ago == NEVER, 0, ago)], mask=ago == NEVER, type=pa.int32())
 
     here = people.living
+    village = people.village(np.arange(len(here)), people.street)
     persons = {
         "resident_id": own,
         "known_as": pc.if_else(
@@ -304,6 +325,7 @@ def truth_tables(people: People) -> dict[str, pa.Table]:
         ),
         "departed_month": month(people.departed_ago),
         "street": codes.take(pa.array(people.street, mask=~here)),
+        "village": villages.take(pa.array(village, mask=~here | (village < 0))),
         "previous_street": codes.take(pa.array(people.previous_street, mask=people.moved_ago == NEVER)),
         "moved_month": month(people.moved_ago),
         "register_street": codes.take(pa.array(people.register_street, mask=people.register_street < 0)),

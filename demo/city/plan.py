@@ -150,6 +150,10 @@ class Plan:
         street_codes: nine digits each: the area code and the street's number.
         street_district: index of each street's district in AREA_CODES.
         streets: living residents per (block, street).
+        village_codes: the street's code, V and the village's number; as long as the national codes are,
+            but no run of digits that could be somebody's number.
+        village_ends: running sum of the villages' sizes (assumed), of all streets together.
+        street_villages: where each street's villages begin and end on the scale of `village_ends`.
         separated: registered residents living elsewhere in the city, per block.
     """
 
@@ -169,6 +173,9 @@ class Plan:
     street_codes: tuple[str, ...]
     street_district: Ints
     streets: Ints
+    village_codes: tuple[str, ...]
+    village_ends: Ints
+    street_villages: Ints
     separated: Ints
 
     def people(self, cohorts: frozenset[Cohort]) -> int:
@@ -230,6 +237,7 @@ def make_plan(profile: Profile) -> Plan:
         low = high
 
     codes, district, per_street = _streets(profile)
+    villages, village_ends, street_villages = _villages(profile, codes, per_street)
     living = np.isin(cohort, list(LIVING))
     registered = np.isin(cohort, [Cohort.REGISTERED, Cohort.DOUBLE])
     at_home = profile.population * REGISTER_PER_MILLE // 1000
@@ -246,6 +254,9 @@ def make_plan(profile: Profile) -> Plan:
         street_codes=codes,
         street_district=district,
         streets=split(sizes[:, living].sum(axis=1), per_street),
+        village_codes=villages,
+        village_ends=village_ends,
+        street_villages=street_villages,
         separated=split(sizes[:, registered].sum(axis=1), np.array([separated, at_home - separated]))[:, 0],
     )
 
@@ -421,6 +432,21 @@ def _streets(profile: Profile) -> tuple[tuple[str, ...], Ints, Ints]:
         residents += largest_remainder(people, [2 + 10 * i // (number - 1) for i in range(number)])
     district = np.repeat(np.arange(len(AREA_CODES)), streets)
     return tuple(codes), district, np.array(residents, dtype=np.int64)
+
+
+def _villages(
+    profile: Profile, streets: Sequence[str], residents: Ints
+) -> tuple[tuple[str, ...], Ints, Ints]:
+    """Return codes, running sizes and each street's place among them: see `Plan`. All of it is assumed."""
+    numbers = largest_remainder(profile.villages, residents.tolist())
+    codes = [
+        f"{street}V{village + 1:02d}"
+        for street, number in zip(streets, numbers, strict=True)
+        for village in range(number)
+    ]
+    ends = np.cumsum(2 + _phases(profile.villages, 7))
+    places = np.concatenate(([0], ends))[np.concatenate(([0], np.cumsum(numbers)))]
+    return tuple(codes), ends, places
 
 
 def _phases(count: int, modulus: int) -> Ints:

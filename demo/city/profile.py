@@ -53,6 +53,10 @@ UNTRUE_SHARES: Final = (55, 20, 15, 10)
 POLICE_PER_MILLE: Final = 920
 """Distinct keys on the police's list, per mille of the residents; assumed."""
 
+VILLAGERS_PER_MILLE: Final = (450, 80)
+"""Of those who live in a street with urban villages, who lives in one of them: floating, and with a household
+register in the city; assumed."""
+
 SOURCES: Final = ("human-resources", "health", "education", "housing")
 """The lists matched against the police's; bit i of a membership pattern is SOURCES[i]."""
 
@@ -69,6 +73,7 @@ class Profile:
         population: living residents.
         block: residents generated at a time; memory is bounded by it.
         streets: streets in all districts together.
+        villages: urban villages (城中村) in all streets together.
         uncancelled_per_mille: of last year's dead, those still on the register; assumed.
         low_income_per_mille: residents on the low-income list; assumed.
         inflated: names of the rates that are larger here than elsewhere, so that a small city shows them.
@@ -78,6 +83,7 @@ class Profile:
     population: int
     block: int
     streets: int
+    villages: int = 271
     uncancelled_per_mille: int = 40
     low_income_per_mille: int = 15
     inflated: tuple[str, ...] = ()
@@ -91,6 +97,7 @@ PROFILES: Final = {
             10_000,
             2_500,
             33,
+            villages=27,
             uncancelled_per_mille=300,
             low_income_per_mille=60,
             inflated=("uncancelled_per_mille", "low_income_per_mille"),

@@ -25,9 +25,9 @@ from demo.city.identity import (
     phones,
     text_array,
 )
-from demo.city.people import MONTHS, NEVER, STAGES, Flags, People, stage_of
+from demo.city.people import MONTHS, NEVER, STAGES, Flags, People, primary_year, stage_of
 from demo.city.plan import EDU, HEALTH, HOUSING, HR, Cohort, Ints
-from demo.city.profile import BIRTH_MISMATCH_PER_MILLE, NO_PERMIT_PER_MILLE, SNAPSHOT
+from demo.city.profile import AREA_CODES, BIRTH_MISMATCH_PER_MILLE, NO_PERMIT_PER_MILLE, SNAPSHOT
 
 Column: TypeAlias = pa.Array | npt.NDArray[Any]
 """A column before repeats: Arrow array, integers, or n x width ASCII."""
@@ -52,6 +52,7 @@ class Sheet:
         ago: months before the extract each row was last confirmed; None draws it.
         street: street index of each row; None takes where the person lived then.
         contact: whether the table has name and phone.
+        village: whether a column says in which urban village of its street a row's person lives.
         logged: further deviations, {kind: which rows}.
     """
 
@@ -61,6 +62,7 @@ class Sheet:
     ago: Ints | None = None
     street: Ints | None = None
     contact: bool = True
+    village: bool = False
     logged: Mapping[str, Flags] = field(default_factory=dict)
 
 
@@ -72,11 +74,22 @@ class Extract:
         rows: the register's rows.
         log: columns `row` (within this part), `kind` and `of_row`.
         distinct: people listed, each once; ids that are dropped for a bad check digit are repeats.
+        who: index of the person of each row, -1 where nobody can tell from its id.
+        ago: months before the extract each row was last confirmed.
     """
 
     rows: pa.Table
     log: pa.Table
     distinct: int
+    who: Ints
+    ago: Ints
+
+    def counting(self, inside: Flags) -> Ints:
+        """Return one row per person: of those `inside` the last confirmed, the first of several."""
+        rows = np.flatnonzero(inside & (self.who >= 0))
+        rows = rows[np.argsort(self.ago[rows], kind="stable")]
+        _, first = np.unique(self.who[rows], return_index=True)
+        return rows[first]
 
 
 def extract(table: str, people: People, seed: int, block: int) -> Extract:
@@ -117,7 +130,11 @@ def extract(table: str, people: People, seed: int, block: int) -> Extract:
     street = people.street_then(who, ago) if sheet.street is None else sheet.street[order]
     columns["street"] = pa.array(people.plan.street_codes).take(pa.array(street))
     columns["last_seen_month"] = pa.array(MONTHS[ago], type=pa.int32())
-    return Extract(pa.table(columns), log.table(), listed)
+    if sheet.village:
+        columns["village"] = _village_codes(people, people.village(who, street))
+    told = who.copy()
+    told[log.rows("bad-check-digit")] = -1
+    return Extract(pa.table(columns), log.table(), listed, told, ago)
 
 
 def _rows_of(column: Column, order: Ints) -> pa.Array:
@@ -126,6 +143,24 @@ def _rows_of(column: Column, order: Ints) -> pa.Array:
         taken = column[order]
         return text_array(taken) if taken.ndim == 2 else pa.array(taken)
     return column.take(pa.array(order))
+
+
+def _village_codes(people: People, village: Ints) -> pa.Array:
+    return pa.array(people.plan.village_codes).take(pa.array(village, mask=village < 0))
+
+
+def _school_columns(people: People, who: Ints, authoritative: Flags) -> dict[str, Column]:
+    """Return the year in which a child enters primary school, and whether this list is the one that counts.
+
+    A child may be on the lists of several departments; at most one of them counts it (一数一源).
+    """
+    child = people.age[who] <= _LAST_CHILD_AGE
+    year = pa.array(primary_year(people.age[who]), mask=~child).cast(pa.string())
+    counts = _choice(("no", "yes"), authoritative.astype(np.int64))
+    return {"primary_year": year, "authoritative": _nullable(counts, child)}
+
+
+_LAST_CHILD_AGE: Final = 14
 
 
 def _choice(texts: tuple[str, ...], index: Ints) -> pa.Array:
@@ -153,7 +188,9 @@ def _police(people: People, rng: np.random.Generator, keep: Flags) -> Sheet:
     permit[floating[~drawn(rng, len(floating), NO_PERMIT_PER_MILLE)]] = True
     ago = np.minimum(rng.integers(0, 12, len(who)), _months_since(people.birth_day[who]))
     address = np.where(household, people.register_street[who], people.street_then(who, ago))
-    codes = pa.array(people.plan.street_codes)
+    residence = np.where(household, people.street[who], address)
+    codes, areas = pa.array(people.plan.street_codes), pa.array(AREA_CODES)
+    registered, district = people.register_street[who], people.plan.street_district
     return Sheet(
         who,
         {
@@ -161,7 +198,16 @@ def _police(people: People, rng: np.random.Generator, keep: Flags) -> Sheet:
             "sex": _sex(people, who),
             "birth_date": dates(people.birth_day[who]),
             "marital": people.marital[who].astype(np.int8),
-            "register_street": codes.take(pa.array(people.register_street[who], mask=~household)),
+            "register_street": codes.take(pa.array(registered, mask=~household)),
+            "register_district": areas.take(pa.array(district[registered], mask=~household)),
+            "residence_street": codes.take(pa.array(residence)),
+            "residence_district": areas.take(pa.array(district[residence])),
+            "separated": _nullable(
+                _choice(("no", "yes"), (registered != residence).astype(np.int64)), household
+            ),
+            "village": _village_codes(people, people.village(who, residence)),
+            # Newborns count by their birth certificate, children without a register here by the lease.
+            **_school_columns(people, who, household & (people.age[who] > 0)),
             "residence_permit": _nullable(text_array(account_numbers("99JZ", people.serial[who], 9)), permit),
         },
         people.ids,
@@ -222,6 +268,7 @@ def health_births(people: People, rng: np.random.Generator) -> Sheet:
             "birth_date": dates(recorded),
             "weight_g": rng.integers(2_300, 4_300, len(who)).astype(np.int32),
             "mother_id": own.take(pa.array(mother, mask=mother < 0)),
+            **_school_columns(people, who, np.ones(len(who), dtype=np.bool_)),
         },
         people.ids,
         logged={"birth-mismatch": differs},
@@ -402,8 +449,10 @@ def housing_leases(people: People, rng: np.random.Generator) -> Sheet:
             "rent_fen": area * rng.integers(30, 95, len(who)) * 100,
             "floor_area_m2": area.astype(np.int16),
             "lease_from": MONTHS[rng.integers(24, 60, len(who))].astype(np.int32),
+            **_school_columns(people, who, ~people.household[who] & (people.age[who] > 0)),
         },
         people.known_as,
+        village=True,
     )
 
 
@@ -425,6 +474,7 @@ def telecom_monthly(people: People, rng: np.random.Generator) -> Sheet:
         people.ids,
         ago=ago,
         contact=False,
+        village=True,
     )
 
 

@@ -192,7 +192,8 @@ def _connect(path: Path, limits: ReadLimits) -> "duckdb.DuckDBPyConnection":
         config={
             "memory_limit": f"{limits.memory_mb}MB",
             "threads": limits.threads,
-            "preserve_insertion_order": False,
+            # Of equally late rows of one person those read first count: the same at every reading.
+            "preserve_insertion_order": True,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         },

@@ -45,6 +45,8 @@ class Source(Protocol):
     def read(self, columns: Sequence[str]) -> Iterator["pa.RecordBatch"]:
         """Yield batches with exactly these columns, in this order; nothing for a table without rows.
 
+        Rows come in the order in which they are stored, at every reading.
+
         Raises:
             InputError: an unknown column, bytes that are no text, or a table that changed while it was read.
         """

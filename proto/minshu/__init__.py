@@ -1,20 +1,23 @@
-"""Minshu for analysts: `from minshu import Bureau`."""
+"""Minshu for analysts: `from minshu import Bureau, plan`."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coordinator.client.plan import Plan, plan
     from coordinator.client.release import Release
     from coordinator.client.sdk import Bureau, Job
     from coordinator.client.view import Catalogue, View
 
-__all__ = ["Bureau", "Catalogue", "Job", "Release", "View"]
+__all__ = ["Bureau", "Catalogue", "Job", "Plan", "Release", "View", "plan"]
 
 _HOMES = {
     "Bureau": "coordinator.client.sdk",
     "Catalogue": "coordinator.client.view",
     "Job": "coordinator.client.sdk",
+    "Plan": "coordinator.client.plan",
     "Release": "coordinator.client.release",
     "View": "coordinator.client.view",
+    "plan": "coordinator.client.plan",
 }
 
 

@@ -1,12 +1,31 @@
 """The registry: every job type Minshu knows, in one tuple. An unlisted type is refused everywhere."""
 
-from typing import Final
+from functools import cache
 
 from protocols.errors import Refused
-from protocols.jobs.crosscheck import Crosscheck
 from protocols.jobs.job_type import JobType
 
-JOB_TYPES: Final[tuple[JobType, ...]] = (Crosscheck(),)
+JOB_TYPES: tuple[JobType, ...]
+
+
+@cache
+def _job_types() -> tuple[JobType, ...]:
+    # Imported when asked for: what they build on is written in the words of `job_type`, which lies in here.
+    from protocols.jobs.crosscheck import Crosscheck
+    from protocols.jobs.release import Release
+    from protocols.jobs.table import CrossTable
+
+    return (
+        Crosscheck(),
+        CrossTable(),
+        Release(),
+    )
+
+
+def __getattr__(name: str) -> tuple[JobType, ...]:
+    if name == "JOB_TYPES":
+        return _job_types()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def job_type(name: str) -> JobType:
@@ -15,11 +34,11 @@ def job_type(name: str) -> JobType:
     Raises:
         Refused: no such type in this version.
     """
-    for known in JOB_TYPES:
+    for known in _job_types():
         if known.name == name:
             return known
     raise Refused(
         "the job type is unknown to this version",
         code="unknown-job-type",
-        hint="known types: " + ", ".join(known.name for known in JOB_TYPES),
+        hint="known types: " + ", ".join(known.name for known in _job_types()),
     )

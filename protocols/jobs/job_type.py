@@ -3,11 +3,11 @@
 Adding a job type touches `protocols/jobs/<name>.py` and its line in `JOB_TYPES`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -275,4 +275,40 @@ class JobType(Protocol):
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; its output is a tuple of Content, empty for most roles."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """How exact one figure, or every cell of one level, would be for one amount of privacy loss.
+
+    Attributes:
+        amount: the ρ or ε of the whole job, in the measure of its own params.
+        what: the figure or level, in English: a measure's slot, a level's name.
+        what_zh: the same in Chinese.
+        within: half width of the interval that holds the noise of one released number with 95 %, in the
+            number's own units; not what clamping and bounded contributions take away.
+        cost: what one attempt costs the dataset of one source.
+    """
+
+    amount: Fraction
+    what: str
+    what_zh: str
+    within: float
+    cost: Cost
+
+
+@runtime_checkable
+class Forecaster(Protocol):
+    """A job type whose releases carry noise, and which says beforehand how much; see `minshu plan`."""
+
+    def forecast(self, spec: JobSpec, amounts: Sequence[Fraction]) -> tuple[Forecast, ...]:
+        """Return what each amount would buy: one forecast for each figure or level, amount by amount.
+
+        Each amount stands in the place of the spec's own `rho` or `epsilon`, whichever its params give. The
+        noise is that of every source giving data, as `cost` and `party` reckon it. No data is looked at.
+
+        Raises:
+            InputError: the spec is not of this type's form, or an amount is out of range (`bad-privacy`).
+        """
         ...

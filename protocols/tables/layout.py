@@ -33,7 +33,9 @@ TEXT_TYPES: Final = ("enum", "code", "text")
 NUMBER_TYPES: Final = ("int", "decimal")
 
 _SPAN: Final = 40
-_MAX_TEXT: Final = 64
+MAX_TEXT: Final = 64
+"""Most characters of a value that names a cell."""
+
 RESERVED: Final = frozenset({"measure", "value", "low", "high", "withheld", "unit", "latest"})
 """Names that no axis and no measure has: columns of the released table, and slots of their own."""
 
@@ -93,6 +95,15 @@ class Filter:
         if self.values:
             return ColumnNeed(self.slot, "filter", TEXT_TYPES, domain=Domain(values=self.values))
         return ColumnNeed(self.slot, "filter", NUMBER_TYPES)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain JSON form."""
+        return {
+            "slot": self.slot,
+            "values": [*self.values],
+            "low": None if self.low is None else str(self.low),
+            "high": None if self.high is None else str(self.high),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,8 +405,8 @@ def _fractions(items: Sequence[object], where: str) -> tuple[Fraction, ...]:
 
 
 def _text(value: object, where: str) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_TEXT or not value.isprintable():
-        raise bad(f"{where} is no text of 1 to {_MAX_TEXT} characters", "write it in quotation marks")
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT or not value.isprintable():
+        raise bad(f"{where} is no text of 1 to {MAX_TEXT} characters", "write it in quotation marks")
     if value != value.strip():
         raise bad(f"{where} begins or ends with a blank", "remove the blank: values are compared without")
     return value

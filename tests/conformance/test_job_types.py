@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from crosscheck_case import job_spec
+from release_case import ASKS, release_spec
+from table_case import AGE, DISTRICT, INCOME, table_spec
 
 from protocols.dp.cost import NOTHING, Cost
 from protocols.encoding import canonical_json
@@ -28,6 +30,32 @@ EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
         job_spec(3, k=2, key_holder=3),
         job_spec(1, present_in="all"),
         job_spec(3, present_in="all"),
+    ),
+    "table/1": lambda: (
+        table_spec(1),
+        table_spec(3, key_holder=2, mode="mask", measures=[INCOME], margins="no"),
+        table_spec(
+            5,
+            axes=[DISTRICT],
+            filters=[{"slot": "age", "low": "18"}, {"slot": "status", "values": ["open"]}],
+            measures=[{**INCOME, "of": ["mean"]}],
+            persons_in=2,
+            unit_rows=12,
+            covers=[{"role": "source-4", "slot": "district", "values": ["east"]}],
+        ),
+    ),
+    "release/1": lambda: (
+        *(release_spec(statistic) for statistic in ASKS),
+        *(release_spec(statistic, 3, key_holder="source-2") for statistic in ASKS if statistic != "keys"),
+        release_spec("count", 2, epsilon="1", mode="mask", persons_in=1),
+        release_spec(
+            "histogram",
+            5,
+            epsilon="0.5",
+            colluding=2,
+            unit_rows=12,
+            filters=[{"slot": "year", "low": "2020"}, {"slot": "status", "values": ["open"]}],
+        ),
     ),
 }
 """Valid specs of each job type, one or more per variant."""

@@ -371,15 +371,34 @@ def test_a_failure_names_the_node_and_the_reason():
     assert [(e.node, e.attempt, e.code) for e in effects if isinstance(e, Stop)] == [(A, 0, "peer-failed")]
 
 
-@pytest.mark.parametrize("code", ["node-restarted", "peer-lost", "unreachable"])
-def test_a_retryable_failure_is_tried_once_more_and_then_named(code):
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("node-restarted", "node-lost"),
+        ("peer-lost", "node-lost"),
+        ("unreachable", "node-lost"),
+        ("no-quorum", "no-quorum"),
+    ],
+)
+def test_a_retryable_failure_is_tried_once_more_and_then_named(code, named):
     job, effects = play(running()[0], Ended(B, 1, RunState.FAILED, code, "it stopped"))
     assert (job.state, job.attempt) == (JobState.RUNNING, 2)
-    assert Record("job.failed", 1, "node-lost", B, retry=True) in effects
+    assert Record("job.failed", 1, named, B, retry=True) in effects
     job, _ = running(job, attempt=2)
     job, _ = play(job, Ended(B, 2, RunState.FAILED, code, "it stopped"))
-    assert (job.state, job.code) == (JobState.FAILED, "node-lost")
+    assert (job.state, job.code) == (JobState.FAILED, named)
     assert B in job.sentence
+
+
+def test_a_node_whose_witnesses_stay_away_refuses_the_next_attempt_and_nobody_is_admitted():
+    job, _ = play(running()[0], Ended(B, 1, RunState.FAILED, "no-quorum", "witnesses were away"))
+    assert (job.state, job.attempt) == (JobState.RUNNING, 2)
+    assert "was lost" not in job.sentence
+    job, effects = play(
+        job, answered(A, "permit", attempt=2), answered(B, "refuse", attempt=2, code="no-quorum")
+    )
+    assert (job.state, job.code) == (JobState.REFUSED, "no-quorum")
+    assert not [effect for effect in effects if isinstance(effect, Admit)]
 
 
 def test_a_lost_node_is_replaced_by_a_new_attempt():

@@ -24,6 +24,8 @@ from protocols.jobs import JOB_TYPES
 from protocols.jobs.job_type import (
     REQUESTER,
     ColumnNeed,
+    Domain,
+    Forecast,
     OutputClass,
     PlannedRelease,
     Separation,
@@ -56,20 +58,43 @@ DATASETS = {
 
 
 class Count:
-    """A job type of class A: persons counted by street, exactly, or with noise of `rho` or `epsilon`."""
+    """A job type of class A: persons counted by street, exactly, or with noise of `rho` or `epsilon`.
+
+    `values`: the streets that have a cell. `bins`: by age, too. `bounds`: their ages are added up, as well.
+    """
 
     name = "count/1"
     output_class = OutputClass.AGGREGATE
+    states_sizes = False
+    counts_units = True
 
     def check(self, spec: JobSpec) -> None:
-        if not spec.params.keys() <= {"rho", "epsilon", "delta", "streets", "ages"}:
+        known = {"rho", "epsilon", "delta", "streets", "ages", "values", "bins", "bounds"}
+        if not spec.params.keys() <= known:
             raise InputError("params that nobody asked for", code="unknown-param", hint="remove them")
 
     def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
         return frozenset({"aggregator"} if spec.input_of(role) is None else {"source"})
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
-        return (ColumnNeed("street", "group", ("code", "enum")),)
+        asked, ages = spec.params, ("int", "decimal")
+        values = Domain(values=tuple(asked.get("values", ())))
+        needs = [ColumnNeed("street", "group", ("code", "enum"), domain=values)]
+        if "bins" in asked:
+            needs.append(
+                ColumnNeed("age", "group", ages, domain=Domain(bins=tuple(map(Fraction, asked["bins"]))))
+            )
+        if "bounds" in asked:
+            low, high = map(Fraction, asked["bounds"])
+            domain = Domain(bounds=(low, high), covering=not self.noisy(spec))
+            needs += [ColumnNeed("age", use, ages, domain=domain) for use in ("sum", "mean")]
+        return tuple(needs)
+
+    def noisy(self, spec: JobSpec) -> bool:
+        return not spec.params.keys().isdisjoint({"rho", "epsilon"})
+
+    def forecast(self, spec: JobSpec, amounts: Sequence[Fraction]) -> tuple[Forecast, ...]:
+        return tuple(Forecast(a, "street", "街道", 1 / float(a), Cost.zcdp(a)) for a in amounts)
 
     def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
         return (PlannedRelease("counts", OutputClass.AGGREGATE, Role("matcher"), REQUESTER),)
@@ -96,7 +121,7 @@ class Count:
         if "ages" in spec.params:
             low, high = spec.params["ages"]
             filters["age"] = Between(Fraction(low), Fraction(high))
-        return Query("count/1", filters, noisy=not spec.params.keys().isdisjoint({"rho", "epsilon"}))
+        return Query("count/1", filters, self.noisy(spec))
 
     def sources_asked(self, spec: JobSpec) -> int:
         return len(spec.inputs)
@@ -105,6 +130,7 @@ class Count:
 @dataclass(frozen=True)
 class World:
     now: datetime = NOW
+    examples: Path = EXAMPLES
     types: Any = (*JOB_TYPES, Count())
 
     def signer(self, name: str) -> KeySigner:

@@ -392,6 +392,8 @@ class Sketch:
     planned: tuple[PlannedRelease, ...] = ()
     name: str = "sketch/1"
     output_class: OutputClass = OutputClass.AGGREGATE
+    states_sizes: bool = True
+    counts_units: bool = False
 
     def check(self, spec: JobSpec) -> None:
         pass

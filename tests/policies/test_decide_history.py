@@ -338,10 +338,13 @@ def test_the_policys_budget_is_for_its_dataset_alone(world: Any):
         rules=(with_clauses(node.rule, datasets=("insured", "pension")),),
     )
     inputs = tuple(replace(i, dataset="pension") if i.role == "source-1" else i for i in spec.inputs)
+    assert refusal(node.answer(replace(spec, inputs=inputs))) == "no-budget"
+    # Where no person is protected, noise that no budget pays for is no reason to let the guard rest.
+    nobodys = with_clauses(other, personal="none")
+    node = node.policy(datasets={**node.active.policy.datasets, "pension": nobodys})
     decision = node.answer(replace(spec, inputs=inputs))
     assert isinstance(decision, Permit)
     assert decision.terms.lines == ()
-    # Noise that no budget pays for is no reason to let the guard rest.
     assert decision.terms.query is not None
     assert not decision.terms.query.noisy
 
@@ -501,8 +504,37 @@ def test_noise_on_one_of_two_answers_is_enough(world: Any):
 
 
 def test_noise_that_no_budget_pays_for_is_no_noise(world: Any):
-    node = Node.of(world).did(world.count(streets=["东区"]))
+    node = Node.of(world, dataset={"personal": "none"}).did(world.count(streets=["东区"]))
     assert refusal(node.answer(world.count(rho="0.1"))) == "differencing"
+
+
+@pytest.mark.parametrize("noise", [{"rho": "0.000000001"}, {"epsilon": "0.1"}])
+def test_noise_over_personal_data_takes_a_budget(world: Any, noise: dict[str, str]):
+    node, spec = Node.of(world), world.count(**noise)
+    for personal in ("personal", "sensitive"):
+        assert refusal(Node.of(world, dataset={"personal": personal}).answer(spec)) == "no-budget"
+    assert isinstance(Node.of(world, dataset={"personal": "none"}).answer(spec), Permit)
+    assert isinstance(Node.of(world, budget=BUDGET).answer(spec), Permit)
+    # Exact answers are held by quotas, rates and the differencing guard instead.
+    assert isinstance(node.answer(world.count()), Permit)
+    # A quota counts questions; it is no budget.
+    questions = with_clauses(QUOTA, counts="queries")
+    assert refusal(Node.of(world, quotas=(questions,)).answer(spec)) == "no-budget"
+
+
+def test_a_seat_without_data_needs_no_budget(world: Any):
+    edits = {
+        '"crosscheck/1"': '"crosscheck/1", "count/1"',
+        '"matcher"': '"aggregator"',
+        'recipients = ["police.gz.example"]': 'recipients = ["bureau"]',
+    }
+    active = world.active("statistics", edits)
+    decision = decide(
+        active, world.count(rho="0.1"), node=world.node("statistics"), roster=world.roster, now=world.now,
+        job_types=world.types,
+    )  # fmt: skip
+    assert isinstance(decision, Permit)
+    assert decision.terms.cost == NOTHING
 
 
 def test_what_was_not_answered_exactly_stands_in_nobodys_way(world: Any):
@@ -707,7 +739,8 @@ def test_a_ledger_that_grows_in_place_is_read_anew(world: Any, clauses: dict[str
         def newest(self) -> datetime | None:
             return self.rows[-1].time if self.rows else None
 
-    node, spec, history = Node.of(world, **clauses), world.count(rho="0.25"), Growing()
+    nobodys = {} if "budget" in clauses else {"personal": "none"}
+    node, spec, history = Node.of(world, dataset=nobodys, **clauses), world.count(rho="0.25"), Growing()
     answers = []
     for _ in range(3):
         answers.append(

@@ -11,6 +11,7 @@ from itertools import chain, combinations, product
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import event, given, seed, settings
 from hypothesis import strategies as st
@@ -112,7 +113,7 @@ class Draw:
 
 @st.composite
 def cases(drawn: st.DrawFn, world: Any) -> Case:
-    draw = Draw(drawn, drawn(st.frozensets(st.integers(1, 170), max_size=4)))
+    draw = Draw(drawn, drawn(st.frozensets(st.integers(1, 180), max_size=4)))
     department = draw(st.sampled_from(["human-resources", "human-resources", "health", "statistics"]))
     node, now = world.node(department), draw(st.sampled_from(moments(world)))
     zone = draw(st.sampled_from(ZONES))
@@ -127,6 +128,7 @@ def cases(drawn: st.DrawFn, world: Any) -> Case:
         )
         if not draw.happens()
     }
+    columns |= described_columns(draw, columns)
     dataset = Dataset(
         source="local:own",
         grade=draw(st.sampled_from(["general-4", "general-4", "important"]))
@@ -155,7 +157,7 @@ def cases(drawn: st.DrawFn, world: Any) -> Case:
                 ["matcher", "aggregator"] if neutral else ["source", "key-holder"], least=int(neutral)
             ),
             datasets=() if neutral else draw.some(described),
-            columns=() if neutral else draw.some(["resident_id", "street", "last_seen_month"]),
+            columns=() if neutral else draw.some(["resident_id", "street", "last_seen_month", "age"]),
             approvals=draw(st.integers(0, 4)),
             approvers=approvers,
             min_group_size=draw(st.sampled_from([None, 5, 50])),
@@ -236,6 +238,27 @@ def cases(drawn: st.DrawFn, world: Any) -> Case:
     case = Case(policy, halted, spec, node, roster, now, (), (), attempt, world.types)
     case = replace(case, past=tuple(past(draw, world, case) for _ in range(draw(st.integers(0, 6)))))
     return replace(case, approvals=tuple(approval(draw, world, case) for _ in range(draw(st.integers(0, 4)))))
+
+
+def described_columns(draw: Draw, columns: dict[str, Column]) -> dict[str, Column]:
+    """Return the columns whose values the policy describes: some streets, and ages."""
+    found = {}
+    if "street" in columns and draw(st.booleans()):
+        values = draw(st.sampled_from([("东区", "西区", "北区"), ("东区", "西区"), ("东区",)]))
+        found["street"] = msgspec.structs.replace(columns["street"], type="enum", values=values)
+    if draw.happens():
+        return found
+    found["age"] = Column(
+        type=draw.usually("int", "decimal", "code"),
+        use=draw.usually(("group", "sum", "mean"), ("group",), ("sum",), ("mean", "group")),
+        range=draw(st.sampled_from([None, (0, 5), (1, 4), (0, 9)]).map(fractions)),
+        bins=draw(st.sampled_from([None, (0, 2, 4), (0, 1, 2, 3)]).map(fractions)),
+    )
+    return found
+
+
+def fractions(numbers: tuple[int, ...] | None) -> tuple[Fraction, ...] | None:
+    return None if numbers is None else tuple(map(Fraction, numbers))
 
 
 def moments(world: Any) -> list[datetime]:
@@ -406,6 +429,9 @@ def job(draw: Draw, world: Any, node: NodeName, now: datetime) -> JobSpec:
     )
     if draw(st.booleans()):
         counted = world.count(**draw.usually(asked(draw), {"k": 1}))
+        if not counted.params.keys().isdisjoint({"bins", "bounds"}):
+            ages = {"street": "street", "age": draw.usually("age", "street", "resident_id")}
+            counted = replace(counted, inputs=tuple(replace(i, columns=ages) for i in counted.inputs))
         spec = replace(
             counted,
             **{
@@ -435,7 +461,13 @@ def asked(draw: Draw) -> dict[str, Any]:
     noise = [{}, {}, {"rho": "1/8"}, {"rho": "1/4"}, {"rho": "1/8", "delta": "1/1000000000"}]
     params = draw(st.sampled_from([*noise, {"rho": "1/2"}, {"epsilon": "1/8"}, {"epsilon": "0.1"}]))
     whom = [{}, {"streets": ["东区"]}, {"streets": ["西区", "北区"]}, {"ages": [0, 2]}, {"ages": [3, 5]}]
-    return {**params, **draw(st.sampled_from(whom))}
+    cells = [{}, {}, {"values": ["东区"]}, {"values": ["东区", "西区"]}, {"values": ["东区", "北区"]}]
+    ages = [{}, {}, {}, {"bins": ["0", "2"]}, {"bins": ["0", "1"]}, {"bins": ["3/2"]}]
+    sums = [{}, {}, {}, {"bounds": ["0", "5"]}, {"bounds": ["1", "9"]}, {"bounds": ["1/2", "4"]}]
+    found = dict(params)
+    for choices in (whom, cells, ages, sums):
+        found |= draw(st.sampled_from(choices))
+    return found
 
 
 def changed(given: JobInput, change: Mapping[str, Any]) -> JobInput:
@@ -587,7 +619,6 @@ def wrong_with(rule: Rule, case: Case) -> set[str]:
             wrong.add("dataset-not-allowed")
         if rule.roles and not kinds <= set(rule.roles):
             wrong.add("role-not-allowed")
-        needs = {need.slot: need for need in kind.columns(spec, role)}
         existing = policy.datasets[mine.dataset].columns
         for slot, name in mine.columns.items():
             if name not in existing:
@@ -595,10 +626,14 @@ def wrong_with(rule: Rule, case: Case) -> set[str]:
                 continue
             if name not in rule.columns:
                 wrong.add("column-not-allowed")
-            if needs[slot].use not in existing[name].use:
-                wrong.add("column-use")
-            if existing[name].type not in needs[slot].types:
-                wrong.add("column-type")
+            wrong |= misused(slot, existing[name], case)
+        protected = policy.datasets[mine.dataset].personal != "none"
+        if spec.job_type == "count/1" and protected and policy.datasets[mine.dataset].unit is None:
+            wrong.add("missing-unit")
+        noise = spec.job_type == "count/1" and {"rho", "epsilon"} & set(spec.params)
+        paid = any(isinstance(clause, Budget) for clause in limits(rule, case).values())
+        if noise and protected and not paid:
+            wrong.add("no-budget")
     may_receive = set(rule.recipients)
     if "bureau" in may_receive:
         may_receive.add(policy.requesters["bureau"].organisation or "data-bureau.gz.example")
@@ -611,6 +646,35 @@ def wrong_with(rule: Rule, case: Case) -> set[str]:
     if rule.min_sources and k < rule.min_sources:
         wrong.add("too-few-sources")
     return wrong | used_up(rule, case)
+
+
+def misused(slot: str, column: Column, case: Case) -> set[str]:
+    """Codes of what is wrong with a column in a slot, from the words of the job types alone."""
+    params, found = case.spec.params, set()
+    uses, types = {
+        "key": (["join"], ["resident-id"]),
+        "street": (["group"], ["code", "enum"]),
+        "last_seen": (["carry"], ["month"]),
+        "age": (["group"] * ("bins" in params) + ["sum", "mean"] * ("bounds" in params), ["int", "decimal"]),
+    }[slot]
+    if any(use not in column.use for use in uses):
+        found.add("column-use")
+    if column.type not in types:
+        found.add("column-type")
+    if slot == "street" and column.values and any(v not in column.values for v in params.get("values", [])):
+        found.add("column-values")
+    if slot != "age":
+        return found
+    if column.bins and any(Fraction(b) not in column.bins for b in params.get("bins", [])):
+        found.add("column-bins")
+    if "bounds" in params and not {"rho", "epsilon"} & set(params):
+        low, high = map(Fraction, params["bounds"])
+        # An amount that the policy says there may be, and the job has no room for; by trying tenths.
+        tenths = (Fraction(n, 10) for n in range(-100, 200))
+        there = [] if column.range is None else [n for n in tenths if column.range[0] <= n <= column.range[1]]
+        if not there or any(n < low or n > high for n in there):
+            found.add("column-range")
+    return found
 
 
 def given_by(case: Case) -> JobInput | None:

@@ -74,7 +74,7 @@ resident_id = {{ type = "resident-id", use = ["join"] }}
 street = {{ type = "code", use = ["group", "filter"] }}
 last_seen_month = {{ type = "month", use = ["carry"] }}
 sex = {{ type = "enum", use = ["group"], values = ["1", "2"] }}
-age = {{ type = "int", use = ["filter", "group"], range = [0, 120], bins = [0, 18, 60] }}
+age = {{ type = "int", use = ["filter", "group", "sum", "mean"], range = [0, 120], bins = [0, 18, 60] }}
 [datasets.pension]
 source = "local:pension"
 grade = "general-3"
@@ -135,7 +135,7 @@ requesters = ["bureau"]
 purposes = ["P-2026-001", "P-2026-002"]
 job_types = ["count/1"]
 datasets = ["insured"]
-columns = ["street", "age"]
+columns = ["street", "age", "sex"]
 recipients = ["bureau", "police"]
 min_group_size = 20
 budget = "quarter"
@@ -479,6 +479,8 @@ def jobs(world: Any, members: Roster) -> list[JobSpec]:
         for i in asked.inputs
     )
     bare = {"key": "resident_id", "street": "street"}
+    by_sex = world.with_columns(count, "source-1", {"street": "sex"})
+    ages = world.with_columns(count, "source-1", {"street": "street", "age": "age"})
     return [
         asked,
         world.with_columns(asked, "source-1", bare),
@@ -496,6 +498,12 @@ def jobs(world: Any, members: Roster) -> list[JobSpec]:
         replace(count, params={"rho": "1/20"}, recipients=(Organisation("police.gz.example"),)),
         replace(count, params={"rho": "1/20"}, **police),
         replace(count, roles=neutral, inputs=tuple(i for i in count.inputs if i.role == "source-2")),
+        replace(by_sex, params={"values": ["1"]}),
+        replace(by_sex, params={"values": ["1", "9"]}),
+        replace(ages, params={"bins": ["0", "18"], "rho": "1/50"}),
+        replace(ages, params={"bins": ["0", "6"], "rho": "1/50"}),
+        replace(ages, params={"bounds": ["0", "120"]}),
+        replace(ages, params={"bounds": ["5", "200"]}),
     ]
 
 
@@ -712,6 +720,15 @@ def changes_of(world: Any, place: Place, value: Any) -> tuple[Change, ...]:
         (("rules", 0, "max_rows"), 1000, Effect.BOTH,
          "Rule R1: the row cap rises from 500 to 1,000; fewer jobs fit into quota records"),
         (("rules", 2, "max_rows"), 1000, Effect.LOOSER, "Rule R3: the row cap rises from 500 to 1,000"),
+        # A wider range: fewer jobs have bounds that hold it all, and more amounts are within it.
+        (("datasets", "insured", "columns", "age", "range"), ["0", "150"], Effect.BOTH,
+         "Column insured.age: range 0, 120 → 0, 150"),
+        (("datasets", "insured", "columns", "age", "bins"), ["0", "18"], Effect.BOTH,
+         "Column insured.age: groups begin at 0, 18, 60 → 0, 18"),
+        (("datasets", "insured", "columns", "sex", "values"), ["1"], Effect.TIGHTER,
+         "Column insured.sex: no longer with value 2"),
+        (("datasets", "pension", "unit"), {"column": "street", "max_rows": 1}, Effect.BOTH,
+         "Dataset pension: the column that says whom a row is about resident_id → street"),
         (("budgets", "quarter", "limit"), "0.4", Effect.TIGHTER,
          "Budget quarter: the limit falls from 0.5 to 0.4; what was spent stays spent"),
         (("rules", 0, "max_fraction"), "0.255", Effect.TIGHTER,

@@ -7,16 +7,19 @@ from policies.decide import check_merged, decide
 from policies.decision import Ask, Permit
 from policies.explain import explain_policy
 from policies.parse import cautions, parse_policy
+from protocols.jobs import JOB_TYPES
 from protocols.jobs.job_type import OutputClass
 from protocols.wire import strictest
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "policies" / "examples").glob("*.toml"))
+NAMES = ("police", "human-resources", "health", "housing", "education", "statistics")
+DEPARTMENTS = [path for path in EXAMPLES if path.stem in NAMES]
+"""The departments of the first scenario; the other examples are called after a job type."""
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_parses_and_can_be_activated(path: Path):
     parsed = parse_policy(path.read_bytes())
-    assert parsed.policy.policy_id == f"{path.stem}.gz.example/node-a"
     assert parsed.policy.defaults.release_requires == "cosigned"
     assert cautions(parsed) == []
     for language in ("zh", "en"):
@@ -25,15 +28,21 @@ def test_every_example_parses_and_can_be_activated(path: Path):
         assert all(entry.reason in text for entry in parsed.policy.negative_list)
 
 
-def test_the_examples_are_the_departments_of_the_first_scenario():
-    names = {path.stem for path in EXAMPLES}
-    assert names == {"police", "human-resources", "health", "housing", "education", "statistics"}
+def test_the_examples_are_the_departments_of_the_first_scenario_and_one_for_other_job_types():
+    assert {path.stem for path in DEPARTMENTS} == set(NAMES)
+    for path in DEPARTMENTS:
+        assert parse_policy(path.read_bytes()).policy.policy_id == f"{path.stem}.gz.example/node-a"
+    for path in set(EXAMPLES) - set(DEPARTMENTS):
+        assert f"{path.stem}/1" in {known.name for known in JOB_TYPES}
+        assert any(
+            f"{path.stem}/1" in rule.job_types for rule in parse_policy(path.read_bytes()).policy.rules
+        )
 
 
 def test_under_the_examples_the_first_scenario_runs_once_everybody_has_approved(world: Any):
     spec = world.spec()
     permits = []
-    for path in EXAMPLES:
+    for path in DEPARTMENTS:
         active = world.active(path.stem)
         common = {"node": world.node(path.stem), "roster": world.roster, "now": world.now}
         asked = decide(active, spec, **common)
@@ -49,7 +58,7 @@ def test_under_the_examples_the_first_scenario_runs_once_everybody_has_approved(
 LIMITS = {"police": {"questions"}, "statistics": set()}
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", DEPARTMENTS, ids=lambda path: path.stem)
 def test_the_examples_limit_what_leaks_without_noise(path: Path, world: Any):
     policy = parse_policy(path.read_bytes()).policy
     (rule,) = policy.rules
@@ -67,7 +76,7 @@ def test_the_examples_limit_what_leaks_without_noise(path: Path, world: Any):
 
 
 def test_in_the_examples_records_leave_for_the_police_alone(world: Any):
-    for path in EXAMPLES:
+    for path in DEPARTMENTS:
         decision = decide(
             world.active(path.stem),
             world.spec(),

@@ -1,0 +1,404 @@
+"""Pictures of released tables, with what the noise leaves open: drawn by matplotlib without a display.
+
+Every picture is written twice, as PNG and as SVG. Where a font with Chinese characters is installed, titles
+and notes are in both languages, else in English.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from demo.scenarios.comparing import Released
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CHINESE_FONTS: Final = (
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "Noto Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "SimHei",
+)
+"""Tried in this order."""
+
+_INK, _FAINT, _GRID = "#22303c", "#8a96a3", "#dfe5ea"
+_BLUE, _RED, _GREEN, _AMBER = "#2c6fbb", "#c8442d", "#3c8d5a", "#d99a2b"
+_DPI: Final = 150
+
+_CROSSES_ZH: Final = "× 为合成城市的登记真值, 真实城市中无人知晓。"
+_CROSSES: Final = "Crosses: the registers' own count, known only because the city is synthetic."
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval, and what is true in a synthetic city; `shown` False where withheld."""
+
+    value: float
+    low: float
+    high: float
+    truth: float
+    shown: bool = True
+
+    @classmethod
+    def of(cls, figure: Released, truth: float) -> Self:
+        """Return a released figure beside the truth."""
+        return cls(figure.value, figure.low, figure.high, truth, not figure.withheld)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """One street's school places and children, with the verdict that the interval allows."""
+
+    street: str
+    places: float
+    children: Estimate
+    verdict: str
+
+
+class Words:
+    """Says things in both languages, or in English where no font has Chinese characters."""
+
+    def __init__(self, font: str | None) -> None:
+        """Take the font's name, None for none."""
+        self.font = font
+
+    def line(self, zh: str, en: str) -> str:
+        """Return both on one line."""
+        return f"{zh}  {en}" if self.font else en
+
+    def lines(self, zh: str, en: str) -> str:
+        """Return Chinese above English."""
+        return f"{zh}\n{en}" if self.font else en
+
+
+@contextmanager
+def _drawing() -> Iterator[Words]:
+    """Set the style of all pictures; yield how to say things in it."""
+    import matplotlib as mpl
+    from matplotlib import font_manager
+
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    font = next((name for name in CHINESE_FONTS if name in there), None)
+    style: dict[Any, Any] = {
+        "font.family": [*([font] if font else []), "DejaVu Sans"],
+        "font.size": 8.5,
+        "text.color": _INK,
+        "axes.edgecolor": _FAINT,
+        "axes.labelcolor": _INK,
+        "axes.titlesize": 9.5,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "axes.unicode_minus": False,
+        "svg.hashsalt": "minshu",
+    }
+    with mpl.rc_context(style):
+        yield Words(font)
+
+
+def _figure(title: str, subtitle: str, width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    # The blank lines keep room for the subtitle.
+    figure.suptitle(f"{title}\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    figure.text(0.01, 1 - 0.36 / height, subtitle, fontsize=8.5, color=_FAINT, va="top")
+    return figure
+
+
+def _save(figure: "Figure", stem: Path) -> None:
+    # A fixed day: the same figures give the same bytes.
+    moment = {"Date": datetime(2026, 1, 1, tzinfo=UTC)}
+    figure.savefig(stem.with_suffix(".png"), dpi=_DPI, facecolor="white")
+    figure.savefig(stem.with_suffix(".svg"), facecolor="white", metadata=moment)
+
+
+def _note(figure: "Figure", text: str) -> None:
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=_INK, linespacing=1.5)
+
+
+def separation(
+    stem: Path,
+    districts: Sequence[str],
+    exact: Mapping[tuple[str, str], int | None],
+    streets: Mapping[str, Estimate],
+    *,
+    minimum: int,
+) -> None:
+    """Draw scenario 3: districts as an exact heat map, and how many each street has who live elsewhere.
+
+    Args:
+        stem: path without its ending.
+        districts: codes, in order.
+        exact: persons by (registered, lives), "" for a margin; None where withheld.
+        streets: by street of registration, who live in another one.
+        minimum: smallest published group.
+    """
+    with _drawing() as words:
+        figure = _figure(
+            words.line("人户分离", "Registered in one place, living in another"),
+            words.line(
+                "户籍登记地与现居住地, 只用公安户籍一张表",
+                "place of registration and place of residence, both from the police's own register",
+            ),
+            14.2,
+            7.2,
+        )
+        left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+        _districts(left, districts, exact, words)
+        _each(right, streets, minimum, words)
+        right.set_ylabel(words.line("住在其他街道的人数", "people who live in another street"))
+        right.set_title(
+            words.line(
+                f"户籍在各街道而住在别处, {len(streets)} 个街道, 加噪",
+                f"{len(streets)} streets of registration, with noise",
+            )
+        )
+        _note(
+            figure,
+            words.lines(
+                f"左: 精确数, 小于 {minimum} 的组及为其遮蔽的组不公布 (×), 其余四舍五入到 5; 对角线不着色。"
+                f"右: 加噪数与 95 % 区间, 加噪后小于 {minimum} 的不公布; {_CROSSES_ZH}",
+                f"Left: exact; groups below {minimum}, and others that would give one away, are withheld "
+                "(×), the rest is rounded to 5; the diagonal has no colour.\n"
+                f"Right: noisy, with 95 % intervals; noisy figures below {minimum} are withheld. {_CROSSES}",
+            ),
+        )
+        _save(figure, stem)
+
+
+def _districts(
+    axes: "Axes", districts: Sequence[str], exact: Mapping[tuple[str, str], int | None], words: Words
+) -> None:
+    import numpy as np
+    from matplotlib.colors import LogNorm
+    from matplotlib.patches import Rectangle
+
+    apart = [exact[r, c] or 0 for r in districts for c in districts if r != c]
+    norm = LogNorm(5, max(*apart, 10))
+    colours = np.array([[_shade(exact, r, c) for c in districts] for r in districts], dtype=float)
+    axes.imshow(np.ma.masked_invalid(colours), cmap="Blues", norm=norm)
+    size = len(districts)
+    for row, registered in enumerate((*districts, "")):
+        for column, lives in enumerate((*districts, "")):
+            value = exact[registered, lives]
+            dark = registered != lives and value is not None and norm(max(value, 5)) > 0.62
+            edge = "" in (registered, lives)
+            axes.text(
+                column,
+                row,
+                "×" if value is None else f"{value:,}",
+                ha="center",
+                va="center",
+                fontsize=6.6,
+                color="white" if dark and not edge else _RED if value is None else _INK,
+                fontweight="bold" if edge else "normal",
+            )
+    for at in range(size):
+        axes.add_patch(Rectangle((at - 0.5, at - 0.5), 1, 1, fill=False, edgecolor=_FAINT, linewidth=0.8))
+    axes.set_xlim(-0.5, size + 0.5)
+    axes.set_ylim(size + 0.5, -0.5)
+    names = [*districts, words.line("合计", "all")]
+    axes.set_xticks(range(size + 1), names, rotation=60, ha="right", fontsize=7)
+    axes.set_yticks(range(size + 1), names, fontsize=7)
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.set_xlabel(words.line("现居住区", "district of residence"))
+    axes.set_ylabel(words.line("户籍登记区", "district of registration"))
+    axes.set_title(words.line("区 × 区, 精确, 人", "districts, exact, people"))
+
+
+def _shade(exact: Mapping[tuple[str, str], int | None], row: str, column: str) -> float:
+    value = exact[row, column]
+    return float("nan") if row == column or value is None or value < 5 else value
+
+
+def school_places(
+    stem: Path,
+    districts: Mapping[str, tuple[float, Estimate]],
+    gaps: Sequence[Gap],
+    *,
+    years: Sequence[str],
+) -> None:
+    """Draw scenario 4: places beside children by district, and what each street lacks or has to spare.
+
+    Args:
+        stem: path without its ending.
+        districts: primary school places and children per district.
+        gaps: one per street; verdict `lacking`, `enough` or `open`.
+        years: years of entry that are counted together.
+    """
+    span = f"{years[0]}–{years[-1]}"
+    with _drawing() as words:
+        figure = _figure(
+            words.line("学位缺口", "Will there be primary school places enough?"),
+            words.line(
+                f"{span} 年入学的儿童 (卫健新生儿 + 公安本地户籍 + 住建租住非户籍) 与现有小学学位",
+                f"children who enter school in {span} (health + police + housing, each child in one list) "
+                "beside the places of today (education)",
+            ),
+            13.6,
+            7.2,
+        )
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
+        at = list(range(len(districts)))
+        left.barh([y - 0.2 for y in at], [places for places, _ in districts.values()], 0.38, color=_GRID,
+                  edgecolor=_FAINT, linewidth=0.6, label=words.line("现有学位", "places"))  # fmt: skip
+        left.barh([y + 0.2 for y in at], [c.value for _, c in districts.values()], 0.38, color=_BLUE,
+                  label=words.line("将入学儿童", "children"))  # fmt: skip
+        for y, (_, children) in zip(at, districts.values(), strict=True):
+            _interval(left, children, y + 0.2, _INK)
+        left.set_yticks(at, list(districts), fontsize=7.5)
+        left.invert_yaxis()
+        left.set_xlabel(words.line("人 / 学位", "children / places"))
+        left.set_title(words.line("按区", "by district"))
+        left.legend(frameon=False, fontsize=7.5, loc="lower right")
+        _gaps(right, gaps, words)
+        _note(
+            figure,
+            words.lines(
+                "横线为 95 % 区间: 噪声使真值落在其外的机会为 5 %。整段在零线左侧的街道缺学位; "
+                f"跨零线者仅凭此表不能断定。{_CROSSES_ZH}",
+                "Lines are 95 % intervals: of a hundred, the noise lets five miss the registers' own count. "
+                "A street whose whole line is left of zero lacks places;\n"
+                f"one that crosses zero cannot be told from this table. {_CROSSES}",
+            ),
+        )
+        _save(figure, stem)
+
+
+def _gaps(axes: "Axes", gaps: Sequence[Gap], words: Words) -> None:
+    said = {
+        "lacking": (_RED, words.line("缺学位", "lacks places")),
+        "open": (_AMBER, words.line("不能断定", "cannot be told")),
+        "enough": (_GREEN, words.line("足够", "has enough")),
+    }
+    shown = [gap for gap in gaps if gap.children.shown]
+    ordered = sorted(shown, key=lambda gap: gap.places - gap.children.value)
+    for verdict, (colour, label) in said.items():
+        rows = [(y, gap) for y, gap in enumerate(ordered) if gap.verdict == verdict]
+        y = [at for at, _ in rows]
+        spare = [gap.places - gap.children.value for _, gap in rows]
+        low = [gap.places - gap.children.high for _, gap in rows]
+        high = [gap.places - gap.children.low for _, gap in rows]
+        axes.hlines(y, low, high, color=colour, linewidth=1.1, alpha=0.75)
+        axes.scatter(spare, y, s=8, color=colour, zorder=3, label=f"{label}: {len(rows)}")
+        _crosses(axes, [gap.places - gap.children.truth for _, gap in rows], y)
+    axes.axvline(0, color=_INK, linewidth=0.8)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(ordered), -1)
+    axes.grid(axis="x", color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(words.line("学位 - 儿童", "places minus children"))
+    axes.set_title(
+        words.line(
+            f"按街道: {len(ordered)} 个, 从最缺到最宽裕; 不公布 {len(gaps) - len(ordered)} 个",
+            f"{len(ordered)} streets, scarcest first; {len(gaps) - len(ordered)} withheld",
+        )
+    )
+    axes.legend(frameon=False, fontsize=7.5, loc="upper right")
+
+
+def villages(
+    stem: Path,
+    districts: Mapping[str, Estimate],
+    each: Mapping[str, Estimate],
+    *,
+    minimum: int,
+    departments: int,
+) -> None:
+    """Draw scenario 9: records per district as bars, and every village with its interval.
+
+    Args:
+        stem: path without its ending.
+        districts: records per district.
+        each: records per village.
+        minimum: fewest people of a published figure.
+        departments: whose records these are, how many.
+    """
+    least = minimum * departments
+    with _drawing() as words:
+        figure = _figure(
+            words.line("城中村实有人口", "People in urban villages"),
+            words.line(
+                f"{departments} 个部门 (公安, 运营商, 住建) 在册人次之和: 一人最多计 {departments} 次",
+                f"records of {departments} departments (police, telecom, housing) together: "
+                f"one person may count up to {departments} times",
+            ),
+            13.6,
+            6.6,
+        )
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.9))
+        at = list(range(len(districts)))
+        left.barh(at, [d.value for d in districts.values()], 0.62, color=_BLUE)
+        for y, one in zip(at, districts.values(), strict=True):
+            _interval(left, one, y, _INK)
+            _crosses(left, [one.truth], [y])
+        left.set_yticks(at, list(districts), fontsize=7.5)
+        left.invert_yaxis()
+        left.set_xlabel(words.line("人次", "records"))
+        left.set_title(words.line("按区", "by district"))
+        _each(right, each, least, words)
+        right.set_ylabel(words.line("人次", "records"))
+        right.set_title(words.line(f"{len(each)} 个城中村", f"{len(each)} urban villages"))
+        _note(
+            figure,
+            words.lines(
+                f"线段为 95 % 区间。一人最多计 {departments} 次, 故 {minimum} 人即 {least} 人次: "
+                "加噪后不足此数的村不公布。人次除以部门数是每个部门平均掌握的人数, 不是实有人口。"
+                f"{_CROSSES_ZH}",
+                f"Lines are 95 % intervals. A person may count {departments} times, so {minimum} people are "
+                f"{least} records: villages with a noisy figure below that are withheld.\n"
+                "Records divided by the number of departments is what one department knows on average, "
+                f"not how many people live there. {_CROSSES}",
+            ),
+        )
+        _save(figure, stem)
+
+
+def _each(axes: "Axes", each: Mapping[str, Estimate], minimum: int, words: Words) -> None:
+    """Draw many figures, the largest first, each with its interval."""
+    shown = sorted((one for one in each.values() if one.shown), key=lambda one: -one.value)
+    hidden = len(each) - len(shown)
+    x = list(range(len(shown)))
+    low, high = [one.low for one in shown], [one.high for one in shown]
+    axes.vlines(x, low, high, color=_BLUE, linewidth=1, alpha=0.6)
+    released = words.line("公布值与 95 % 区间", "released, with 95 % interval")
+    axes.scatter(x, [one.value for one in shown], s=6, color=_BLUE, zorder=3, label=released)
+    _crosses(axes, x, [one.truth for one in shown], words.line("登记真值", "registers' own count"))
+    axes.axhline(minimum, color=_RED, linewidth=0.9, linestyle="--")
+    axes.text(0, minimum, f"{minimum}", color=_RED, va="bottom", ha="left", fontsize=7.5)
+    axes.set_xlim(-2, max(len(shown), 1) + 1)
+    axes.set_ylim(0)
+    axes.set_xticks([])
+    axes.grid(axis="y", color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(
+        words.line(
+            f"{len(shown)} 个, 从多到少; 不公布 {hidden} 个",
+            f"{len(shown)} shown, largest first; {hidden} withheld",
+        )
+    )
+    axes.legend(frameon=False, fontsize=7.5, loc="upper right")
+
+
+def _crosses(axes: "Axes", x: Sequence[float], y: Sequence[float], label: str | None = None) -> None:
+    """Mark what is true."""
+    axes.scatter(x, y, marker="x", s=11, linewidths=0.8, color=_INK, zorder=4, label=label)
+
+
+def _interval(axes: "Axes", one: Estimate, at: float, colour: str) -> None:
+    axes.hlines([at], [one.low], [one.high], color=colour, linewidth=1.4, zorder=3)
+    axes.vlines([one.low, one.high], at - 0.12, at + 0.12, color=colour, linewidth=1.4, zorder=3)

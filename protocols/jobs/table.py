@@ -1,0 +1,689 @@
+"""`table/1`, class A: a cross-tab of persons, sums and means over several departments, without noise.
+
+Three departments or more add up under masks and encryption: nobody sees one department's part, and the one
+that learns the totals, the key-holder, publishes them after disclosure control. One department alone
+publishes a table of its own, and nothing else is sent. Messages, parameters and what each coalition learns:
+`protocols/sums/SPEC.md`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from protocols.dp.cost import NOTHING, Cost
+from protocols.encoding import canonical_json
+from protocols.errors import InputError, ProtocolAborted
+from protocols.identifiers import area_table
+from protocols.identifiers.areas import AREA_TABLES
+from protocols.ids import Organisation, Role
+from protocols.jobs.job_type import (
+    COORDINATOR,
+    REQUESTER,
+    ColumnNeed,
+    Content,
+    InputBuilder,
+    OutputClass,
+    PlannedRelease,
+    PreparedInput,
+    Separation,
+    Setup,
+    Statement,
+    Unit,
+)
+from protocols.party import Finished, Incoming, Party, Rand, Step
+from protocols.statistics.cross_table import (
+    MAX_AMOUNT,
+    MAX_MINIMUM,
+    MAX_PROTECTED,
+    dominated_cells,
+    protect_cross,
+    rounded_cells,
+    with_margins,
+)
+from protocols.statistics.differencing import Between, Query
+from protocols.statistics.suppress import MIN_GROUP, ROUNDING
+from protocols.sums.parties import Aggregator, Contributor
+from protocols.sums.plan import MAX_SOURCES, MODES, Sums
+from protocols.tables.layout import (
+    MAX_CELLS,
+    MAX_MEASURES,
+    MAX_ROWS,
+    MAX_UNIT_ROWS,
+    Axis,
+    Filter,
+    Layout,
+    Reader,
+    bad,
+    check_slots,
+    read_axes,
+    read_filters,
+    read_measure,
+)
+from protocols.tables.released import (
+    PERSONS,
+    ROWS,
+    Figure,
+    cell_labels,
+    content,
+    exact_ratios,
+    mean_of,
+    sum_of,
+)
+from protocols.tables.tally import LATEST, Tally, TallyBuilder
+from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
+
+AGGREGATOR: Final = Role("aggregator")
+TABLE: Final = "table"
+
+FEWEST: Final = 3
+"""Departments that every cell of a joint table is added up from, at least."""
+
+_PER_MEASURE: Final = 4  # vectors: total, present, largest and second largest contribution
+_NAME: Final = "table/1"
+
+I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+def source(number: int) -> Role:
+    """Return the role of the source with that number, counted from 1."""
+    return Role(f"source-{number}")
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """Which values of an axis a source has rows of; of an axis without a cover it has all."""
+
+    role: Role
+    slot: str
+    values: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """What a job of this type asks.
+
+    Attributes:
+        layout: the cells, filters and measures.
+        sources: how many departments give data: 1, or 3 and more.
+        key_holder: the source that learns the totals; None where there is one source.
+        mode: of the secure sum.
+        areas: name of the area table that identifiers are read with.
+        persons_in: in how many of the departments one person may be.
+        margins: whether sums over axes are published, too.
+        covers: what the sources do not all have.
+    """
+
+    layout: Layout
+    sources: int
+    key_holder: Role | None
+    mode: str
+    areas: str
+    persons_in: int
+    margins: bool
+    covers: tuple[Cover, ...]
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Self:
+        """Read and check the params and the roles they refer to.
+
+        (1) Roles: source-1 alone, or source-1 to source-n and an aggregator. (2) Params, each known and of
+        its type. (3) Measures from zero upwards: others have no dominance rule. (4) Sums that cannot wrap,
+        and a table that can be protected. (5) Enough departments in every cell.
+
+        Raises:
+            InputError: what is wrong, what was expected, what to do.
+        """
+        # (1)
+        sources = max(len(spec.roles) - 1, 1)
+        expected = {source(i + 1) for i in range(sources)} | ({AGGREGATOR} if sources > 1 else set())
+        if set(spec.roles) != expected or sources > MAX_SOURCES:
+            raise InputError(
+                f"{len(spec.roles)} roles that are neither source-1 alone nor source-1 to source-n and "
+                "aggregator",
+                code="bad-roles",
+                hint=f"name one department source-1; or {FEWEST} to {MAX_SOURCES}, numbered without gaps, "
+                "and aggregator",
+            )
+        if 1 < sources < FEWEST:
+            raise _too_few(sources)
+        # (2)
+        reader = Reader(spec.params, _NAME)
+        owners = tuple(source(i + 1) for i in range(sources))
+        key_holder = Role(reader.choice("key_holder", owners)) if sources > 1 else None
+        mode = reader.choice("mode", MODES, "bfv") if sources > 1 else "bfv"
+        persons_in = reader.number("persons_in", 1, sources, sources)
+        unit_rows = reader.number("unit_rows", 1, MAX_UNIT_ROWS, 1)
+        areas = reader.choice("areas", tuple(AREA_TABLES), "national")
+        margins = reader.choice("margins", ("yes", "no"), "yes") == "yes"
+        axes = read_axes(reader, least=1)
+        measures = tuple(read_measure(table) for table in reader.tables("measures", MAX_MEASURES))
+        layout = Layout(axes, read_filters(reader), measures, unit_rows)
+        covers = _read_covers(reader, axes, owners)
+        reader.finish()
+        check_slots(layout)
+        found = cls(layout, sources, key_holder, mode, areas, persons_in, margins, covers)
+        # (3), (4), (5)
+        found._check_measures()
+        found._check_sizes()
+        found.check_coverage(FEWEST)
+        return found
+
+    def _check_measures(self) -> None:
+        for measure in self.layout.measures:
+            if measure.low < 0:
+                raise InputError(
+                    "a measure may be below zero, and then nobody can tell whether one person makes a cell",
+                    code="below-zero",
+                    hint="ask release/1 for such a sum: its noise hides any one person",
+                )
+
+    def _check_sizes(self) -> None:
+        if self.bound > MAX_AMOUNT:
+            raise InputError(
+                f"a sum could reach {self.bound}, at most {MAX_AMOUNT} is added up exactly",
+                code="sum-too-large",
+                hint="declare closer bounds for the measure, or fewer decimals",
+            )
+        if self.margins and self.layout.cells > MAX_PROTECTED:
+            raise InputError(
+                f"a table of {self.layout.cells} cells with margins, at most {MAX_PROTECTED} are protected",
+                code="too-many-cells",
+                hint='write margins = "no", list fewer values, or ask for fewer axes at a time',
+            )
+        if self.sources > 1:
+            self.sums(bytes(32))  # a plan that cannot be made is refused here, too
+
+    def check_coverage(self, fewest: int) -> None:
+        """Check that every cell is added up from enough departments; one alone adds nothing up.
+
+        Raises:
+            InputError: `too-few-organisations`.
+        """
+        if self.sources == 1:
+            return
+        covering = np.zeros(self.layout.cells, dtype=np.int64)
+        for role in self.owners:
+            covering += self.covered(role)
+        least = int(covering.min())
+        if least < fewest:
+            raise _too_few(least, fewest)
+
+    @property
+    def owners(self) -> tuple[Role, ...]:
+        """Who brings a dataset: the sources in order."""
+        return tuple(source(i + 1) for i in range(self.sources))
+
+    @property
+    def maker(self) -> Role:
+        """Who makes the table."""
+        return self.key_holder or source(1)
+
+    @property
+    def words(self) -> int:
+        """Length of a source's vector: persons, then for each measure total, present and two tops."""
+        return self.layout.cells * (1 + _PER_MEASURE * len(self.layout.measures))
+
+    @property
+    def bound(self) -> int:
+        """No total, and no sum of totals of one kind, is beyond it."""
+        return self.sources * MAX_ROWS * max((1, *(measure.most for measure in self.layout.measures)))
+
+    def sums(self, ctx: bytes) -> Sums:
+        """Return the plan of the secure sum.
+
+        Raises:
+            InputError: `sum-too-large`, `too-many-words`.
+        """
+        meaning = {
+            "job_type": _NAME,
+            "layout": self.layout.to_json(),
+            "filters": [each.to_json() for each in self.layout.filters],
+        }
+        return Sums(
+            sources=self.owners,
+            aggregator=AGGREGATOR,
+            key_holder=self.maker,
+            words=self.words,
+            bound=self.bound,
+            mode="mask" if self.mode == "mask" else "bfv",
+            ctx=ctx,
+            meaning=canonical_json(meaning),
+        )
+
+    def covered(self, role: Role) -> Bools:
+        """Return which cells a source may have rows of, bool[cells]."""
+        found = np.ones(self.layout.shape, dtype=np.bool_)
+        for cover in self.covers:
+            if cover.role != role:
+                continue
+            (at,) = (i for i, axis in enumerate(self.layout.axes) if axis.slot == cover.slot)
+            along = np.array([value in cover.values for value in self.layout.axes[at].values])
+            found &= along.reshape([-1 if i == at else 1 for i in range(found.ndim)])
+        return found.ravel()
+
+
+def _too_few(found: int, fewest: int = FEWEST) -> InputError:
+    return InputError(
+        f"a cell is added up from {found} organisation(s), expected {fewest} or more",
+        code="too-few-organisations",
+        hint="add departments, leave out what few of them have, or ask release/1, whose noise hides parts",
+    )
+
+
+def _read_covers(reader: Reader, axes: tuple[Axis, ...], owners: tuple[Role, ...]) -> tuple[Cover, ...]:
+    values = {axis.slot: axis.values for axis in axes if axis.values}
+    found: list[Cover] = []
+    for table in reader.tables("covers", len(owners) * len(axes)):
+        role, slot = Role(table.choice("role", owners)), table.text("slot")
+        listed = table.texts("values", MAX_CELLS)
+        table.finish()
+        if not set(listed) <= set(values.get(slot, ())):
+            raise bad(
+                "a cover names values that are not on an axis with values",
+                'write covers = [{ role = "source-1", slot = "district", values = ["440106"] }]',
+            )
+        if any((cover.role, cover.slot) == (role, slot) for cover in found):
+            raise bad("two covers are about one source and one axis", "list all its values in one")
+        found.append(Cover(role, slot, frozenset(listed)))
+    return tuple(found)
+
+
+_LATEST: Final = ColumnNeed(LATEST, "filter", ("date", "month", "int"), required=False)
+
+
+class CrossTable:
+    """The job type `table/1`."""
+
+    name: Final = _NAME
+    output_class: Final = OutputClass.AGGREGATE
+    states_sizes: Final = False
+    counts_units: Final = True
+
+    def check(self, spec: JobSpec) -> None:
+        """Check params, roles, inputs and recipients.
+
+        (1) Params and roles. (2) Each source brings one dataset with the slots of the layout, the aggregator
+        none. (3) One organisation is one source. (4) The table goes to the requester, records to nobody.
+
+        Raises:
+            InputError: what is wrong, what was expected, what to do.
+        """
+        # (1)
+        params = Params.of(spec)
+        # (2)
+        if sorted(i.role for i in spec.inputs) != sorted(params.owners):
+            raise InputError(
+                f"{len(spec.inputs)} inputs, expected one each of {', '.join(params.owners)}",
+                code="bad-inputs",
+                hint="give every source one dataset; the aggregator brings none",
+            )
+        required, known = set(params.layout.slots), {*params.layout.slots, LATEST}
+        for given in spec.inputs:
+            if not required <= set(given.columns) <= known:
+                raise InputError(
+                    f"the input of {given.role} has {len(given.columns)} column slot(s), "
+                    f"expected {', '.join(sorted(required))} and no others than {', '.join(sorted(known))}",
+                    code="bad-inputs",
+                    hint="map each slot to a column of the dataset",
+                )
+        # (3)
+        owners = [organisation_of(spec.roles[role]) for role in params.owners]
+        if len(set(owners)) != len(owners):
+            raise InputError(
+                "one organisation is two sources, but sources count as organisations",
+                code="one-source-each",
+                hint="let each organisation take one role",
+            )
+        if REQUESTER in {organisation_of(node) for node in spec.roles.values()}:
+            raise InputError(
+                f"an organisation bears the reserved name {REQUESTER}",
+                code="reserved-name",
+                hint="enrol the organisation under another name",
+            )
+        # (4)
+        if spec.recipients:
+            raise InputError(
+                f"{len(spec.recipients)} recipient(s), expected none: the table goes to the requester",
+                code="bad-recipients",
+                hint="leave recipients empty",
+            )
+
+    def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
+        """Return the policy role names of a seat: one source is the key-holder, too."""
+        params = Params.of(spec)
+        if role == AGGREGATOR:
+            return frozenset({"aggregator"})
+        return frozenset({"source", "key-holder"} if role == params.key_holder else {"source"})
+
+    def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
+        """Return the slots of a source's dataset. A measure's bounds have to hold the policy's range."""
+        params = Params.of(spec)
+        return (*params.layout.needs(covering=True), _LATEST) if role in params.owners else ()
+
+    def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
+        """Return the one table, for the requester."""
+        return (PlannedRelease(TABLE, OutputClass.AGGREGATE, Params.of(spec).maker, REQUESTER),)
+
+    def separation(self, spec: JobSpec, requester: Organisation) -> tuple[Separation, ...]:
+        """Return who must not share an organisation; each pair keeps one coalition of `learns` apart.
+
+        The requester holds no seat: as key-holder it would see what the table withholds, as a source what the
+        others have in published cells. Sources are pairwise different, and different from the aggregator.
+        """
+        params = Params.of(spec)
+        outside = frozenset({requester, *spec.recipients})
+        owners = [organisation_of(spec.roles[role]) for role in params.owners]
+        maker = frozenset({organisation_of(spec.roles[params.maker])})
+        pairs = [
+            Separation(_WITHHELD.en, maker, outside),
+            Separation(_OTHERS.en, frozenset(owners), outside),
+        ]
+        if params.sources == 1:
+            return tuple(pairs)
+        aggregator = frozenset({organisation_of(spec.roles[AGGREGATOR])})
+        pairs += [
+            Separation(_NEUTRAL, aggregator, frozenset(owners)),
+            Separation(_NEUTRAL, aggregator, outside),
+        ]
+        pairs += [
+            Separation(_ONE_EACH, frozenset({owner}), frozenset(owners[:place] + owners[place + 1 :]))
+            for place, owner in enumerate(owners)
+        ]
+        return tuple(pairs)
+
+    def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
+        """Return the coalition table of SPEC.md for this spec.
+
+        `requester` stands for the analyst, `coordinator` for whoever relays the frames.
+
+        A coalition that is not listed learns the union of what its listed parts learn.
+        """
+        params = Params.of(spec)
+        requester = Role(REQUESTER)
+        table: dict[frozenset[Role], tuple[Statement, ...]] = {
+            frozenset({role}): (_SIZES,) for role in spec.roles
+        }
+        table[frozenset({requester})] = (_TABLE,)
+        table[frozenset({Role(COORDINATOR)})] = (_SIZES, _TRAFFIC)
+        table[frozenset({requester, params.maker})] = (_WITHHELD,)
+        if params.sources == 1:
+            return table
+        table[frozenset({params.maker})] = (_SIZES, _TOTALS)
+        for role in params.owners:
+            if role != params.maker:
+                table[frozenset({requester, role})] = (_OTHERS,)
+                table[frozenset(params.owners) - {role}] = (_last(role),)
+        return table
+
+    def cost(self, spec: JobSpec, role: Role, constraints: Constraints) -> Cost:  # noqa: ARG002
+        """Return one question: no record leaves, and there is no noise to pay for."""
+        return Cost(queries=1) if role in Params.of(spec).owners else NOTHING
+
+    def query(self, spec: JobSpec, role: Role) -> Query | None:
+        """Return what is counted of whom; other departments, cells or columns are another question."""
+        params = Params.of(spec)
+        if role not in params.owners:
+            return None
+        asks = {
+            "job_type": self.name,
+            "layout": params.layout.to_json(),
+            "sources": sorted(
+                [organisation_of(spec.roles[i.role]), i.dataset, dict(i.columns)] for i in spec.inputs
+            ),
+            "persons_in": params.persons_in,
+            "margins": params.margins,
+        }
+        (own,) = (given for given in spec.inputs if given.role == role)
+        kept = {own.columns[each.slot]: _kept(each) for each in params.layout.filters}
+        return Query(canonical_json(asks).decode("utf-8"), kept)
+
+    def sources_asked(self, spec: JobSpec) -> int:
+        """Return 1: no record leaves, however many departments know the person."""
+        Params.of(spec)
+        return 1
+
+    def check_inputs(
+        self, spec: JobSpec, inputs: Mapping[Role, InputSummary], constraints: Constraints
+    ) -> None:
+        """Check what all admissions say of the datasets, before anything derived from data leaves.
+
+        (1) A summary of every dataset and of nothing else, made by the same rules. (2) None has more rows
+        than bounds allow for. (3) Enough sources; and in every cell enough organisations, three or what a
+        participant asks for.
+
+        Raises:
+            ProtocolAborted: with the guard that failed.
+        """
+        params = Params.of(spec)
+        # (1)
+        if set(inputs) != set(params.owners):
+            raise ProtocolAborted(
+                f"{len(inputs)} input summaries, expected one of each source", code="guard-inputs"
+            )
+        if len({summary.rule_version for summary in inputs.values()}) != 1:
+            raise ProtocolAborted(
+                "the datasets were counted by different rules, so their cells may differ",
+                code="guard-rules",
+                hint="bring all nodes to one version and name the same area table",
+            )
+        # (2)
+        if any(summary.rows > MAX_ROWS for summary in inputs.values()):
+            raise ProtocolAborted(
+                f"a dataset has more than {MAX_ROWS} rows, so a sum could wrap",
+                code="guard-rows",
+                hint="register the part of it that the job is about as a dataset of its own",
+            )
+        # (3)
+        if (constraints.min_sources or 0) > self.sources_asked(spec):
+            raise ProtocolAborted(
+                f"a participant lends rows to {constraints.min_sources} sources, a table counts every one",
+                code="guard-sources",
+                hint="leave min_sources out of rules for tables",
+            )
+        fewest = constraints.min_organisations or 0
+        if params.sources == 1 and fewest > 1:
+            raise ProtocolAborted(
+                f"one organisation gives data, a participant asks for {fewest}",
+                code="guard-organisations",
+                hint="add sources, or allow the department's own table by a rule of its own",
+            )
+        try:
+            params.check_coverage(max(FEWEST, fewest))
+        except InputError as error:
+            raise ProtocolAborted(error.message, code="guard-organisations", hint=error.hint) from None
+
+    def builder(self, spec: JobSpec, role: Role, unit: Unit | None = None) -> InputBuilder:
+        """Return an empty tally; identifiers are judged as of the day the job was created."""
+        params = Params.of(spec)
+        if role not in params.owners:
+            raise InputError(f"the role {role} brings no dataset", code="no-dataset")
+        return TallyBuilder(
+            params.layout, unit=unit, as_of=spec.created.date(), areas=area_table(params.areas), clamp=False
+        )
+
+    def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
+        """Return the state machine of `role`; the key-holder's, or a source's alone, has the table as output.
+
+        Raises:
+            ProtocolAborted: a guard fails.
+            InputError: the own tally has rows where the job says this source has none, or is beyond a bound.
+            TypeError: the prepared input is not what `builder` of that role returns.
+        """
+        params = Params.of(setup.spec)
+        self.check_inputs(setup.spec, setup.inputs, setup.constraints)
+        if role == AGGREGATOR:
+            return Aggregator(params.sums(setup.ctx))
+        if not isinstance(prepared, Tally) or prepared.layout != params.layout:
+            raise TypeError(f"the role {role} needs the tally that its builder returns")
+        vector = own_vector(params, role, prepared)
+        if params.sources == 1:
+            return _Alone(published(params, setup.constraints, vector, persons=prepared.about_units))
+        return Contributor(
+            params.sums(setup.ctx),
+            role,
+            vector,
+            rand,
+            publish=lambda totals: published(params, setup.constraints, totals),
+        )
+
+
+def own_vector(params: Params, role: Role, tally: Tally) -> I64:
+    """Return what a source adds, int64[words].
+
+    Raises:
+        InputError: `outside-covers`: rows in a cell that the job says it has none of. Leaving them out would
+            make a wrong total, and counting them one that fewer departments stand behind than was approved.
+    """
+    parts: list[I64] = [tally.persons()]
+    for measure in params.layout.measures:
+        parts += [tally.total(measure.slot), tally.present(measure.slot), *tally.tops(measure.slot)]
+    if bool(tally.persons()[~params.covered(role)].any()):
+        raise InputError(
+            "the own dataset has rows in cells that the job says it does not cover",
+            code="outside-covers",
+            hint="ask the analyst to list those values under covers, or to filter them out",
+        )
+    return np.concatenate(parts)
+
+
+def published(params: Params, limits: Constraints, totals: I64, *, persons: bool = True) -> tuple[Content]:
+    """Return the table after disclosure control: what is withheld, is withheld of every figure of a cell.
+
+    (1) Cells of too few persons; (2) of a measure with too few amounts, or with one that stands out; (3)
+    those that would give away withheld ones. Then persons are rounded; sums and means are exact. SPEC.md,
+    section 6.
+
+    Args:
+        params: of the job.
+        limits: the strictest of all admissions.
+        totals: int64[words], as `own_vector` orders them.
+        persons: False where a department alone says that its rows are about nobody: then there is nobody to
+            protect, the figures are all there, and what is counted are rows, not rounded.
+    """
+    layout = params.layout
+    parts = totals.reshape(-1, *layout.shape)
+    counted, per_measure = parts[0], parts[1:].reshape(-1, _PER_MEASURE, *layout.shape)
+    asked = MIN_GROUP if limits.min_group_size is None else max(limits.min_group_size, 1)
+    # One person may be counted once in each of several departments.
+    minimum = min(asked * params.persons_in, MAX_MINIMUM)
+    whole = _whole(counted, params)
+    also = np.zeros(whole.shape, dtype=np.bool_)
+    for each in per_measure if persons else ():
+        total, present, top, second = (_whole(part, params) for part in each)
+        # At most so many of the amounts are one person's.
+        also |= (whole > 0) & (present < minimum * layout.unit_rows)
+        also |= dominated_cells(total, top, second)
+    labels = cell_labels(layout.axes, margins=params.margins)
+    if persons:
+        withheld = protect_cross(
+            counted,
+            minimum,
+            margins=params.margins,
+            also=also,
+            amounts=[(each[0], 0) for each in per_measure],  # a row without an amount adds nothing
+            unit_cells=layout.unit_rows,
+        )
+        hidden = withheld.ravel()
+        counts = rounded_cells(whole, ROUNDING).ravel().astype(np.float64)
+        figures = [Figure(PERSONS, labels, counts, hidden)]
+    else:
+        hidden = also.ravel()
+        figures = [Figure(ROWS, labels, whole.ravel().astype(np.float64), hidden)]
+    for measure, each in zip(layout.measures, per_measure, strict=True):
+        total, present = _whole(each[0], params), _whole(each[1], params)
+        step = 10**measure.decimals
+        if "sum" in measure.of:
+            figures.append(Figure(sum_of(measure.slot), labels, exact_ratios(total, step), hidden))
+        if "mean" in measure.of:
+            means = exact_ratios(total, present * step)
+            # Where nobody is, there is no mean.
+            figures.append(Figure(mean_of(measure.slot), labels, means, hidden | (present.ravel() == 0)))
+    facts: dict[str, int | str] = {
+        "minimum_group": asked if persons else 0,
+        "persons_in": params.persons_in,
+        "unit_rows": layout.unit_rows,
+        "rounding_base": ROUNDING if persons else 1,
+        "withheld_cells": int(hidden.sum()),
+        "sources": params.sources,
+    }
+    return (content(TABLE, figures, facts),)
+
+
+def _whole(cells: I64, params: Params) -> I64:
+    return with_margins(cells) if params.margins else cells
+
+
+def _kept(each: Filter) -> frozenset[str] | Between:
+    return frozenset(each.values) if each.values else Between(each.low, each.high)
+
+
+class _Alone:
+    """A department by itself: it has its table at once and hears from nobody."""
+
+    def __init__(self, output: tuple[Content]) -> None:
+        self._output = output
+
+    def start(self) -> Step:
+        """Finish with the table."""
+        return Finished((), self._output)
+
+    def receive(self, message: Incoming) -> Step:
+        """Refuse: nobody else has a part in this."""
+        raise ProtocolAborted(
+            f"round {message.round} from {message.sender}: not due", code="unexpected-message"
+        )
+
+
+_SIZES: Final = Statement(
+    "published-sizes",
+    "how many rows and persons each dataset has as its catalogue publishes them, and when it was taken",
+    "各数据集目录中公布的行数、人数和数据时点",
+)
+_TOTALS: Final = Statement(
+    "totals",
+    "of every cell, before anything is withheld, the sum over all departments of persons, amounts and their "
+    "number, and of each department's largest and second largest contribution of one person; by subtraction "
+    "of its own part, the same of the others together; no department's part",
+    "抑制之前每一格的各部门合计: 人数、金额及其个数, 以及各部门最大和次大单人贡献之和; "
+    "减去本部门后得到其余部门的合计; 不知道任何单个部门的数据",
+)
+_TABLE: Final = Statement(
+    "table",
+    "the table after minimum group, dominance rules, suppression and rounding of persons; sums and means of "
+    "published cells exactly",
+    "经最小分组、支配规则、主次抑制和人数取整处理后的表; 公布格的合计和平均值为精确值",
+)
+_WITHHELD: Final = Statement(
+    "withheld-cells",
+    "what the table withholds: small cells, dominated ones, exact numbers of persons",
+    "表中被抑制的内容: 人数过少的格、被个别单位支配的格、未取整的人数",
+)
+_OTHERS: Final = Statement(
+    "others-together",
+    "of published cells, what the other departments have together, persons to within rounding",
+    "公布格中其余部门的合计(人数误差不超过取整范围)",
+)
+_TRAFFIC: Final = Statement(
+    "traffic",
+    "who sends frames to whom, when, how many and in which size class, how far each node is, which guard "
+    "failed if one did, and how large the sealed table is; number and size of frames follow from the job "
+    "alone",
+    "谁在何时向谁发送多少帧及其大小档次、各节点进度、触发了哪项保护阈值、统计表密文的大小; "
+    "帧的数量和大小仅取决于任务本身",
+)
+_NEUTRAL: Final = (
+    "nothing new while masks hold; apart, nobody who has an interest in the table has the others' ciphertexts"
+)
+_ONE_EACH: Final = "nothing new, but one organisation would count as two of those that every cell needs"
+
+
+def _last(role: Role) -> Statement:
+    return Statement(
+        "last-department",
+        f"of every cell what {role} alone has, its largest contributions included",
+        f"每一格中 {role} 单独的数据, 包括其最大的单人贡献",
+    )

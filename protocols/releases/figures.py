@@ -1,0 +1,334 @@
+"""From noisy totals to the released table: whole numbers, intervals, what is withheld, and plain words.
+
+Nothing here sees data: it works on numbers that are private already, so it costs nothing more.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor, log10
+from typing import TYPE_CHECKING, Final
+
+from protocols.dp import quantile
+from protocols.dp.mechanism import Noise
+from protocols.dp.quantile import estimate_quantiles
+from protocols.dp.tree import deviations, estimate
+from protocols.dp.unknown_keys import release_keys, threshold
+from protocols.jobs.job_type import Content
+from protocols.releases.params import Params
+from protocols.releases.plan import Plan, geography, middle
+from protocols.tables import released
+from protocols.tables.layout import decimal_text
+from protocols.tables.released import PERSONS, Figure, cell_labels, mean_of, sum_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Ints = npt.NDArray[np.int64]
+    Floats = npt.NDArray[np.float64]
+    Mask = npt.NDArray[np.bool_]
+    Texts = npt.NDArray[np.str_]
+
+TABLE: Final = "table"
+ROWS: Final = "rows"
+CONFIDENCE: Final = Fraction(95, 100)
+HALF_EACH: Final = (1 + CONFIDENCE) / 2
+"""Confidence of each of two intervals that hold together with `CONFIDENCE`: a union bound."""
+
+_DIGITS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A plain sentence in both languages."""
+
+    en: str
+    zh: str
+
+
+def content(plan: Plan, totals: "Ints", minimum: int, keys: Sequence[str] = ()) -> Content:
+    """Return the released table of noisy totals.
+
+    One row per cell and measure: the axes' labels, `measure`, `value`, `low`, `high`, `withheld`; the numbers
+    of a withheld row are NaN. SPEC.md, "`release/1`".
+
+    Args:
+        plan: of the release.
+        totals: the vectors of all departments, scaled and with all noise; int64[words].
+        minimum: fewest persons of a published cell.
+        keys: for unknown keys, what the totals count, in order.
+    """
+    least = max(minimum, 1) * plan.params.most_rows
+    figures, sentence = _figures(plan, totals, least, keys)
+    withheld = sum(int(figure.hidden.sum()) for figure in figures)
+    return released.content(TABLE, figures, _facts(plan, minimum, least, withheld, sentence))
+
+
+def _figures(plan: Plan, totals: "Ints", least: int, keys: Sequence[str]) -> tuple[list[Figure], Sentence]:
+    match plan.params.statistic:
+        case "count" | "histogram":
+            return _counts(plan, totals, least)
+        case "sum":
+            return _sums(plan, plan.split(totals), least)
+        case "mean":
+            return _means(plan, plan.split(totals), least)
+        case "tree":
+            return _tree(plan, plan.split(totals), least)
+        case "quantile":
+            return _quantiles(plan, plan.split(totals), least)
+        case "keys":
+            return _keys(plan, totals, least, keys)
+
+
+# -- numbers --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Whole:
+    """Whole numbers with the whole numbers between which the true ones lie."""
+
+    value: "Ints"
+    low: "Ints | Floats"
+    high: "Ints | Floats"
+
+
+def _whole(noisy: "Ints", noise: Noise, confidence: Fraction, least: int | None) -> _Whole:
+    """Return what noisy totals say of whole numbers that are at least `least`.
+
+    In integers to the end: a bound that a float moved past a whole number would lose that number.
+    """
+    import numpy as np
+
+    scale = noise.scale
+    reach = round(noise.half_width(confidence) * scale)
+    value = (2 * noisy + scale) // (2 * scale)
+    low, high = -((reach - noisy) // scale), (noisy + reach) // scale
+    # The true number is not below `least`, so what lies below it can be cut off all three.
+    if least is not None:
+        value, low, high = (np.maximum(each, least) for each in (value, low, high))
+    return _Whole(value, np.minimum(low, value), np.maximum(high, value))
+
+
+def _counts(plan: Plan, totals: "Ints", least: int) -> tuple[list[Figure], Sentence]:
+    (noise,) = plan.noises
+    found = _whole(totals, noise, CONFIDENCE, 0)
+    figure = _figure(counted_as(plan.params), _cells(plan.params), found, found.value < least)
+    return [figure], _within_each((counts_words(), noise.half_width(CONFIDENCE)))
+
+
+def _sums(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figure], Sentence]:
+    (measure,) = plan.params.layout.measures
+    cells, step = _cells(plan.params), 10**measure.decimals
+    sums, counts = totals
+    count = _whole(counts, plan.noises[1], CONFIDENCE, 0)
+    total = _whole(sums, plan.noises[0], CONFIDENCE, 0 if measure.low >= 0 else None)
+    hidden = count.value < least
+    figures = [
+        _figure(sum_of(measure.slot), cells, total, hidden, step),
+        _figure(count_of(measure.slot), cells, count, hidden),
+    ]
+    widths = [noise.half_width(CONFIDENCE) for noise in plan.noises]
+    return figures, _within_each((sums_words(measure.slot), widths[0] / step), (counts_words(), widths[1]))
+
+
+def _means(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figure], Sentence]:
+    """Return means between bounds that hold where those of sum and count both do."""
+    import numpy as np
+
+    (measure,) = plan.params.layout.measures
+    cells, step, centre = _cells(plan.params), 10**measure.decimals, middle(plan.params)
+    sums, counts = totals
+    total = _whole(sums, plan.noises[0], HALF_EACH, None)
+    # A mean is one of somebody: where there is one, at least one row has an amount.
+    by = _whole(counts, plan.noises[1], HALF_EACH, 1)
+    ends = (
+        total.value / by.value,
+        total.low / np.where(total.low < 0, by.low, by.high),
+        total.high / np.where(total.high < 0, by.high, by.low),
+    )
+    value, low, high = (np.clip(centre + end, measure.low, measure.high) / step for end in ends)
+    count = _whole(counts, plan.noises[1], CONFIDENCE, 0)
+    hidden = count.value < least
+    figures = [
+        Figure(mean_of(measure.slot), cells, value, hidden, low, high),
+        _figure(count_of(measure.slot), cells, count, hidden),
+    ]
+    width = _plus(plan.noises[1].half_width(CONFIDENCE))
+    return figures, Sentence(
+        f"each mean of {measure.slot} is between its low and its high with 95 %; {counts_words().en} is "
+        f"within ±{width} with 95 %",
+        f"每个均值({measure.slot})有 95 % 的把握在其 low 与 high 之间; {counts_words().zh}有 95 % 的把握在 "
+        f"±{width} 以内",
+    )
+
+
+def _tree(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figure], Sentence]:
+    import numpy as np
+
+    (axis,) = plan.params.layout.axes
+    shape = geography(plan.params)
+    found = estimate(shape.tree, [*_unscaled(plan, totals)], _variances(plan))
+    figures, widths = [], []
+    wide = deviations(CONFIDENCE, heavy=plan.heavy)
+    levels = zip(shape.names, found.counts, found.values, found.variances, strict=True)
+    for names, counts, values, variances in levels:
+        # Around the estimate before it was made whole and consistent, outwards to whole numbers.
+        off = wide * np.sqrt(variances)
+        low, high = np.maximum(np.floor(values - off), 0), np.ceil(values + off)
+        around = _Whole(counts, np.minimum(low, counts), np.maximum(high, counts))
+        labels = {axis.slot: np.array(names, np.str_)}
+        figures.append(_figure(counted_as(plan.params), labels, around, counts < least))
+        widths.append(float(np.ceil(off).max()))
+    return figures, _within_each(*zip(level_words(plan.params), widths, strict=True))
+
+
+def _quantiles(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figure], Sentence]:
+    import numpy as np
+
+    params = plan.params
+    (axis,) = params.layout.axes
+    tree, noisy, variances = quantile.levels(axis.size), [*_unscaled(plan, totals)], _variances(plan)
+    edges = (*axis.bins, params.end)
+    found = estimate_quantiles(
+        tree, noisy, variances, edges, params.at, confidence=CONFIDENCE, heavy=plan.heavy
+    )
+    few = int(estimate(tree, noisy, variances).counts[0][0]) < least
+    figures = []
+    for share, each in zip(params.at, found, strict=True):
+        # Of nobody there is no quantile, whatever the minimum.
+        numbers = (each.value, each.low, each.high) if each else (np.nan,) * 3
+        value, low, high = (np.array([number]) for number in numbers)
+        name = f"quantile({axis.slot}, {decimal_text(share)})"
+        figures.append(Figure(name, {}, value, np.array([few or each is None]), low, high))
+    return figures, Sentence(
+        f"each quantile of {axis.slot} is between its low and its high with 95 %; both are bounds of bins",
+        f"每个分位数({axis.slot})有 95 % 的把握在其 low 与 high 之间, 二者均为分箱边界",
+    )
+
+
+def _keys(plan: Plan, totals: "Ints", least: int, names: Sequence[str]) -> tuple[list[Figure], Sentence]:
+    import numpy as np
+
+    (noise,) = plan.noises
+    # A name is not shown beside a withheld number: what is below the minimum is not named at all.
+    named = release_keys(names, totals, max(least_of_key(plan), least * noise.scale))
+    found = _whole(np.array([count for _, count in named], np.int64), noise, CONFIDENCE, 0)
+    labels = {plan.params.keys: np.array([name for name, _ in named], np.str_)}
+    return [_figure(PERSONS, labels, found, np.zeros(len(named), np.bool_))], _within_each(
+        (counts_words(), noise.half_width(CONFIDENCE))
+    )
+
+
+def least_of_key(plan: Plan) -> int:
+    """Return the noisy count from which on a key may be named, in scaled units."""
+    params = plan.params
+    return threshold(plan.noises[0], width=1, keys=params.most_rows, delta=params.delta)
+
+
+def _unscaled(plan: Plan, totals: Sequence["Ints"]) -> Iterable["Floats"]:
+    return (each / noise.scale for each, noise in zip(totals, plan.noises, strict=True))
+
+
+def _variances(plan: Plan) -> list[float]:
+    return [noise.variance for noise in plan.noises]
+
+
+def _cells(params: Params) -> Mapping[str, "Texts"]:
+    return cell_labels(params.layout.axes)
+
+
+def _figure(
+    measure: str, labels: Mapping[str, "Texts"], found: _Whole, hidden: "Mask", step: int = 1
+) -> Figure:
+    return Figure(measure, labels, found.value / step, hidden, found.low / step, found.high / step)
+
+
+# -- words --------------------------------------------------------------------------------
+
+
+def counted_as(params: Params) -> str:
+    """Return what a count is called in the column `measure`: with one row of each, rows are persons."""
+    return PERSONS if params.layout.unit_rows == 1 else ROWS
+
+
+def count_of(slot: str) -> str:
+    """Return what the number of rows with an amount is called in the column `measure`."""
+    return f"count({slot})"
+
+
+def counts_words() -> Sentence:
+    """What a count is called."""
+    return Sentence("each count", "每个计数")
+
+
+def sums_words(slot: str) -> Sentence:
+    """What a sum is called."""
+    return Sentence(f"each sum of {slot}", f"每个合计({slot})")
+
+
+def level_words(params: Params) -> tuple[Sentence, ...]:
+    """What the counts of each level of a tree are called."""
+    between = (
+        Sentence(f"each count by {length} characters", f"每个前 {length} 位代码的计数")
+        for length in params.levels
+    )
+    (axis,) = params.layout.axes
+    return (
+        Sentence("the whole", "总数"),
+        *between,
+        Sentence(f"each count by {axis.slot}", f"每个 {axis.slot} 的计数"),
+    )
+
+
+def _within_each(*parts: tuple[Sentence, float]) -> Sentence:
+    return Sentence(
+        "; ".join(f"{what.en} is within ±{_plus(width)} with 95 %" for what, width in parts),
+        "; ".join(f"{what.zh}有 95 % 的把握在 ±{_plus(width)} 以内" for what, width in parts),
+    )
+
+
+def _plus(width: float) -> str:
+    """Return a width of three digits, or more where it is larger; never less than it is."""
+    if width >= 10**_DIGITS or width == int(width):
+        return f"{ceil(width):,}"
+    digits = _DIGITS - 1 - floor(log10(width))
+    return decimal_text(Fraction(ceil(Fraction(width) * 10**digits), 10**digits))
+
+
+def _facts(plan: Plan, minimum: int, least: int, withheld: int, sentence: Sentence) -> dict[str, int | str]:
+    params = plan.params
+    notion = "rho" if params.budget.notion == "zcdp" else "epsilon"
+    shape = "discrete Laplace" if plan.heavy else "discrete Gaussian"
+    delta = {"delta": decimal_text(params.delta)} if params.delta else {}
+    return {
+        "statistic": params.statistic,
+        "mechanism": shape,
+        notion: decimal_text(params.budget.amount),
+        **delta,
+        "contributors": params.sources,
+        "honest_contributors": params.honest,
+        "rows_per_person": params.layout.unit_rows,
+        "departments_per_person": params.persons_in,
+        "confidence": "95 %",
+        "minimum_group": minimum,
+        "withheld_cells": withheld,
+        "within": sentence.en,
+        "within_zh": sentence.zh,
+        "suppression": (
+            "noise and suppression apply to the same cells: one of fewer than "
+            f"{least} noisy rows is withheld, and one that is shown may truly have fewer"
+        ),
+        "suppression_zh": (
+            f"同一单元格先加噪声再作抑制: 加噪后少于 {least} 条的不公布, 公布的单元格真实数也可能更少"
+        ),
+        "not_covered": (
+            "the intervals hold the noise alone, each by itself; not rows beyond "
+            f"{params.layout.unit_rows} per person and department, persons counted in several departments, "
+            "amounts cut to their bounds, or errors in the data"
+        ),
+        "not_covered_zh": (
+            f"区间仅反映噪声, 各自单独成立; 不包括每人每部门超出 {params.layout.unit_rows} 条的记录、"
+            "多个部门重复计数、截断到上下限的数值以及数据本身的错误"
+        ),
+    }

@@ -1,0 +1,78 @@
+"""Pictures of the scenarios: both forms, the same bytes again, and words in a font that has them."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from demo.scenarios import pictures
+from demo.scenarios.comparing import Released
+from demo.scenarios.pictures import Estimate, Gap
+
+NAN = float("nan")
+GONE = Estimate(NAN, NAN, NAN, 7, shown=False)
+DISTRICTS = ("990101", "990102")
+
+
+def estimate(value: float) -> Estimate:
+    return Estimate(value, value - 5, value + 5, value + 1)
+
+
+def draw_separation(stem: Path) -> None:
+    exact = {(r, c): 40 for r in (*DISTRICTS, "") for c in (*DISTRICTS, "")}
+    exact["990101", "990102"] = None
+    streets = {"990101001": estimate(40), "990101002": GONE}
+    pictures.separation(stem, DISTRICTS, exact, streets, minimum=10)
+
+
+def draw_school_places(stem: Path) -> None:
+    gaps = [
+        Gap("990101001", 20, estimate(40), "lacking"),
+        Gap("990101002", 60, estimate(40), "enough"),
+        Gap("990102001", 42, estimate(40), "open"),
+        Gap("990102002", 42, GONE, "open"),
+    ]
+    districts = {"990101": (80.0, estimate(80)), "990102": (84.0, estimate(50))}
+    pictures.school_places(stem, districts, gaps, years=("2026", "2031"))
+
+
+def draw_villages(stem: Path) -> None:
+    each = {"990101001V01": estimate(200), "990101001V02": GONE}
+    pictures.villages(stem, {"990101": estimate(200)}, each, minimum=50, departments=3)
+
+
+DRAWN = [draw_separation, draw_school_places, draw_villages]
+
+
+@pytest.mark.parametrize("draw", DRAWN)
+def test_a_picture_is_written_as_png_and_svg_and_comes_out_the_same_again(tmp_path: Path, draw) -> None:
+    for name in ("one", "two"):
+        draw(tmp_path / name)
+    for ending in (".png", ".svg"):
+        one, two = (tmp_path / f"{name}{ending}" for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert ET.parse(tmp_path / "one.svg").getroot().tag.endswith("}svg")
+
+
+@pytest.mark.parametrize("draw", DRAWN)
+def test_without_a_chinese_font_all_words_are_english(
+    tmp_path: Path, draw, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(pictures, "CHINESE_FONTS", ())
+    draw(tmp_path / "picture")
+    # matplotlib writes each text beside its outlines, and warns of every character that it has no outline of.
+    text = (tmp_path / "picture.svg").read_text("utf-8")
+    assert not any("一" <= character <= "鿿" for character in text)
+    assert not [warning for warning in recwarn if "missing from font" in str(warning.message)]
+
+
+def test_words_are_in_both_languages_where_the_font_has_them() -> None:
+    both, english = pictures.Words("Noto Sans CJK SC"), pictures.Words(None)
+    assert (both.line("人", "people"), english.line("人", "people")) == ("人  people", "people")
+    assert (both.lines("人", "people"), english.lines("人", "people")) == ("人\npeople", "people")
+
+
+def test_a_withheld_figure_is_not_shown() -> None:
+    assert not Estimate.of(Released(NAN, NAN, NAN), 7).shown
+    assert Estimate.of(Released(12, 9, 15), 11) == Estimate(12, 9, 15, 11)

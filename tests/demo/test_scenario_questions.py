@@ -1,0 +1,162 @@
+"""The scenarios' jobs and policies fit each other, and what the nodes would count is the expected answer."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from demo.city import (
+    PRIMARY_YEARS,
+    generate,
+    load_school_places,
+    load_separation,
+    load_villages,
+)
+from demo.city.crosstabs import VILLAGE_LISTS
+from demo.cli import main
+from demo.scenario import NUMBERS
+from demo.scenarios import school_places, separation, villages
+from demo.scenarios.play import codes_of, policy_template
+from policies.jobfile import suppose_job
+from policies.parse import parse_policy
+from protocols.jobs import job_type
+from protocols.jobs.job_type import UNIT, Unit
+from protocols.wire import JobSpec
+
+SCENARIOS = {3: separation, 4: school_places, 9: villages}
+QUESTIONS = [(3, "districts"), (3, "finer"), (3, "streets"), (3, "matrix"), (4, "children"), (4, "demand"),
+             (4, "places"), (9, "villages")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenarios") / "city"
+    generate("ci", 5, folder, workers=2)
+    return folder
+
+
+def question(number: int, name: str) -> JobSpec:
+    text = files(f"demo.scenarios.scenario_{number}").joinpath(f"{name}.toml").read_text("utf-8")
+    return suppose_job(codes_of("ci").fill(text).encode(), datetime(2026, 6, 1, tzinfo=UTC))
+
+
+def policies(number: int):
+    found = {}
+    for department in SCENARIOS[number].DEPARTMENTS:
+        parsed = parse_policy(policy_template(number, department).encode())
+        found[department.organisation] = parsed.policy
+        assert parsed.policy.policy_id == department.node
+    return found
+
+
+def counted(city: Path, number: int, name: str) -> list[np.ndarray]:
+    """Return how many persons each source would count in each cell."""
+    spec = question(number, name)
+    tallies = []
+    for given in spec.inputs:
+        dataset = policies(number)[given.organisation].datasets[given.dataset]
+        assert dataset.unit is not None
+        unit = Unit(dataset.columns[dataset.unit.column].type, dataset.unit.max_rows)
+        builder = job_type(spec.job_type).builder(spec, given.role, unit)
+        department = given.organisation.partition(".")[0]
+        rows = pq.read_table(city / "registers" / department / f"{given.dataset}.parquet").combine_chunks()
+        slots = {slot: rows[column].combine_chunks() for slot, column in given.columns.items()}
+        builder.add({**slots, UNIT: rows[dataset.unit.column].combine_chunks()})
+        tallies.append(builder.finish().persons())
+    return tallies
+
+
+@pytest.mark.parametrize(("number", "name"), QUESTIONS)
+def test_every_question_is_well_formed_and_its_columns_are_in_a_rule_of_the_policy(number, name) -> None:
+    spec = question(number, name)
+    job_type(spec.job_type).check(spec)
+    found = policies(number)
+    assert {node.partition("/")[0] for node in spec.roles.values()} <= set(found)
+    for given in spec.inputs:
+        policy = found[given.organisation]
+        (rule,) = (
+            rule for rule in policy.rules
+            if spec.job_type in rule.job_types and given.dataset in rule.datasets
+        )  # fmt: skip
+        assert set(given.columns.values()) <= set(rule.columns) <= set(policy.datasets[given.dataset].columns)
+        assert spec.purpose in rule.purposes
+
+
+def test_the_register_counts_the_separation_matrix(city: Path) -> None:
+    streets = codes_of("ci").streets
+    (matrix,) = counted(city, 3, "matrix")
+    assert matrix.reshape(len(streets), -1).tolist() == table(load_separation(city).streets, streets, streets)
+
+
+def test_three_lists_count_each_child_once(city: Path) -> None:
+    streets = codes_of("ci").streets
+    cells = np.array(table(load_school_places(city).children, streets, PRIMARY_YEARS))
+    assert sum(counted(city, 4, "children")).reshape(cells.shape).tolist() == cells.tolist()
+    assert sum(counted(city, 4, "demand")).tolist() == cells.sum(axis=1).tolist()
+
+
+def test_each_department_counts_its_own_villagers(city: Path) -> None:
+    expected = load_villages(city).villages
+    found = counted(city, 9, "villages")
+    spec = question(9, "villages")
+    names = [f"{given.organisation.partition('.')[0]}/{given.dataset}" for given in spec.inputs]
+    assert sorted(names) == sorted(VILLAGE_LISTS)
+    for name, persons in zip(names, found, strict=True):
+        assert persons.tolist() == [expected[village][name] for village in codes_of("ci").villages]
+
+
+def table(nested, rows: Sequence[str], columns: Sequence[str]) -> list[list[int]]:
+    return [[nested[row].get(column, 0) for column in columns] for row in rows]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_nobody_has_more_rows_than_the_policy_says(city: Path, number: int) -> None:
+    for name in (name for n, name in QUESTIONS if n == number):
+        spec = question(number, name)
+        for given in spec.inputs:
+            dataset = policies(number)[given.organisation].datasets[given.dataset]
+            if dataset.unit is None:
+                assert dataset.personal == "none"
+                continue
+            folder = city / "registers" / given.organisation.partition(".")[0]
+            ids = pq.read_table(folder / f"{given.dataset}.parquet", columns=[dataset.unit.column])
+            assert max(ids.group_by(dataset.unit.column).aggregate([([], "count_all")])["count_all"]
+                       .to_pylist()) <= dataset.unit.max_rows  # fmt: skip
+
+
+def test_what_one_scenario_asks_fits_into_its_budgets() -> None:
+    for number in NUMBERS:
+        asked: dict[str, float] = {}
+        for name in (name for n, name in QUESTIONS if n == number):
+            spec = question(number, name)
+            for given in spec.inputs:
+                budgets = policies(number)[given.organisation].budgets
+                if "rho" in spec.params:
+                    key = f"{given.organisation}/{given.dataset}"
+                    asked[key] = asked.get(key, 0) + float(spec.params["rho"])
+                    assert asked[key] <= float(budgets["noisy"].limit)
+
+
+def test_the_codes_of_the_job_files_are_all_filled_in() -> None:
+    for number, name in QUESTIONS:
+        text = files(f"demo.scenarios.scenario_{number}").joinpath(f"{name}.toml").read_text("utf-8")
+        assert not re.search(r"\{\w+\}", codes_of("demo").fill(text).replace("{ ", ""))
+
+
+def test_a_scenario_that_is_not_played_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["scenario", "7", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "minshu-demo: error: scenario 7 is not among those that are played: 3, 4, 9"
+    assert said[1].startswith("hint: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_profile_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["scenario", "3", "--profile", "atlantis", "--out", str(tmp_path / "out")]) == 1
+    assert "no profile is called 'atlantis'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]

@@ -1,0 +1,151 @@
+"""Scenarios at the ci profile, as somebody would type them: real processes, real noise, an honest exit code.
+
+Scenario 4 runs always, since it has all there is: an exact table of one department, a histogram and a tree of
+three under noise and encryption, rows about nobody. The others are `long`: they add what one department and
+another tree do, which tests of the job types cover without processes.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from demo.city import PRIMARY_YEARS, SchoolPlaces, generate, load_school_places
+from demo.scenarios.play import codes_of
+
+DEMO = Path(sys.executable).with_name("minshu-demo")
+
+
+@dataclass(frozen=True)
+class Played:
+    out: Path
+    output: str
+
+    @property
+    def summary(self):
+        return json.loads((self.out / "summary.json").read_text("utf-8"))
+
+    def rows(self) -> list[dict[str, str]]:
+        with (self.out / "table.csv").open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def release(self, name: str) -> list[dict[str, object]]:
+        with pa.OSFile(str(self.out / "releases" / name / "table.arrow")) as file:
+            return pa.ipc.open_stream(file).read_all().to_pylist()
+
+
+def play(folder: Path, number: int) -> Played:
+    out = folder / "out"
+    command = [str(DEMO), "scenario", str(number), "--profile", "ci", "--seed", "2", "--out", str(out)]
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert "\x1b" not in done.stdout
+    return Played(out, done.stdout)
+
+
+def check_left(played: Played, number: int) -> None:
+    """Check what every scenario leaves."""
+    summary = played.summary
+    assert (summary["scenario"], summary["profile"], summary["seed"]) == (number, "ci", 2)
+    assert summary["equals_expected"] is True
+    assert summary["journals_verified"] is True
+    assert summary["seconds"]["total"] > 0
+    for name in ("picture.png", "picture.svg", "table.csv", "roots.json"):
+        assert (played.out / name).stat().st_size > 500
+    assert {path.name for path in (played.out / "bundles").iterdir()} >= {"coordinator", "statistics"}
+    assert not list(played.out.parent.glob(".out.work-*"))
+    assert "within ±" in played.output  # what the plan says, before anything is spent
+
+
+@pytest.fixture(scope="module")
+def school_places(tmp_path_factory) -> Played:
+    return play(tmp_path_factory.mktemp("scenario-4"), 4)
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> SchoolPlaces:
+    city = tmp_path_factory.mktemp("truth") / "city"
+    generate("ci", 2, city, workers=2)
+    return load_school_places(city)
+
+
+def test_school_places_leave_table_pictures_and_journals(school_places):
+    check_left(school_places, 4)
+
+
+def test_the_places_that_are_released_are_those_of_the_register(school_places, truth):
+    found = {
+        (row["street"], row["stage"]): row["value"]
+        for row in school_places.release("places") if row["measure"] == "sum(places)"
+    }  # fmt: skip
+    for street, by_stage in truth.places.items():
+        for stage, places in by_stage.items():
+            assert found[street, stage] == places
+    assert found["", ""] == sum(sum(by_stage.values()) for by_stage in truth.places.values())
+
+
+def test_children_are_released_with_noise_and_intervals_around_the_truth(school_places, truth):
+    rows = school_places.release("children")
+    assert len(rows) == len(codes_of("ci").streets) * len(PRIMARY_YEARS)
+    shown = [row for row in rows if not row["withheld"]]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in shown)
+    exact = [row["value"] == truth.children[row["street"]].get(row["year"], 0) for row in shown]
+    # Noise of standard deviation above 1: that no figure is off happens less than once in 1e10 tables.
+    assert not all(exact)
+
+
+def test_the_table_gives_every_area_its_gap_and_a_verdict_that_its_interval_allows(school_places, truth):
+    rows = {row["street"]: row for row in school_places.rows() if not row["year"]}
+    assert set(rows) == {"", *codes_of("ci").districts, *codes_of("ci").streets}
+    for area, row in rows.items():
+        places = sum(by["primary"] for street, by in truth.places.items() if street.startswith(area))
+        assert int(row["places"]) == places
+        if row["withheld"] == "True":
+            assert (row["children"], row["gap"], row["verdict"]) == ("", "", "open")
+            continue
+        low, high = float(row["gap low"]), float(row["gap high"])
+        assert low <= float(row["gap"]) <= high
+        assert row["verdict"] == ("lacking" if high < 0 else "enough" if low >= 0 else "open")
+    counts = school_places.summary["streets"]
+    assert sum(counts.values()) == len(codes_of("ci").streets)
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    command = [str(DEMO), "scenario", "4", "--profile", "ci", "--out", str(tmp_path / "mine")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "exists and is no earlier demo's folder" in done.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.long  # a quarter of a minute; see the top
+def test_separation_is_exact_by_district_and_noisy_by_street(tmp_path):
+    played = play(tmp_path, 3)
+    check_left(played, 3)
+    summary = played.summary
+    assert summary["finer"] == "differencing"
+    assert summary["districts"]["cells"] == 144
+    assert 0 < summary["districts"]["withheld"] < 144  # a small city has small cells
+    assert summary["streets"]["covered"] >= 0.8
+
+
+@pytest.mark.long  # a quarter of a minute; see the top
+def test_villages_are_counted_by_three_departments_and_shown_from_fifty_people_on(tmp_path):
+    played = play(tmp_path, 9)
+    check_left(played, 9)
+    summary = played.summary
+    assert summary["areas"]["city"] == 1
+    assert summary["areas"]["village"] == 27
+    shown = [row for row in played.release("villages") if not row["withheld"]]
+    assert shown
+    assert all(row["value"] >= 150 for row in shown)
+    assert summary["per_department"] == pytest.approx(summary["records"] / 3, abs=0.1)
