@@ -12,6 +12,7 @@ from audit.force import HISTORY_GAP, SUCCESSOR, Force
 from audit.jobs import EARLIER, SAYS_ALL, Attempt, Jobs
 from audit.spending import Spending
 from audit.statements import budget_facts
+from policies.attempts import free_again
 from policies.history import Past
 from protocols.wire import CostLine
 
@@ -103,7 +104,7 @@ class Booking:
         return Fraction(said) >= Fraction(least)
 
     def given_up(self, entry: Entry, attempt: Attempt, where: str) -> None:
-        """An attempt that did not end well: what it cost is free again only where nothing can have left."""
+        """An attempt that did not end well: what it cost is free again only where nothing was told."""
         check, row = self.checks["budgets"], attempt.row
         freed = entry.body.get("freed", False)
         if row is None or row.freed:
@@ -115,7 +116,7 @@ class Booking:
             self.nothing_due(attempt, where)
             self.spending.settle(row)
             return
-        if row.answering or (row.past.charged and entry.body.get("opened", True)):
+        if not free_again(row.past, answering=row.answering, unopened=not entry.body.get("opened", True)):
             check.found("freed-after-it-left", where, "its cost is free again, though something had left")
         attempt.due, attempt.freed = [], where
         self.answered(attempt, where)

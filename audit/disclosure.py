@@ -3,8 +3,10 @@
 A bundle holds no table, only the digest of its content. Where the recipient hands an opened release to the
 auditor, as `minshu fetch` has saved it (`NAME.arrow`, `NAME.csv`, `NAME.note.dsse`), it is found again by
 that digest or by its note, and looked at as a reader would who wants to know what was withheld: from the
-published cells of a table of streets, districts and a city, how much of each withheld cell follows? Nothing
-here needs the true counts, which nobody but the node ever had.
+published cells of a table, how much of each withheld cell follows? Tables with noise are held against the
+noise that their job paid for. Nothing here needs the true counts, which nobody but the node ever had.
+
+Tables of streets, districts and a city are looked at here, cross-tabs and noisy ones in `disclosure_tables`.
 """
 
 import csv
@@ -12,6 +14,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, Final
 
 from audit.findings import Check
@@ -20,10 +23,18 @@ from protocols.envelope import decode_envelope
 from protocols.errors import DecodeError, InputError, MinshuError
 from protocols.ids import Digest
 from protocols.statistics.suppress import MIN_GROUP, ROUNDING, rounded
-from protocols.wire import Constraints, ReleaseNote
+from protocols.wire import Constraints, JobSpec, ReleaseNote
 
 NOT_OPENED: Final = "opened releases, as their recipients have saved them (--release)"
-NO_RULES: Final = "rules for tables of this form; this version knows tables of streets, districts and a city"
+NO_RULES: Final = (
+    "rules for tables of this form; this version knows street tables, cross-tabs and noisy tables"
+)
+NO_JOB: Final = (
+    "the text of the job that a table is of: it says what the cells are, and what noise was paid for"
+)
+
+CELL_TABLES: Final = frozenset({"table/1", "release/1"})
+"""Job types whose releases are tables of cells."""
 
 STREET_TABLE: Final = frozenset({"level", "district", "street", "count", "withheld"})
 ARROW: Final = ".arrow"
@@ -38,11 +49,18 @@ _ENOUGH: Final = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A committed release: what its note says of it, and what its run had to keep to."""
+    """A committed release: what its note says of it, what its run had to keep to, and what was asked.
+
+    Attributes:
+        spec: None where the job's text is not there any more.
+        persons: whether the policy of that moment named whom the maker's rows are about.
+    """
 
     note: ReleaseNote
     where: str
     constraints: Constraints
+    spec: JobSpec | None = None
+    persons: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +85,8 @@ def disclose(opened: Mapping[str, bytes], releases: Mapping[str, Released], chec
     """Look at the releases of one log that an auditor was given opened.
 
     (1) An Arrow stream is, to the byte, content that the log's note names; a note beside it names the
-    release. (2) It is a table in which nothing that was withheld can be told, see `examine`.
+    release. (2) It is a table in which nothing that was withheld can be told, see `examine`; or a table of
+    cells as its job asked for, see `disclosure_tables`.
 
     Args:
         opened: file name → bytes; what belongs together has one name before the ending.
@@ -85,11 +104,10 @@ def disclose(opened: Mapping[str, bytes], releases: Mapping[str, Released], chec
         except MinshuError as error:
             check.found(error.code, name, error.message)
             continue
-        if not STREET_TABLE.issubset(columns):
-            check.lacks(NO_RULES)
+        problems = _problems(columns, facts, found)
+        if problems is None:
+            check.lacks(NO_JOB if found.spec is None and "measure" in columns else NO_RULES)
             continue
-        minimum = found.constraints.min_group_size or MIN_GROUP
-        problems = examine(columns, minimum=minimum, facts=facts)
         for problem in problems:
             check.found(problem.code, name, problem.what)
         if not problems:
@@ -97,6 +115,22 @@ def disclose(opened: Mapping[str, bytes], releases: Mapping[str, Released], chec
     if any(released.note.release not in looked_at for released in releases.values()):
         check.lacks(NOT_OPENED)
     check.figures["opened releases"] = len(looked_at)
+
+
+def _problems(
+    columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any], found: Released
+) -> list[Problem] | None:
+    """Return what is wrong with a table, None where there are no rules for it.
+
+    What a table has to be, its job decides.
+    """
+    if found.spec is not None and found.spec.job_type in CELL_TABLES:
+        from audit.disclosure_tables import examine_cells
+
+        return examine_cells(columns, facts, found.spec, found.constraints, persons=found.persons)
+    if not STREET_TABLE.issubset(columns):
+        return None
+    return examine(columns, minimum=found.constraints.min_group_size or MIN_GROUP, facts=facts)
 
 
 def _together(opened: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
@@ -148,8 +182,11 @@ def _read(files: Mapping[str, bytes]) -> tuple[dict[str, list[Any]], Mapping[str
         return from_csv or {}, {}
     columns, facts = _read_arrow(files[ARROW])
     if from_csv is not None:
-        shown = {name: [_cell(value) for value in values] for name, values in columns.items()}
-        if {name: [_cell(v) for v in values] for name, values in from_csv.items()} != shown:
+        alike = from_csv.keys() == columns.keys() and all(
+            len(from_csv[name]) == len(values) and all(map(_alike, values, from_csv[name]))
+            for name, values in columns.items()
+        )
+        if not alike:
             raise InputError("the CSV file shows another table than the release", code="wrong-content")
     return columns, facts
 
@@ -178,7 +215,7 @@ def _read_csv(data: bytes) -> dict[str, list[Any]]:
         lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig")), strict=True))
     except (UnicodeDecodeError, csv.Error):
         raise wrong from None
-    if not lines or len(lines) > _MAX_CELLS or any(len(line) != len(lines[0]) for line in lines):
+    if not 1 <= len(lines) <= _MAX_CELLS + 1 or any(len(line) != len(lines[0]) for line in lines):
         raise wrong
     names, rows = lines[0], lines[1:]
     if len(set(names)) != len(names):
@@ -186,7 +223,29 @@ def _read_csv(data: bytes) -> dict[str, list[Any]]:
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
-def _cell(value: Any) -> str:
+def _alike(value: Any, text: str) -> bool:
+    """Whether a CSV file shows a value as it is."""
+    if not isinstance(value, float):
+        return cell_text(value) == cell_text(text)
+    try:
+        return float(text) == value or (isnan(value) and isnan(float(text)))
+    except ValueError:
+        return False
+
+
+def truth(value: Any) -> bool:
+    """Return a truth value from either file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return {"true": True, "false": False}[cell_text(value).lower()]
+    except KeyError:
+        raise ValueError("no truth value") from None
+
+
+def cell_text(value: Any) -> str:
     """Return a cell as text, the same from either file; office programs get an apostrophe before formulas."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     begins = text[:2]
@@ -249,12 +308,12 @@ def _cells(columns: Mapping[str, Sequence[Any]]) -> list[Cell]:
         *(columns[name] for name in ("level", "district", "street", "count", "withheld")), strict=True
     ):
         try:
-            number, hidden = int(count), {"true": True, "false": False}[_cell(withheld).lower()]
-        except (ValueError, KeyError):
+            number, hidden = int(count), truth(withheld)
+        except ValueError:
             raise wrong from None
         if level not in ("city", "district", "street") or (number != -1 if hidden else number < 0):
             raise wrong
-        cells.append(Cell(level, _cell(district), _cell(street), None if hidden else number))
+        cells.append(Cell(level, cell_text(district), cell_text(street), None if hidden else number))
     return cells
 
 

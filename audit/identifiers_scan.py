@@ -65,6 +65,17 @@ _MOST: Final = 10**_RESIDENT_DIGITS
 _SPENT: Final = frozenset({"cost"})
 """Keys whose text is a privacy cost: numbers of a fixed form, and of no person."""
 
+_LISTED: Final = frozenset({"values"})
+"""Keys of the texts that a job or a policy lists, codes of areas among them."""
+
+_COMMUNITY: Final = re.compile(r"(?:[1-6][0-9]|99)[0-9]{10}")
+"""The code of a community: a province first, 99 in a synthetic city; twelve digits, as no identifier has."""
+
+_PARAMETERS: Final = frozenset({"rho", "epsilon", "delta", "bounds", "bins", "low", "high", "end"})
+_ROUND: Final = re.compile(r"-?[0-9]+(?:[./][0-9]+)?")
+_MAX_FIGURES: Final = 4
+"""Most digits other than zero of a number such as 1/1000000000000 or 100000000000."""
+
 
 class Files(Protocol):
     """What a bundle holds, file by file; `audit.bundle.Bundle` is one."""
@@ -261,7 +272,7 @@ def _texts(text: str) -> Iterator[str]:
         except (ValueError, RecursionError):
             continue
         deeper: list[Any] = []
-        yield from (said for said, key in _walk(parsed, deeper) if not (key in _SPENT and _is_cost(said)))
+        yield from (said for said, key in _walk(parsed, deeper) if not _is_known(said, key))
         if parse is tomllib.loads:
             yield from (line.partition("#")[2] for line in text.splitlines())
         if not deeper:
@@ -294,6 +305,16 @@ def _walk(value: Any, deeper: list[Any]) -> Iterator[tuple[str, str]]:
 
 def _is_number(digits: str) -> bool:
     return len(digits) == _RESIDENT_DIGITS or _MOBILE.fullmatch(digits) is not None
+
+
+def _is_known(text: str, key: str) -> bool:
+    """Tell whether a text is long for what its key says, and of no person."""
+    if key in _SPENT:
+        return _is_cost(text)
+    if key in _LISTED:
+        return _COMMUNITY.fullmatch(text) is not None
+    figures = sum(digit in "123456789" for digit in text)
+    return key in _PARAMETERS and figures <= _MAX_FIGURES and _ROUND.fullmatch(text) is not None
 
 
 def _is_cost(text: str) -> bool:

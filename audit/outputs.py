@@ -11,14 +11,14 @@ from audit.entries import Entry, format_time, parse_time
 from audit.evidence import Evidence
 from audit.findings import Checks
 from audit.force import SUCCESSOR, Force
-from audit.jobs import EARLIER, SAYS_ALL, Attempt, Job, Jobs, Output, after
+from audit.jobs import EARLIER, SAYS_ALL, Attempt, Job, Jobs, Output, Spoken, after
 from audit.statements import agrees, release_facts
 from protocols.encoding import sha256_digest
 from protocols.envelope import RELEASE, decode_envelope, verify
 from protocols.errors import MinshuError
 from protocols.jobs.job_type import SUSPECTED, OutputClass, PlannedRelease
 from protocols.succession import CLOCK_TOLERANCE
-from protocols.wire import ReleaseNote, organisation_of
+from protocols.wire import JobSpec, ReleaseNote, organisation_of
 
 PATIENCE: Final = timedelta(days=1)
 """How long after its time a thing may still be under way before that is reported."""
@@ -97,7 +97,17 @@ class Outputs:
         if self._fits(note, planned, attempt, where):
             check.saw(where)
         if note.output_class == OutputClass.AGGREGATE:
-            self.releases[note.content_sha256] = Released(note, where, attempt.constraints)
+            spec = self._spec(entry.job, where)
+            persons = bool(attempt.permit.terms.unit)
+            self.releases[note.content_sha256] = Released(note, where, attempt.constraints, spec, persons)
+
+    def _spec(self, job: str, where: str) -> JobSpec | None:
+        """Return what was asked, None where the job's text is not there; `executed` says so."""
+        known = self.jobs.known(job)
+        if known is None or not known.envelope:
+            return None
+        spoken = self.evidence.document(known.envelope, Spoken.decode, "executed", where)
+        return None if spoken is None or spoken.spec.job_id != job else spoken.spec
 
     def _note(self, entry: Entry, where: str) -> ReleaseNote | None:
         digest = entry.body.get("envelope_sha256")

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from protocols.errors import Unreachable
+from protocols.errors import MinshuError, Unreachable
 
 STOP_TIMEOUT_S = 10.0
 
@@ -87,6 +89,31 @@ class Children:
         child = Child(name, process, log)
         self.all.append(child)
         return child
+
+    @contextlib.contextmanager
+    def watched(self, give_up: Callable[[], object]) -> Iterator[None]:
+        """Call `give_up` if a child ends meanwhile, so that nobody waits for ever for what it should do.
+
+        Raises:
+            Unreachable: a child has ended.
+        """
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(1.0):
+                if not all(child.alive for child in self.all):
+                    with contextlib.suppress(MinshuError):
+                        give_up()
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+            self.check()
 
     def check(self) -> None:
         """Check that every child is alive.

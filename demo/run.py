@@ -272,7 +272,8 @@ class Demo(Narrator):
         givers = [d for d in DEPARTMENTS if d.datasets]
         begun = time.perf_counter()
         self._approve(job.id, givers, show=HEALTH)
-        view = job.wait()
+        with self.children.watched(job.cancel):
+            view = job.wait()
         self.summary.seconds["protocol"] = time.perf_counter() - begun
         if view.state != "SUCCEEDED":
             raise Failed(f"the job ended {view.state}: {view.code} {view.sentence}")

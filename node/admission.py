@@ -6,7 +6,7 @@ job, attempt, roster and participants, and this node's own words are among them 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -24,7 +24,7 @@ from protocols.ids import DatasetName, Digest, NodeName, Role
 from protocols.jobs import job_type
 from protocols.jobs.job_type import UNIT, InputBuilder, PreparedInput
 from protocols.party import Rand
-from protocols.wire import Admission, InputSummary, JobSpec
+from protocols.wire import Admission, InputSummary, JobSpec, parse_utc
 
 SALT_BYTES: Final = 32
 QUALITY_SCHEMA: Final = "minshu-quality/1"
@@ -38,7 +38,8 @@ class Prepared:
         question: the digest of what is asked of the data that was read, see `question_here`.
         about: whom its rows are about, as the policy said when they were read.
         counts: how many rows were read, and how many of them do not count, by reason. Of a dataset whose size
-            nobody is told, the quality record does not say it, and this stays at this node.
+            nobody is told, the quality record does not say it: this stays in the node's database, and is in
+            no log.
     """
 
     input: PreparedInput
@@ -80,8 +81,10 @@ def prepare(
     assert brings is not None
     asked = job_type(spec.job_type)
     source = open_source(dataset.path, limits)
-    builder = asked.builder(spec, role, about.unit if about is not None else None)
     snapshot = source.snapshot()
+    # Identifiers are judged as of the data's own day: the job does not choose whose are valid.
+    unit = None if about is None else replace(about.unit, as_of=parse_utc(snapshot).date())
+    builder = asked.builder(spec, role, unit)
     question = question_here(spec, snapshot, dataset)
     columns = dict(brings.columns) if about is None else {**brings.columns, UNIT: about.column}
     read_into(builder, source, columns, go_on)

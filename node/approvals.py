@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from audit.entries import format_time
 from node.activation import InForce
-from node.gate import authentic
+from node.gate import about_of, authentic
 from node.journal import policy_ref
 from node.state import Reader, RunState, State, StoredApproval
 from policies.approving import MAX_APPROVAL_LIFETIME, verify_approval
-from policies.decision import Ask, Decision, VerifiedApproval
+from policies.decision import Ask, Decision, Refuse, VerifiedApproval
 from policies.explain import decision_json, explain_decision
 from policies.model import ActivePolicy
 from protocols.encoding import sha256_digest
@@ -125,9 +125,14 @@ def prompt(case: Case) -> str:
         f"参数 params          {', '.join(f'{name} = {spec.params[name]}' for name in sorted(spec.params))}",
         "读取的列 columns read:",
     ]
+    own = None if isinstance(case.decision, Refuse) else spec.role_of(NodeName(active.policy.policy_id))
     for brings in spec.inputs:
-        columns = ", ".join(f"{column} ({slot})" for slot, column in sorted(brings.columns.items()))
-        lines.append(f"  {brings.role} ({brings.organisation}) {brings.dataset}: {columns}")
+        columns = [f"{column} ({slot})" for slot, column in sorted(brings.columns.items())]
+        # No job names this column: the policy does, and what others' policies say is theirs.
+        about = about_of(active.policy, spec, brings.role) if brings.role == own else None
+        if about is not None:
+            columns.append(f"{about.column} (unit: whom a row is about / 单位: 每行所属对象)")
+        lines.append(f"  {brings.role} ({brings.organisation}) {brings.dataset}: {', '.join(columns)}")
     approved = ", ".join(sorted(given.approver for given in case.given if given.counts)) or "-"
     lines.append(f"已有审批 approvals     {approved}")
     lines.append(f"执行 attempts        {', '.join(case.states) or '-'}")

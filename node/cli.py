@@ -645,8 +645,18 @@ def _record(arguments: argparse.Namespace, home: "Home", case: "Case", envelope:
 
 
 def _show_job(arguments: argparse.Namespace) -> int:
-    case = _case(_home(arguments), arguments.job)
-    return _show(arguments, case.to_json(), case.page())
+    from node.state import read_state
+
+    home = _home(arguments)
+    case = _case(home, arguments.job)
+    with read_state(home.database) as reader:
+        read = reader.input_counts(case.spec.job_id)
+    lines = [
+        f"attempt {number} read: " + " ".join(f"{name}={count}" for name, count in counts.items())
+        for number, counts in read.items()
+    ]
+    plain = {**case.to_json(), **({"read": read} if read else {})}
+    return _show(arguments, plain, case.page(), *lines)
 
 
 def _budget(arguments: argparse.Namespace) -> int:

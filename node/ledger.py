@@ -1,8 +1,9 @@
 """The ledger: what every attempt cost each of this node's sources, in the node's own database.
 
 One row per attempt. It is *reserved* when the node accepts the attempt, *charged* at commit point 1 and
-*released* where it is certain that nothing left; a row is never removed. `answering` says that frames which
-an answer could be made of may have gone out, `exact` what that means for the differencing guard.
+*released* where it is certain that nothing of the data was told; a row is never removed. `answering` says
+that frames which an answer could be made of may have gone out, `exact` what that means for the differencing
+guard.
 
 Every source has a version, the number of changes ever made to its rows. Whoever reserves says on which one
 the decision was made, and the UPDATE itself compares it, so two racing jobs cannot both spend the last unit.
@@ -21,7 +22,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from policies.attempts import forgiven
+from policies.attempts import forgiven, free_again
 from policies.history import Past
 from protocols.dp.cost import Cost
 from protocols.encoding import canonical_json, decode_json
@@ -327,15 +328,15 @@ def answering(connection: sqlite3.Connection, job: JobId, attempt: int) -> Row:
 def release(
     connection: sqlite3.Connection, job: JobId, attempt: int, *, unopened: bool = False
 ) -> Row | None:
-    """Free an attempt's cost because nothing left; None where it stays, or there is nothing to free.
+    """Free the cost of an attempt that is over; None where it stays, or there is nothing to free.
 
-    What is only reserved is freed. What was charged stays, unless this very process knows that the attempt's
-    data stream was never opened: `unopened`.
+    See `policies.attempts.free_again`. `unopened`: this very process knows that the attempt's data stream was
+    never opened. What needs no such knowledge is freed after a restart as well: `answering` is durable first.
     """
     row = _row(connection, job, attempt)
     if row is None or row.state is RowState.RELEASED:
         return None
-    if row.state is RowState.CHARGED and (row.answering or not unopened):
+    if not free_again(row.past, answering=row.answering, unopened=unopened):
         return None
     past = replace(row.past, charged=False, exact=False)
     return _store(connection, replace(row, past=past, state=RowState.RELEASED))

@@ -7,7 +7,7 @@ entry, is the data stream opened; and before the first frame all is checked once
 taken long. That an answer is under way is durable before the first frame of it. Commit
 point 2 makes the releases durable; only then, and once witnesses have seen that, are they sent. An attempt
 that a crash or an error cut short is never resumed; its cost is freed only where it is certain that nothing
-left.
+of the data was told.
 """
 
 import asyncio
@@ -36,6 +36,7 @@ from node.exchange import Exchange
 from node.gate import HINDRANCES, Allowed, Gate, about_of, dataset_of
 from node.home import Home
 from node.journal import job_facts, policy_ref
+from node.ledger import RowState
 from node.link import Uplink
 from node.logs import Log
 from node.receipts import owe
@@ -307,7 +308,7 @@ class Runner:
                     discard(folder, file.stem)
 
     def _settle(self) -> None:
-        """Free what is set aside for attempts that no process runs any more, and nothing else."""
+        """Free what attempts that no process runs any more cost, where they told nothing."""
         state = self._office.state
         left = state.ledger().under_way()
         if left:
@@ -315,7 +316,8 @@ class Runner:
                 for row in left:
                     attempt = Attempt(row.past.job, row.past.attempt)
                     if self._free(change, attempt, "node-restarted", unopened=False):
-                        end = {"code": "node-restarted", "opened": False, "freed": True}
+                        opened = row.state is RowState.CHARGED  # or may have been
+                        end = {"code": "node-restarted", "opened": opened, "freed": True}
                         change.log("job.failed", end, attempt=attempt)
 
     def _free(self, change: Change, attempt: Attempt, code: str, *, unopened: bool) -> bool:
@@ -460,26 +462,27 @@ class Runner:
         """
         office, spec = self._office, live.allowed.spec
         about = about_of(live.allowed.active.policy, spec, live.role)
-        told = job_type(spec.job_type).states_sizes
-        where: dict[str, str | int] = {"job": live.attempt.job, "attempt": live.attempt.number}
         try:
-            prepared = await self._in_thread(
+            return await self._in_thread(
                 lambda: prepare(
                     spec, live.role, dataset, limits, about=about, rand=office.rand, go_on=live.go_on
                 )
             )
         except InputError as error:
-            if told:
+            if job_type(spec.job_type).states_sizes:
                 raise
-            office.log.failure(error.code, **where, sentence=error.message, hint=error.hint)
+            office.log.failure(
+                error.code,
+                job=live.attempt.job,
+                attempt=live.attempt.number,
+                sentence=error.message,
+                hint=error.hint,
+            )
             raise InputError(
                 "this department's data is not as the job needs it; only its own log says how",
                 code=error.code,
                 hint="ask the department to look into its node's log, then submit a new job",
             ) from None
-        if not told:
-            office.log.info("prepared", **where, **prepared.counts)
-        return prepared
 
     def _check_unchanged(self, live: _Live) -> None:
         """Refuse an exact joint answer over other data than an earlier attempt of the job was about.
@@ -542,6 +545,7 @@ class Runner:
                             salt=live.prepared.salt,
                             commitment=live.prepared.summary.commitment,
                             quality=live.prepared.quality,
+                            counts=live.prepared.counts,
                         )
             except StateConflict as error:
                 if error.code != "ledger-conflict":
@@ -755,9 +759,17 @@ class Runner:
                 lambda: asyncio.run_coroutine_threadsafe(self._answering(live), loop).result(),
             )
             live.opened = True
-            output = await self._in_thread(
-                lambda: playing.run(job_type(spec.job_type).party(live.role, setup, prepared, office.rand))
-            )
+
+            def play() -> tuple[Content, ...]:
+                try:
+                    party = job_type(spec.job_type).party(live.role, setup, prepared, office.rand)
+                except InputError:
+                    # That this node's data contradict the job is an answer, too: it is remembered as one.
+                    playing.answering()
+                    raise
+                return playing.run(party)
+
+            output = await self._in_thread(play)
             await exchange.finish()
         except BaseException:
             await exchange.close()

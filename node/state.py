@@ -67,6 +67,9 @@ _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS input (
         job TEXT NOT NULL, attempt INTEGER NOT NULL, dataset TEXT NOT NULL, salt BLOB NOT NULL,
         commitment TEXT NOT NULL, quality BLOB NOT NULL, PRIMARY KEY (job, attempt))""",
+    # What was read, to the row: of job types that tell nobody, the quality record does not say it.
+    """CREATE TABLE IF NOT EXISTS input_counts (
+        job TEXT NOT NULL, attempt INTEGER NOT NULL, counts TEXT NOT NULL, PRIMARY KEY (job, attempt))""",
     """CREATE TABLE IF NOT EXISTS output (
         release TEXT PRIMARY KEY, job TEXT NOT NULL, attempt INTEGER NOT NULL, name TEXT NOT NULL,
         class TEXT NOT NULL, recipient TEXT NOT NULL, sha256 TEXT NOT NULL, note BLOB NOT NULL,
@@ -497,6 +500,13 @@ class Reader:
         )
         return None if row is None else (row["salt"], row["quality"])
 
+    def input_counts(self, job: JobId) -> dict[int, dict[str, int]]:
+        """Return what this node's own people may know of what a job read: attempt → count by reason."""
+        if self._one("SELECT 1 FROM sqlite_master WHERE name = 'input_counts'") is None:
+            return {}  # an earlier release wrote the database last
+        rows = self._all("SELECT attempt, counts FROM input_counts WHERE job = ? ORDER BY attempt", (job,))
+        return {row["attempt"]: json.loads(row["counts"]) for row in rows}
+
     def old_records(self, before: datetime) -> list[OldRecord]:
         """Return what is kept of ended jobs that were received before a moment, oldest first, at most 256."""
         rows = self._all(
@@ -736,7 +746,7 @@ class Change:
         self._connection.execute("UPDATE approval SET used = 1 WHERE job = ?", (attempt.job,))
 
     def release(self, attempt: Attempt, code: str, policy: PolicyRef | None, *, unopened: bool) -> bool:
-        """Free an attempt's cost where nothing left, else keep it; either way the attempt is over.
+        """Free an attempt's cost where nothing was told, else keep it; either way the attempt is over.
 
         Returns:
             Whether something is free again.
@@ -783,12 +793,23 @@ class Change:
             raise StateConflict("this approval is recorded already", code="approval-used") from None
 
     def add_input(
-        self, attempt: Attempt, dataset: str, salt: bytes, commitment: Digest, quality: bytes
+        self,
+        attempt: Attempt,
+        dataset: str,
+        salt: bytes,
+        commitment: Digest,
+        quality: bytes,
+        *,
+        counts: Mapping[str, int],
     ) -> None:
-        """Keep the salt of an input commitment and the quality record, for auditors."""
+        """Keep the salt of an input commitment and the quality record, for auditors; `counts` stay here."""
         self._connection.execute(
             "INSERT OR REPLACE INTO input VALUES (?, ?, ?, ?, ?, ?)",
             (attempt.job, attempt.number, dataset, salt, commitment, quality),
+        )
+        self._connection.execute(
+            "INSERT OR REPLACE INTO input_counts VALUES (?, ?, ?)",
+            (attempt.job, attempt.number, json.dumps(dict(counts))),
         )
 
     def add_output(self, output: StoredOutput) -> None:
@@ -832,10 +853,11 @@ class Change:
         self._connection.execute("UPDATE output SET deleted = 1 WHERE release = ?", (release,))
 
     def forget(self, job: JobId) -> None:
-        """Delete a job's text, its approvals, and the salts and quality records of its inputs."""
+        """Delete a job's text, its approvals, and what is kept of its inputs."""
         self._connection.execute("UPDATE job SET envelope = NULL WHERE job = ?", (job,))
         self._connection.execute("DELETE FROM approval WHERE job = ?", (job,))
         self._connection.execute("DELETE FROM input WHERE job = ?", (job,))
+        self._connection.execute("DELETE FROM input_counts WHERE job = ?", (job,))
 
     def swap_head(self, origin: str, expected: bytes | None, note: bytes) -> bool:
         """Keep the newest checkpoint of another log if the one kept is `expected`; tell whether it was."""

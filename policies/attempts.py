@@ -16,7 +16,7 @@ from protocols.channel import suites
 from protocols.dp.cost import Cost
 from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import ADMISSION, decode_envelope, key_id, verify
-from protocols.errors import DecodeError, InputError, ProtocolAborted, SignatureInvalid
+from protocols.errors import DecodeError, InputError, ProtocolAborted, Refused, SignatureInvalid
 from protocols.ids import Digest, Role
 from protocols.jobs import job_type
 from protocols.statistics.differencing import Query, differenced
@@ -34,7 +34,7 @@ from protocols.wire import (
 SAID_NO: Final = "approver-said-no"
 
 MAX_GIVEN_UP: Final = 8
-"""Attempts of one job that may end without a charge. Each one's admission tells the list's exact size."""
+"""Attempts of one job that may end at no cost. Each one's admission tells the list's exact size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +190,29 @@ def set_aside(spec: JobSpec, attempt: int, terms: Terms, moment: datetime) -> Pa
     )
 
 
+def free_again(past: Past, *, answering: bool, unopened: bool) -> bool:
+    """Return whether what an attempt cost is free again at its end: nothing of the data was told.
+
+    What is set aside is; so is what was charged where no data stream was opened, or where the job type tells
+    nothing before it begins to answer.
+
+    Args:
+        past: the attempt.
+        answering: frames that an answer could be made of may have gone out.
+        unopened: it is known that its data stream was never opened.
+    """
+    if answering:
+        return False
+    return not past.charged or unopened or _silent(past.job_type)
+
+
+def _silent(name: str) -> bool:
+    try:
+        return job_type(name).silent_until_answering
+    except Refused:
+        return False  # unknown to this version: then nobody can say
+
+
 def forgiven(asked: Query | None, unanswered: Iterable[Query | None]) -> bool:
     """Return whether an attempt that was charged and ended before it began to answer counts as no answer.
 
@@ -212,7 +235,7 @@ def check_earlier(*, rejected: bool, released: bool, answering: bool, given_up: 
         rejected: somebody who may approve said no to the job.
         released: another attempt of it made a release here.
         answering: another attempt of it began to answer.
-        given_up: how many others ended without a charge.
+        given_up: how many others ended at no cost.
     """
     if rejected:
         return REJECTED_BEFORE
@@ -246,8 +269,8 @@ ANSWERED_ONCE: Final = Refuse(
 )
 GIVEN_UP: Final = Refuse(
     "attempts-exhausted",
-    "Too many attempts of this job were given up before they started.",
-    "本任务多次在开始执行前放弃。",
-    "find out why the attempts never started, then submit a new job",
-    "请先查明未能开始的原因, 再提交新任务",
+    "Too many attempts of this job were given up before they answered.",
+    "本任务多次在作答前放弃。",
+    "find out why the attempts never got to an answer, then submit a new job",
+    "请先查明未能作答的原因, 再提交新任务",
 )

@@ -43,6 +43,8 @@ class Terms:
         source: catalogue name of the dataset, without `local:`; empty for a seat without one.
         unit: the column that says whom a row is about, empty where the policy names none.
         query: what the job selects of the source, None without a dataset.
+        persons_in: in how many of how many departments the job takes one person to be at most; None where its
+            type counts nobody across departments.
     """
 
     rule: str
@@ -53,6 +55,7 @@ class Terms:
     source: str
     unit: str
     query: Query | None
+    persons_in: tuple[int, int] | None
     _learnt: Callable[[], tuple[Leak, ...]] = field(repr=False, compare=False)
 
     @property

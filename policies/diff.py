@@ -47,6 +47,7 @@ from policies.words import (
     Words,
     count_words,
     figure,
+    least_persons_words,
     limit_words,
     period_words,
     rate_words,
@@ -623,6 +624,12 @@ def _rule(here: _Page, then: tuple[Policy, Rule], today: tuple[Policy, Rule]) ->
             here.bound(key, what, was, now, tighter_up=tighter_up, then=fit, besides=Effect.BOTH)
         else:
             here.bound(key, what, was, now, tighter_up=tighter_up, show=show)
+    least, least_now = old.persons_in, new.persons_in
+    # Without a number, everybody is taken to be everywhere: no number asks for more.
+    effect = _tighter_if(least_now is None or (least is not None and least_now > least))
+    reckon = ("a job has to reckon with one person being in", "任务须按一人可能出现于多少部门计算:")
+    then_now = least_persons_words(least), least_persons_words(least_now)
+    here.value("persons_in", reckon, *then_now, effect, words=lambda said: said)
     _charged(here, then, today)
     _capacities(here, old, new)
     _pace(here, old.rate, new.rate)

@@ -25,8 +25,10 @@ from policies.words import (
     count_words,
     figure,
     grouped,
+    least_persons_words,
     limit_words,
     measure,
+    persons_words,
     rate_words,
     share,
     stop_words,
@@ -39,7 +41,7 @@ from protocols.envelope import key_id
 from protocols.errors import InputError
 from protocols.ids import NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.job_type import Forecaster, OutputClass, Statement
+from protocols.jobs.job_type import CountsAcross, Forecaster, OutputClass, Statement
 from protocols.wire import (
     Constraints,
     JobSpec,
@@ -207,6 +209,9 @@ def decision_json(decision: Decision, spec: JobSpec | None = None) -> dict[str, 
         "cost": {"text": terms.cost.encode(), "rows": terms.cost.rows, "queries": terms.cost.queries},
         "lines": [line.to_json() for line in terms.lines],
         "constraints": terms.constraints.to_json(),
+        "persons_in": None
+        if terms.persons_in is None
+        else {"most": terms.persons_in[0], "of": terms.persons_in[1]},
         "releases": [
             {
                 "name": r.name,
@@ -356,6 +361,15 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         f"  输出给: {to}; 群体统计数字同时提供给申请方",
     )
     _explain_conditions(say, _demanded(constraints_of(policy, rule)))
+    across = {known.name for known in JOB_TYPES if isinstance(known, CountsAcross)}
+    if rule.datasets and (rule.persons_in is not None or across & set(rule.job_types)):
+        en, zh = least_persons_words(rule.persons_in)
+        if rule.persons_in is not None:
+            en, zh = f"at least {en}, or all there are", f"至少 {zh} (不足此数时为全部)"
+        say.line(
+            f"  A job has to reckon with one person being in {en}",
+            f"  任务须按一人可能出现在{zh}计算",
+        )
     _explain_limits(say, policy, rule)
     if rule.approvals:
         who = ", ".join(rule.approvers)
@@ -525,6 +539,9 @@ def _explain_terms(say: _Page, terms: Terms, spec: JobSpec, zone: tzinfo) -> Non
             f"    {release.name}, 由 {node} 发给 {release.recipient} ({zh})",
         )
     _explain_conditions(say, _demanded(terms.constraints))
+    if terms.persons_in is not None:
+        en, zh = persons_words(terms.persons_in)
+        say.line(f"  By the job's word: {en}", f"  任务声明: {zh}")
     _explain_cost(say, terms, zone)
     say.line("  Who would learn what:", "  谁会得知什么:")
     _explain_leaks(say, spec, [leak for leak in terms.leaks if len(leak.coalition) == 1])

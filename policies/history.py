@@ -73,6 +73,10 @@ class Hindsight(Protocol):
         """Whether an exact answer since then and one to `query` give away the difference of two groups."""
         ...
 
+    def repeats(self, query: Query, job: JobId, since: datetime) -> bool:
+        """Whether another job has had exact amounts for `query` since then, or may yet have."""
+        ...
+
 
 class History(Protocol):
     """A node's ledger, read. Rows that were freed are not in it."""
@@ -171,6 +175,10 @@ class Lookback:
             for row in self.rows
         )
 
+    def repeats(self, query: Query, job: JobId, since: datetime) -> bool:
+        """Whether another job has had exact amounts for `query` since then, or may yet have."""
+        return _repeats(self.rows, query, job, since)
+
 
 @dataclass(slots=True)
 class Growing:
@@ -240,6 +248,27 @@ class Growing:
             row.exact and row.query is not None and row.time > since and differenced(query, row.query)
             for row in self.since(since)
         )
+
+    def repeats(self, query: Query, job: JobId, since: datetime) -> bool:
+        """Whether another job has had exact amounts for `query` since then, or may yet have."""
+        if _as_key(query) not in self._exact:
+            return False
+        return _repeats(self.since(since), query, job, since)
+
+
+def _repeats(rows: Iterable[Past], query: Query, job: JobId, since: datetime) -> bool:
+    """Whether a row of another job is of the same exact question, about data that may since have changed."""
+    if not query.amounts or query.noisy:
+        return False
+    asked = _as_key(query)
+    return any(
+        row.exact
+        and row.job != job
+        and row.time > since
+        and row.query is not None
+        and _as_key(row.query) == asked
+        for row in rows
+    )
 
 
 def _as_key(query: Query) -> Any:

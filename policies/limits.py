@@ -1,4 +1,4 @@
-"""What the budget pays for, what the past leaves room for, and when: `decide`, steps (20) to (25) and (27).
+"""What the budget pays for, what the past leaves room for, and when: `decide`, steps (21) to (26) and (28).
 
 Attempts, rates, the differencing guard, costs, budgets and quotas, and windows. Periods are of the policy's
 calendar; what was answered before is in `policies.history`.
@@ -34,7 +34,7 @@ def look_back(history: History, source: str) -> Hindsight:
     return _lookback(tuple(rows)) if isinstance(rows, Sequence) else rows
 
 
-# --- (20)
+# --- (21)
 
 
 def check_budget(dataset: Dataset | None, budget: Limit | None, cost: Cost, rule: str) -> Refuse | None:
@@ -51,7 +51,7 @@ def check_budget(dataset: Dataset | None, budget: Limit | None, cost: Cost, rule
     )
 
 
-# --- (21)
+# --- (22)
 
 
 def check_attempts(past: Hindsight, job: JobId, rule: str) -> Refuse | None:
@@ -68,7 +68,7 @@ def check_attempts(past: Hindsight, job: JobId, rule: str) -> Refuse | None:
     )
 
 
-# --- (22)
+# --- (23)
 
 
 def check_rate(index: Index, clause: Clause, history: History, job: JobId, moment: datetime) -> Refuse | None:
@@ -108,7 +108,7 @@ def check_rate(index: Index, clause: Clause, history: History, job: JobId, momen
     )
 
 
-# --- (23)
+# --- (24)
 
 
 def as_charged(query: Query | None, budget: Limit | None) -> Query | None:
@@ -121,9 +121,24 @@ def as_charged(query: Query | None, budget: Limit | None) -> Query | None:
     return query
 
 
-def check_differencing(past: Hindsight, query: Query | None, since: datetime, rule: str) -> Refuse | None:
-    """Refuse an exact answer that, less one given since then, would answer a third question."""
-    if query is None or not past.differs(query, since):
+def check_differencing(
+    past: Hindsight, query: Query | None, job: JobId, since: datetime, *, days: int, rule: str
+) -> Refuse | None:
+    """Refuse an exact answer that, less one given in the last `days`, would answer a third question."""
+    if query is None:
+        return None
+    if past.repeats(query, job, since):
+        # Counts of persons are rounded; exact sums before and after differ by whoever came, left or changed.
+        return Refuse(
+            "asked-before",
+            f"An exact answer to this very question was given in the last {days} days, or is under way; the "
+            "difference of two sums is what a few persons' rows have become.",
+            f"{days} 天内已对同一问题给出 (或正在给出) 精确答案; 两次合计相减, 会得出个别人员的数据变动。",
+            f"fetch the earlier answer, ask again {days} days after it, or ask with noise (release/1)",
+            f"请取用以往的结果, 或在其 {days} 天之后再问, 或改用加噪结果 (release/1)",
+            rule,
+        )
+    if not past.differs(query, since):
         return None
     # It names no other job and no figure: what others asked is theirs.
     return Refuse(
@@ -136,7 +151,7 @@ def check_differencing(past: Hindsight, query: Query | None, since: datetime, ru
     )
 
 
-# --- (24)
+# --- (25)
 
 
 def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | None:
@@ -155,7 +170,7 @@ def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | Non
     )
 
 
-# --- (25)
+# --- (26)
 
 
 def charge(
@@ -208,7 +223,7 @@ def _exceeded(limit: Limit, found: Standing, until: str, rule: str) -> Refuse:
     )
 
 
-# --- (27)
+# --- (28)
 
 
 def in_window(permit: Permit, window: Window, zone: zoneinfo.ZoneInfo, now: datetime) -> Permit | Ask:

@@ -1,7 +1,8 @@
-"""What a job asks of one seat, and whether one rule covers all of it: `decide`, steps (13) to (19)."""
+"""What a job asks of one seat, and whether one rule covers all of it: `decide`, steps (13) to (20)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import reduce
 from operator import or_
 from typing import Final, Self
@@ -15,6 +16,7 @@ from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import (
     REQUESTER,
     ColumnNeed,
+    CountsAcross,
     Domain,
     JobType,
     OutputClass,
@@ -31,7 +33,8 @@ class Asked:
 
     `needs` are by slot: a slot that is asked for several uses has to meet every one of them. `together` is
     what one organisation would learn that holds two seats which must be apart, empty where none does;
-    `organisations` give data, `sources` is the smallest number of them that a record takes.
+    `organisations` give data, `sources` is the smallest number of them that a record takes; `persons_in` is
+    in how many of how many departments one person is taken to be at most.
     """
 
     kinds: frozenset[str]
@@ -41,6 +44,7 @@ class Asked:
     organisations: int
     sources: int
     query: Query | None
+    persons_in: tuple[int, int] | None
 
     @classmethod
     def of(cls, spec: JobSpec, job_type: JobType, role: Role, requester: Organisation) -> Self:
@@ -61,6 +65,7 @@ class Asked:
             len({given.organisation for given in spec.inputs}),
             job_type.sources_asked(spec),
             job_type.query(spec, role),
+            job_type.persons_in(spec) if isinstance(job_type, CountsAcross) else None,
         )
 
 
@@ -238,6 +243,17 @@ def _check_domain(name: str, column: Column, asked: Domain, rule: str) -> Refuse
             f"分组起点只能取自: {listed}",
             rule,
         )
+    if column.bins is not None and asked.kept is not None and not _between_bins(column, asked.kept):
+        listed = shortened(map(figure, column.bins))
+        return Refuse(
+            "column-bins",
+            f"A filter of column {name} would cut where the policy lets no group begin.",
+            f"列 {name} 的筛选边界不在策略允许的分组起点上。",
+            "keep whole groups: let low begin one, and high end one (one less than where the next begins, "
+            f"whole numbers only); groups begin at: {listed}",
+            f"请筛选完整的分组: low 取分组起点, high 取下一分组起点减 1 (仅限整数列); 分组起点: {listed}",
+            rule,
+        )
     if not asked.covering:
         return None
     if column.range is None:
@@ -263,6 +279,15 @@ def _check_domain(name: str, column: Column, asked: Domain, rule: str) -> Refuse
     return None
 
 
+def _between_bins(column: Column, kept: tuple[Fraction | None, Fraction | None]) -> bool:
+    """Whether a filter keeps whole groups: filters hold both their ends, groups not where the next begins."""
+    low, high = kept
+    begins = column.bins or ()
+    # Of numbers with decimals, none is the last one before the next group.
+    ends = high is None or (column.type == "int" and high + 1 in begins)
+    return (low is None or low in begins) and ends
+
+
 # --- (16)
 
 
@@ -281,6 +306,31 @@ def check_unit(dataset: Dataset, brings: JobInput, job_type: JobType, rule: str)
 
 
 # --- (17)
+
+
+def check_persons_in(persons_in: tuple[int, int] | None, least: int | None, rule: str) -> Refuse | None:
+    """Check how many departments share one person, by the job's word, against what the rule takes it for.
+
+    Fewer departments mean less noise and smaller groups; where the word is wrong, persons are not hidden.
+    """
+    if persons_in is None:
+        return None
+    stated, departments = persons_in
+    asked = departments if least is None else min(least, departments)
+    if stated >= asked:
+        return None
+    return Refuse(
+        "persons-in",
+        f"The job takes a person to be in at most {stated} of {departments} departments; the rule asks for "
+        f"at least {asked}.",
+        f"任务假定一人至多出现在 {departments} 个部门中的 {stated} 个, 规则要求至少按 {asked} 个计。",
+        f"write persons_in = {asked}, or have persons_in lowered in the rule if people cannot be in more",
+        f"请填写 persons_in = {asked}; 若同一人确实不会出现在更多部门, 可在新版本规则中调低 persons_in",
+        rule,
+    )
+
+
+# --- (18)
 
 
 def check_recipients(
@@ -319,7 +369,7 @@ def _allowed(clause: Clause, members: Members) -> frozenset[str]:
     return clause.recipients.union(analyst.organisation for analyst in analysts if analyst is not None)
 
 
-# --- (18)
+# --- (19)
 
 
 def check_separation(together: str, rule: str) -> Refuse | None:
@@ -350,7 +400,7 @@ def one_house(one: str, other: str) -> bool:
     return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
 
 
-# --- (19)
+# --- (20)
 
 
 def check_enough(organisations: int, asked: int, constraints: Constraints, rule: str) -> Refuse | None:

@@ -149,6 +149,9 @@ Organisations = Annotated[
     int, Meta(ge=2, le=64, description="a number of organisations from 2 to 64", examples=[3])
 ]
 Sources = Annotated[int, Meta(ge=1, le=63, description="a number of sources from 1 to 63", examples=[2])]
+Departments = Annotated[
+    int, Meta(ge=1, le=64, description="a number of departments from 1 to 64", examples=[2])
+]
 Approvals = Annotated[int, Meta(ge=0, le=16, description="a number of approvals from 0 to 16", examples=[2])]
 Jobs = Annotated[
     int, Meta(ge=1, le=1_000_000, description="a number of jobs from 1 to 1000000", examples=[10])
@@ -286,7 +289,11 @@ class Rate(_Clause, frozen=True, kw_only=True):
 
 
 class Rule(_Clause, frozen=True, kw_only=True):
-    """One thing that is allowed. A job fits wholly inside one rule or is refused."""
+    """One thing that is allowed. A job fits wholly inside one rule or is refused.
+
+    `persons_in`: the least number of departments in which a job may take one person to be at most. Without
+    it, a job has to take everybody to be in all of them.
+    """
 
     id: RuleId
     requesters: tuple[Alias, ...]
@@ -301,6 +308,7 @@ class Rule(_Clause, frozen=True, kw_only=True):
     min_group_size: GroupSize | None = None
     min_organisations: Organisations | None = None
     min_sources: Sources | None = None
+    persons_in: Departments | None = None
     max_rows: Rows | None = None
     max_fraction: Fraction | None = None
     min_coverage: Fraction | None = None

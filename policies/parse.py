@@ -38,7 +38,7 @@ from protocols.dp.cost import UNIT
 from protocols.encoding import sha256_digest
 from protocols.ids import Digest, NodeName
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.job_type import Forecaster, JobType, OutputClass
+from protocols.jobs.job_type import CountsAcross, Forecaster, JobType, OutputClass
 from protocols.wire import organisation_of
 
 MAX_POLICY_BYTES: Final = 256 << 10
@@ -138,7 +138,12 @@ class Caution:
 
 def cautions(parsed: ParsedPolicy, *, job_types: Sequence[JobType] = JOB_TYPES) -> list[Caution]:
     """Return what is allowed and yet not safe, or allowed and yet never answered, in the file's order."""
-    found = (*_watched_by_few(parsed), *_uncounted(parsed, job_types), *_in_vain(parsed, job_types))
+    found = (
+        *_watched_by_few(parsed),
+        *_uncounted(parsed, job_types),
+        *_in_vain(parsed, job_types),
+        *_alone(parsed, job_types),
+    )
     return sorted(found, key=lambda caution: caution.line)
 
 
@@ -205,6 +210,23 @@ def _in_vain(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterator[Cau
             )
 
 
+def _alone(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterator[Caution]:
+    """Yield rules by which this department may publish numbers that nobody else's are added to."""
+    across = {known.name for known in job_types if isinstance(known, CountsAcross)}
+    for index, rule in enumerate(parsed.policy.rules):
+        gives = bool(rule.datasets) and (not rule.roles or "source" in rule.roles)
+        kinds = ", ".join(sorted(across & set(rule.job_types)))
+        if gives and kinds and rule.min_organisations is None:
+            yield Caution(
+                parsed.document.lines.line(("rules", index)),
+                f"rule {rule.id} allows {kinds} without min_organisations, so this department's own numbers "
+                "may be published, too, with nobody else's added. Add min_organisations, for example "
+                "min_organisations = 3, unless that is meant",
+                f"规则 {rule.id} 允许 {kinds} 而未设 min_organisations, 本部门的数据也可单独公布, "
+                "不与其他部门合计。如非本意, 请补充 min_organisations, 例如 min_organisations = 3",
+            )
+
+
 def _directed(job_types: Iterable[JobType]) -> frozenset[str]:
     """Return the job types that release records about persons."""
     return frozenset(known.name for known in job_types if known.output_class is OutputClass.DIRECTED)
@@ -224,14 +246,15 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
     (6) Witnesses: only where releases are cosigned, other organisations than this node's own, no house twice,
         a quorum that they can reach, and of which no two share nobody.
     (7) Rule ids are unique; all that a rule names exists.
-    (8) Neutral roles bring no dataset, other roles bring one.
+    (8) Neutral roles bring no dataset, other roles bring one; `persons_in` is for those.
     (9) A rule spends from a budget and quotas of its own datasets; its cost can fit the limit.
     (10) Approvals: as many people as are asked for exist; important data takes two.
     (11) Class B: every guard is set, one recipient that is one organisation, explicit roles; where data is
         given, a rate and two approvals; where one list is enough (k = 1, nothing locked), two approvals of
         neutral seats, too.
     (12) Numbers are in range, a window is open at some time.
-    (13) The negative list speaks of datasets that are described, and no rule names a column of it.
+    (13) The negative list speaks of datasets that are described; no rule names a column of it, and no row is
+        about whom a column of it says.
     (14) No two rules overlap.
     (15) Stops name what this policy knows.
     """
@@ -586,6 +609,13 @@ def _check_seats(document: Document, rule: Rule, path: Path) -> None:
             code="role-without-dataset",
             hint=f"name datasets, or roles among {', '.join(sorted(NEUTRAL_KINDS))}",
         )
+    if not rule.datasets and rule.persons_in is not None:
+        document.fail(
+            (*path, "persons_in"),
+            "whoever brings no dataset has nobody to hide",
+            code="persons-in-without-dataset",
+            hint="remove it: those who give data say how many departments one person may be in",
+        )
     if rule.datasets and not rule.columns:
         document.fail(
             path, "datasets without columns", code="no-columns", hint="list the columns a job may use"
@@ -745,6 +775,14 @@ def _check_negative_list(document: Document, policy: Policy) -> None:
         # A slip of the pen here would forbid nothing, and nobody would notice.
         path = ("negative_list", number, "dataset")
         _refer_one(document, path, entry.dataset, policy.datasets, "dataset")
+        unit = policy.datasets[entry.dataset].unit
+        if unit is not None and spelt_alike(entry.column, unit.column):
+            document.fail(
+                ("datasets", entry.dataset, "unit"),
+                f"its column is on the negative list ({entry.reason}), and read wherever persons are counted",
+                code="negative-list",
+                hint="let another column say whom a row is about, or remove unit: then nobody is counted",
+            )
         for index, rule in enumerate(policy.rules):
             if entry.dataset not in rule.datasets:
                 continue

@@ -183,6 +183,25 @@ def measure(notion: str, amount: str) -> Words:
     return _ONE.get(notion, en.format(amount)) if amount == "1" else en.format(amount), zh.format(amount)
 
 
+def persons_words(persons_in: tuple[int, int]) -> Words:
+    """Return in how many of how many departments a job takes one person to be at most."""
+    stated, departments = persons_in
+    whole = stated == departments
+    return (
+        f"one person is taken to be in at most {stated} of the {departments} departments that give data"
+        + ("" if whole else "; where that is wrong, noise and smallest groups hide them less than stated"),
+        f"假定一人至多出现在提供数据的 {departments} 个部门中的 {stated} 个"
+        + ("" if whole else "; 如不属实, 噪声和最小分组的保护将低于所述程度"),
+    )
+
+
+def least_persons_words(least: int | None) -> Words:
+    """Return in how many departments a rule wants one person taken to be: a number, or all of them."""
+    if least is None:
+        return "every department that gives data", "全部提供数据的部门"
+    return count_words(least, "department", "departments"), f"{figure(least)} 个部门"
+
+
 def rate_words(rate: Rate) -> Words:
     """Return how many jobs may run in which period."""
     period = period_words(rate.per)

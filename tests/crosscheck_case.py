@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from protocols.identifiers import resident_id
 from protocols.ids import DatasetName, Digest, KeyId, NodeName, Organisation, Role
-from protocols.jobs.crosscheck import MATCHER, REGISTER, Crosscheck, source
-from protocols.jobs.job_type import Content, Setup
+from protocols.jobs.crosscheck import MATCHER, REGISTER, Crosscheck
+from protocols.jobs.job_type import Content, Setup, source
 from protocols.party import Party, Rand, Sent, run
 from protocols.psi.keyed_list import KeyedList
 from protocols.wire import Constraints, InputSummary, JobInput, JobSpec, organisation_of

@@ -9,10 +9,10 @@ import pyarrow as pa
 from crosscheck_case import CTX, ZERO, seeded
 
 from protocols.ids import DatasetName, KeyId, NodeName, Role
-from protocols.jobs.job_type import UNIT, Content, Setup, Unit
+from protocols.jobs.job_type import AGGREGATOR, UNIT, Content, Setup, Unit, source
 from protocols.jobs.release import Release
 from protocols.party import Party, Sent, run
-from protocols.releases.params import AGGREGATOR, Params, source
+from protocols.releases.params import Params
 from protocols.releases.plan import plan
 from protocols.tables.tally import Tally
 from protocols.wire import Constraints, InputSummary, JobInput, JobSpec, organisation_of

@@ -9,8 +9,8 @@ import pyarrow as pa
 from crosscheck_case import CTX, ZERO, seeded
 
 from protocols.ids import DatasetName, KeyId, NodeName, Role
-from protocols.jobs.job_type import UNIT, Content, Setup, Unit
-from protocols.jobs.table import AGGREGATOR, CrossTable, Params, source
+from protocols.jobs.job_type import AGGREGATOR, UNIT, Content, Setup, Unit, source
+from protocols.jobs.table import CrossTable, Params
 from protocols.party import Party, Sent, run
 from protocols.tables.tally import Tally
 from protocols.wire import Constraints, InputSummary, JobInput, JobSpec, organisation_of
@@ -73,6 +73,19 @@ def tallied(spec: JobSpec, rows: Sequence[Row], *, number: int = 1) -> Tally:
     tally = builder.finish()
     assert isinstance(tally, Tally)
     return tally
+
+
+def crowd(department: int, persons: int = 400) -> list[Row]:
+    """So many persons, evenly spread, with incomes that do not stand out."""
+    return [
+        {
+            "unit": f"{department}{number:017}",
+            "district": DISTRICT["values"][number % 2],
+            "age": number // 2 % 90,
+            "income": 1000 + number % 7 / 10,
+        }
+        for number in range(persons)
+    ]
 
 
 @dataclass

@@ -77,7 +77,7 @@ class TableWorld(World):
         if name == AGGREGATOR:
             roles = '["aggregator"]'
             return text + _RULE.format(types=types, bureau=BUREAU, roles=roles, more="")
-        limits = 'quotas = ["tables"]\n' + ('budget = "privacy"\n' if self.budget else "")
+        limits = 'persons_in = 1\nquotas = ["tables"]\n' + ('budget = "privacy"\n' if self.budget else "")
         more = f'datasets = ["cases"]\ncolumns = ["street", "age", "paid", "day"]\n{limits}'
         rule = _RULE.format(types=types, bureau=BUREAU, roles='["source", "key-holder"]', more=more)
         cases = _CASES.format(

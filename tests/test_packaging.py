@@ -88,7 +88,9 @@ def test_buf_lint_asks_for_a_comment_on_everything(tmp_path):
 
 # ---------------------------------------------------------------- what an import loads
 
-HEAVY = ["torch", "duckdb", "pyarrow", "pandas", "sqlalchemy", "opacus", "flwr"]
+HEAVY = [
+    "torch", "duckdb", "pyarrow", "pandas", "sqlalchemy", "opacus", "flwr", "tenseal", "opendp", "scipy", "dp_accounting", "matplotlib",
+]  # fmt: skip
 
 
 def loaded_by(statement: str) -> tuple[list[str], str]:

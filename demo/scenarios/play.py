@@ -229,7 +229,8 @@ class Play(Narrator):
             for department in waiting:
                 self.collaboration.approve(department, job.id, "dpo")
             self.say(f"Approved at {', '.join(d.title for d in waiting)}.")
-        view = job.wait(progress=False)
+        with self.children.watched(job.cancel):
+            view = job.wait(progress=False)
         if view.state != "SUCCEEDED":
             raise Failed(f"{name} ended {view.state}: {view.code} {view.sentence}")
         release = job.release()
@@ -246,7 +247,9 @@ class Play(Narrator):
             Failed: it was not.
         """
         file, _ = self._question(name)
-        view = self.bureau.submit(file).wait(progress=False)
+        job = self.bureau.submit(file)
+        with self.children.watched(job.cancel):
+            view = job.wait(progress=False)
         if view.state != "REFUSED":
             raise Failed(f"{name} ended {view.state}, expected a refusal")
         self.say(f"[green]refused[/green] {view.code}: {view.sentence}")

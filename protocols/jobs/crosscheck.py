@@ -39,6 +39,7 @@ from protocols.jobs.job_type import (
     Statement,
     Table,
     Unit,
+    source,
 )
 from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
 from protocols.psi import group, locks
@@ -60,11 +61,6 @@ RECORDS: Final = "records"
 STREET_TABLE: Final = "street-table"
 
 KEY_TYPE: Final = "resident-id"
-
-
-def source(number: int) -> Role:
-    """Return the role of the source with that number, counted from 1."""
-    return Role(f"source-{number}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +154,7 @@ class Crosscheck:
     output_class: Final = OutputClass.DIRECTED
     states_sizes: Final = True
     counts_units: Final = False
+    silent_until_answering: Final = False  # a guard that fails, or none, tells something of the lists
 
     def check(self, spec: JobSpec) -> None:
         """Check params, roles, inputs and recipients.

@@ -5,6 +5,7 @@ Adding a job type touches `protocols/jobs/<name>.py` and its line in `JOB_TYPES`
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any, Final, Protocol, runtime_checkable
@@ -33,6 +34,15 @@ UNIT: Final = "unit"
 no job maps this slot."""
 
 
+AGGREGATOR: Final = Role("aggregator")
+"""The role that adds up what it cannot read."""
+
+
+def source(number: int) -> Role:
+    """Return the role of the source with that number, counted from 1."""
+    return Role(f"source-{number}")
+
+
 class OutputClass(StrEnum):
     """What kind of thing leaves (architecture, "Output classes")."""
 
@@ -51,12 +61,15 @@ class Domain:
         bounds: least and greatest value that counts.
         covering: the policy has to state a range, and the bounds have to hold all of it, so that no value of
             this column can be out of bounds.
+        kept: least and greatest value of the rows that count, both included, None where there is no such end;
+            where the policy states bins, both cut between two of them.
     """
 
     values: tuple[str, ...] = ()
     bins: tuple[Fraction, ...] = ()
     bounds: tuple[Fraction, Fraction] | None = None
     covering: bool = False
+    kept: tuple[Fraction | None, Fraction | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +88,18 @@ class ColumnNeed:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Whom a row is about, as the policy says it: `kind` is the column's type, `max_rows` the most of one."""
+    """Whom a row is about.
+
+    Attributes:
+        kind: the type of the column that says it, by the policy.
+        max_rows: most rows of one, by the policy.
+        as_of: the day of the data, on which identifiers are judged. Not the job's to choose: with two days,
+            one question would be about two groups of persons.
+    """
 
     kind: str
     max_rows: int
+    as_of: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +234,15 @@ class JobType(Protocol):
         """Whether personal data takes part only where the policy says whom a row is about."""
         ...
 
+    @property
+    def silent_until_answering(self) -> bool:
+        """Whether nothing is told before a party begins to answer (`Step.answering`).
+
+        An attempt that ends earlier then says nothing of that party's data, neither by what was sent nor by
+        its end, and its cost is free again.
+        """
+        ...
+
     def check(self, spec: JobSpec) -> None:
         """Check params, roles, inputs and recipients of a spec of this type.
 
@@ -296,6 +326,22 @@ class Forecast:
     what_zh: str
     within: float
     cost: Cost
+
+
+@runtime_checkable
+class CountsAcross(Protocol):
+    """A job type that counts persons of several departments, and takes the job's word for how many share one.
+
+    What hides a person rests on that word: the minimum of a cell, and how much noise there is.
+    """
+
+    def persons_in(self, spec: JobSpec) -> tuple[int, int] | None:
+        """Return in how many departments one person may be, and how many give data; None: it does not matter.
+
+        Raises:
+            InputError: the spec is not of this type's form.
+        """
+        ...
 
 
 @runtime_checkable

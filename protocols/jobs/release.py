@@ -17,6 +17,7 @@ from protocols.errors import InputError, ProtocolAborted
 from protocols.identifiers import area_table
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import (
+    AGGREGATOR,
     COORDINATOR,
     REQUESTER,
     ColumnNeed,
@@ -34,13 +35,14 @@ from protocols.jobs.job_type import (
 from protocols.party import Finished, Incoming, Party, Rand, Step
 from protocols.releases.figures import TABLE, content
 from protocols.releases.forecasts import forecasts
-from protocols.releases.params import AGGREGATOR, JOB_TYPE, Params
+from protocols.releases.params import JOB_TYPE, Params, check_budget
 from protocols.releases.plan import Plan, plan
-from protocols.statistics.differencing import Between, Query
+from protocols.statistics.differencing import Query
 from protocols.statistics.suppress import MIN_GROUP
 from protocols.sums.parties import Aggregator, Contributor
 from protocols.sums.plan import Sums
 from protocols.tables.layout import decimal_text
+from protocols.tables.questions import check_filters, query_of
 from protocols.tables.tally import Tally, TallyBuilder
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 
@@ -52,13 +54,14 @@ class Release:
     output_class: Final = OutputClass.AGGREGATE
     states_sizes: Final = False
     counts_units: Final = True
+    silent_until_answering: Final = True
 
     def check(self, spec: JobSpec) -> None:
         """Check params, roles, inputs and recipients, and that such noise can be drawn and added up.
 
-        (1) Params and roles. (2) Each source brings one dataset with the slots it needs, nobody else brings
-        any. (3) One organisation gives one dataset. (4) Nobody but the requester receives the table. (5) No
-        sum can wrap.
+        (1) Params and roles. (2) Each source brings one dataset with the slots it needs, and no column of it
+        is filtered twice; nobody else brings any. (3) One organisation gives one dataset. (4) Nobody but the
+        requester receives the table. (5) The table can be made: `plan`; and no sum can wrap.
 
         Raises:
             InputError: what is wrong, what was expected, what to do.
@@ -82,6 +85,7 @@ class Release:
                     code="bad-inputs",
                     hint="map each slot of the params to a column of the dataset",
                 )
+        check_filters(params.layout, spec.inputs)
         # (3)
         owners = [organisation_of(spec.roles[role]) for role in params.owners]
         if len(set(owners)) != len(owners):
@@ -187,19 +191,19 @@ class Release:
         asks = {
             "job_type": self.name,
             "statistic": params.statistic,
-            "layout": params.layout.to_json(),
             "keys": params.keys,
             "levels": [*params.levels],
             "persons_in": params.persons_in,
+            "areas": params.areas,
             "sources": sorted([organisation_of(spec.roles[i.role]), i.dataset] for i in spec.inputs),
             "columns": sorted([slot, column] for slot, column in given.columns.items()),
         }
-        # Two filters of one column keep less than either: for one of them to be disjoint is enough.
-        filters: dict[str, frozenset[str] | Between] = {
-            given.columns[each.slot]: frozenset(each.values) if each.values else Between(each.low, each.high)
-            for each in params.layout.filters
-        }
-        return Query(canonical_json(asks).decode("utf-8"), filters, noisy=True)
+        return query_of(params.layout, given, asks, noisy=True)
+
+    def persons_in(self, spec: JobSpec) -> tuple[int, int] | None:
+        """Return in how many departments one person may be, and how many give data; None for one alone."""
+        params = Params.of(spec)
+        return (params.persons_in, params.sources) if params.sources > 1 else None
 
     def sources_asked(self, spec: JobSpec) -> int:
         """Return 1: a row counts that one source alone knows."""
@@ -299,7 +303,8 @@ class Release:
             forecast
             for amount in amounts
             for forecast in forecasts(
-                plan(replace(params, budget=Budget(params.budget.notion, amount))), Cost(queries=1)
+                plan(replace(params, budget=check_budget(Budget(params.budget.notion, amount)))),
+                Cost(queries=1),
             )
         )
 

@@ -20,6 +20,7 @@ from protocols.identifiers import area_table
 from protocols.identifiers.areas import AREA_TABLES
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import (
+    AGGREGATOR,
     COORDINATOR,
     REQUESTER,
     ColumnNeed,
@@ -32,18 +33,19 @@ from protocols.jobs.job_type import (
     Setup,
     Statement,
     Unit,
+    source,
 )
 from protocols.party import Finished, Incoming, Party, Rand, Step
 from protocols.statistics.cross_table import (
     MAX_AMOUNT,
     MAX_MINIMUM,
-    MAX_PROTECTED,
+    check_protected,
     dominated_cells,
     protect_cross,
     rounded_cells,
     with_margins,
 )
-from protocols.statistics.differencing import Between, Query
+from protocols.statistics.differencing import Query
 from protocols.statistics.suppress import MIN_GROUP, ROUNDING
 from protocols.sums.parties import Aggregator, Contributor
 from protocols.sums.plan import MAX_SOURCES, MODES, Sums
@@ -53,7 +55,6 @@ from protocols.tables.layout import (
     MAX_ROWS,
     MAX_UNIT_ROWS,
     Axis,
-    Filter,
     Layout,
     Reader,
     bad,
@@ -62,11 +63,13 @@ from protocols.tables.layout import (
     read_filters,
     read_measure,
 )
+from protocols.tables.questions import check_filters, query_of
 from protocols.tables.released import (
     PERSONS,
     ROWS,
     Figure,
     cell_labels,
+    check_size,
     content,
     exact_ratios,
     mean_of,
@@ -75,22 +78,17 @@ from protocols.tables.released import (
 from protocols.tables.tally import LATEST, Tally, TallyBuilder
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 
-AGGREGATOR: Final = Role("aggregator")
 TABLE: Final = "table"
 
 FEWEST: Final = 3
 """Departments that every cell of a joint table is added up from, at least."""
 
-_PER_MEASURE: Final = 4  # vectors: total, present, largest and second largest contribution
+_PER_MEASURE: Final = 5  # vectors: total, present, largest and second largest contribution, 1 where present
+_MEAN_DIGITS: Final = 2
 _NAME: Final = "table/1"
 
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-
-def source(number: int) -> Role:
-    """Return the role of the source with that number, counted from 1."""
-    return Role(f"source-{number}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +186,9 @@ class Params:
                 code="sum-too-large",
                 hint="declare closer bounds for the measure, or fewer decimals",
             )
-        if self.margins and self.layout.cells > MAX_PROTECTED:
-            raise InputError(
-                f"a table of {self.layout.cells} cells with margins, at most {MAX_PROTECTED} are protected",
-                code="too-many-cells",
-                hint='write margins = "no", list fewer values, or ask for fewer axes at a time',
-            )
+        check_size(self.layout.axes, self.figures, margins=self.margins)
+        if self.margins:
+            check_protected(len(self.layout.axes), self.layout.cells)
         if self.sources > 1:
             self.sums(bytes(32))  # a plan that cannot be made is refused here, too
 
@@ -224,8 +219,20 @@ class Params:
 
     @property
     def words(self) -> int:
-        """Length of a source's vector: persons, then for each measure total, present and two tops."""
-        return self.layout.cells * (1 + _PER_MEASURE * len(self.layout.measures))
+        """Length of a source's vector, see `own_vector`."""
+        return self.layout.cells * (2 + _PER_MEASURE * len(self.layout.measures))
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What each number of a cell is called."""
+        names = {"sum": sum_of, "mean": mean_of}
+        found = (
+            names[use](each.slot)
+            for each in self.layout.measures
+            for use in ("sum", "mean")
+            if use in each.of
+        )
+        return (PERSONS, *found)
 
     @property
     def bound(self) -> int:
@@ -302,12 +309,14 @@ class CrossTable:
     output_class: Final = OutputClass.AGGREGATE
     states_sizes: Final = False
     counts_units: Final = True
+    silent_until_answering: Final = True
 
     def check(self, spec: JobSpec) -> None:
         """Check params, roles, inputs and recipients.
 
-        (1) Params and roles. (2) Each source brings one dataset with the slots of the layout, the aggregator
-        none. (3) One organisation is one source. (4) The table goes to the requester, records to nobody.
+        (1) Params and roles. (2) Each source brings one dataset with the slots of the layout, and no column
+        of it is filtered twice; the aggregator brings none. (3) One organisation is one source. (4) The table
+        goes to the requester, records to nobody.
 
         Raises:
             InputError: what is wrong, what was expected, what to do.
@@ -330,6 +339,7 @@ class CrossTable:
                     code="bad-inputs",
                     hint="map each slot to a column of the dataset",
                 )
+        check_filters(params.layout, spec.inputs)
         # (3)
         owners = [organisation_of(spec.roles[role]) for role in params.owners]
         if len(set(owners)) != len(owners):
@@ -430,16 +440,24 @@ class CrossTable:
             return None
         asks = {
             "job_type": self.name,
-            "layout": params.layout.to_json(),
             "sources": sorted(
                 [organisation_of(spec.roles[i.role]), i.dataset, dict(i.columns)] for i in spec.inputs
             ),
             "persons_in": params.persons_in,
             "margins": params.margins,
+            "areas": params.areas,
+            "covers": sorted(
+                [organisation_of(spec.roles[cover.role]), cover.slot, sorted(cover.values)]
+                for cover in params.covers
+            ),
         }
         (own,) = (given for given in spec.inputs if given.role == role)
-        kept = {own.columns[each.slot]: _kept(each) for each in params.layout.filters}
-        return Query(canonical_json(asks).decode("utf-8"), kept)
+        return query_of(params.layout, own, asks, amounts=bool(params.layout.measures))
+
+    def persons_in(self, spec: JobSpec) -> tuple[int, int] | None:
+        """Return in how many departments one person may be, and how many give data; None for one alone."""
+        params = Params.of(spec)
+        return (params.persons_in, params.sources) if params.sources > 1 else None
 
     def sources_asked(self, spec: JobSpec) -> int:
         """Return 1: no record leaves, however many departments know the person."""
@@ -497,12 +515,20 @@ class CrossTable:
             raise ProtocolAborted(error.message, code="guard-organisations", hint=error.hint) from None
 
     def builder(self, spec: JobSpec, role: Role, unit: Unit | None = None) -> InputBuilder:
-        """Return an empty tally; identifiers are judged as of the day the job was created."""
+        """Return an empty tally of the cells that this source covers.
+
+        Without a day in `unit`, identifiers are judged as of the day the job was created.
+        """
         params = Params.of(spec)
         if role not in params.owners:
             raise InputError(f"the role {role} brings no dataset", code="no-dataset")
         return TallyBuilder(
-            params.layout, unit=unit, as_of=spec.created.date(), areas=area_table(params.areas), clamp=False
+            params.layout,
+            unit=unit,
+            as_of=spec.created.date(),
+            areas=area_table(params.areas),
+            clamp=False,
+            covered=params.covered(role) if params.covers else None,
         )
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
@@ -510,7 +536,7 @@ class CrossTable:
 
         Raises:
             ProtocolAborted: a guard fails.
-            InputError: the own tally has rows where the job says this source has none, or is beyond a bound.
+            InputError: the own tally is beyond a bound.
             TypeError: the prepared input is not what `builder` of that role returns.
         """
         params = Params.of(setup.spec)
@@ -519,7 +545,7 @@ class CrossTable:
             return Aggregator(params.sums(setup.ctx))
         if not isinstance(prepared, Tally) or prepared.layout != params.layout:
             raise TypeError(f"the role {role} needs the tally that its builder returns")
-        vector = own_vector(params, role, prepared)
+        vector = own_vector(params, prepared)
         if params.sources == 1:
             return _Alone(published(params, setup.constraints, vector, persons=prepared.about_units))
         return Contributor(
@@ -531,31 +557,30 @@ class CrossTable:
         )
 
 
-def own_vector(params: Params, role: Role, tally: Tally) -> I64:
+def own_vector(params: Params, tally: Tally) -> I64:
     """Return what a source adds, int64[words].
 
-    Raises:
-        InputError: `outside-covers`: rows in a cell that the job says it has none of. Leaving them out would
-            make a wrong total, and counting them one that fewer departments stand behind than was approved.
+    Of every cell, row-major: persons, and 1 where there are any, so that the total says how many departments
+    stand behind a cell. Then of each measure: its sum, the number of amounts, the largest and second largest
+    part of one person, and 1 where there are amounts.
     """
-    parts: list[I64] = [tally.persons()]
+    parts = [tally.persons(), _some(tally.persons())]
     for measure in params.layout.measures:
-        parts += [tally.total(measure.slot), tally.present(measure.slot), *tally.tops(measure.slot)]
-    if bool(tally.persons()[~params.covered(role)].any()):
-        raise InputError(
-            "the own dataset has rows in cells that the job says it does not cover",
-            code="outside-covers",
-            hint="ask the analyst to list those values under covers, or to filter them out",
-        )
+        present = tally.present(measure.slot)
+        parts += [tally.total(measure.slot), present, *tally.tops(measure.slot), _some(present)]
     return np.concatenate(parts)
+
+
+def _some(counts: I64) -> I64:
+    return (counts > 0).astype(np.int64)
 
 
 def published(params: Params, limits: Constraints, totals: I64, *, persons: bool = True) -> tuple[Content]:
     """Return the table after disclosure control: what is withheld, is withheld of every figure of a cell.
 
-    (1) Cells of too few persons; (2) of a measure with too few amounts, or with one that stands out; (3)
-    those that would give away withheld ones. Then persons are rounded; sums and means are exact. SPEC.md,
-    section 6.
+    (1) Cells of too few persons or departments; (2) of a measure with too few amounts, with amounts of too
+    few departments, or with one that stands out; (3) those that would give away withheld ones. Then persons
+    are rounded, and means to two digits more than the amounts have; sums are exact. SPEC.md, section 6.
 
     Args:
         params: of the job.
@@ -566,16 +591,18 @@ def published(params: Params, limits: Constraints, totals: I64, *, persons: bool
     """
     layout = params.layout
     parts = totals.reshape(-1, *layout.shape)
-    counted, per_measure = parts[0], parts[1:].reshape(-1, _PER_MEASURE, *layout.shape)
+    counted, behind, per_measure = parts[0], parts[1], parts[2:].reshape(-1, _PER_MEASURE, *layout.shape)
     asked = MIN_GROUP if limits.min_group_size is None else max(limits.min_group_size, 1)
     # One person may be counted once in each of several departments.
     minimum = min(asked * params.persons_in, MAX_MINIMUM)
+    fewest = max(FEWEST, limits.min_organisations or 0) if params.sources > 1 else 1
     whole = _whole(counted, params)
-    also = np.zeros(whole.shape, dtype=np.bool_)
+    also = (whole > 0) & (_most(behind, params) < fewest)
     for each in per_measure if persons else ():
-        total, present, top, second = (_whole(part, params) for part in each)
+        total, present, top, second = (_whole(part, params) for part in each[:4])
         # At most so many of the amounts are one person's.
         also |= (whole > 0) & (present < minimum * layout.unit_rows)
+        also |= (present > 0) & (_most(each[4], params) < fewest)
         also |= dominated_cells(total, top, second)
     labels = cell_labels(layout.axes, margins=params.margins)
     if persons:
@@ -599,16 +626,19 @@ def published(params: Params, limits: Constraints, totals: I64, *, persons: bool
         if "sum" in measure.of:
             figures.append(Figure(sum_of(measure.slot), labels, exact_ratios(total, step), hidden))
         if "mean" in measure.of:
-            means = exact_ratios(total, present * step)
+            # To two digits more: as an exact quotient it would give away how many amounts there are.
+            finer = 10**_MEAN_DIGITS
+            by = np.maximum(present, 1)
+            means = exact_ratios(total // by * finer + _nearest(total % by * finer, by), step * finer)
             # Where nobody is, there is no mean.
             figures.append(Figure(mean_of(measure.slot), labels, means, hidden | (present.ravel() == 0)))
     facts: dict[str, int | str] = {
         "minimum_group": asked if persons else 0,
-        "persons_in": params.persons_in,
-        "unit_rows": layout.unit_rows,
+        "contributors": params.sources,
+        "rows_per_person": layout.unit_rows,
+        "departments_per_person": params.persons_in,
         "rounding_base": ROUNDING if persons else 1,
         "withheld_cells": int(hidden.sum()),
-        "sources": params.sources,
     }
     return (content(TABLE, figures, facts),)
 
@@ -617,8 +647,16 @@ def _whole(cells: I64, params: Params) -> I64:
     return with_margins(cells) if params.margins else cells
 
 
-def _kept(each: Filter) -> frozenset[str] | Between:
-    return frozenset(each.values) if each.values else Between(each.low, each.high)
+def _most(behind: I64, params: Params) -> I64:
+    """Return how many departments stand behind each cell, and behind a sum over cells at the least."""
+    for axis in range(behind.ndim if params.margins else 0):
+        behind = np.concatenate([behind, behind.max(axis=axis, keepdims=True)], axis=axis)
+    return behind
+
+
+def _nearest(totals: I64, by: I64) -> I64:
+    """Return the whole numbers nearest to the quotients, of two equally near the larger."""
+    return (2 * totals + by) // (2 * by)
 
 
 class _Alone:
@@ -646,16 +684,20 @@ _SIZES: Final = Statement(
 _TOTALS: Final = Statement(
     "totals",
     "of every cell, before anything is withheld, the sum over all departments of persons, amounts and their "
-    "number, and of each department's largest and second largest contribution of one person; by subtraction "
-    "of its own part, the same of the others together; no department's part",
-    "抑制之前每一格的各部门合计: 人数、金额及其个数, 以及各部门最大和次大单人贡献之和; "
-    "减去本部门后得到其余部门的合计; 不知道任何单个部门的数据",
+    "number, and of each department's largest and second largest contribution of one person, and how many "
+    "departments have persons and amounts there; by subtraction of its own part, the same of the others "
+    "together; where only one other has any, that one's part",
+    "抑制之前每一格的各部门合计: 人数、金额及其个数、各部门最大和次大单人贡献之和, "
+    "以及有人数、有金额的部门个数; 减去本部门后得到其余部门的合计; "
+    "若某格除本部门外仅一个部门有数据, 则得到该部门在该格的数据",
 )
 _TABLE: Final = Statement(
     "table",
-    "the table after minimum group, dominance rules, suppression and rounding of persons; sums and means of "
-    "published cells exactly",
-    "经最小分组、支配规则、主次抑制和人数取整处理后的表; 公布格的合计和平均值为精确值",
+    "the table after minimum group, dominance rules, suppression and rounding of persons; sums of published "
+    "cells exactly, means to two digits more than the amounts have; from sum and mean together mostly the "
+    "exact number of amounts",
+    "经最小分组、支配规则、主次抑制和人数取整处理后的表; 公布格的合计为精确值, 平均值比金额多保留两位小数; "
+    "两者同时公布时多可推出金额的确切个数",
 )
 _WITHHELD: Final = Statement(
     "withheld-cells",

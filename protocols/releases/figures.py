@@ -13,13 +13,13 @@ from protocols.dp import quantile
 from protocols.dp.mechanism import Noise
 from protocols.dp.quantile import estimate_quantiles
 from protocols.dp.tree import deviations, estimate
-from protocols.dp.unknown_keys import release_keys, threshold
+from protocols.dp.unknown_keys import release_keys
 from protocols.jobs.job_type import Content
 from protocols.releases.params import Params
-from protocols.releases.plan import Plan, geography, middle
+from protocols.releases.plan import Plan, count_of, counted_as, geography, middle
 from protocols.tables import released
 from protocols.tables.layout import decimal_text
-from protocols.tables.released import PERSONS, Figure, cell_labels, mean_of, sum_of
+from protocols.tables.released import PERSONS, Figure, as_texts, cell_labels, mean_of, sum_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     Ints = npt.NDArray[np.int64]
     Floats = npt.NDArray[np.float64]
     Mask = npt.NDArray[np.bool_]
-    Texts = npt.NDArray[np.str_]
+    Texts = npt.NDArray[np.object_]
 
 TABLE: Final = "table"
-ROWS: Final = "rows"
 CONFIDENCE: Final = Fraction(95, 100)
 HALF_EACH: Final = (1 + CONFIDENCE) / 2
 """Confidence of each of two intervals that hold together with `CONFIDENCE`: a union bound."""
@@ -177,7 +176,7 @@ def _tree(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figure
         off = wide * np.sqrt(variances)
         low, high = np.maximum(np.floor(values - off), 0), np.ceil(values + off)
         around = _Whole(counts, np.minimum(low, counts), np.maximum(high, counts))
-        labels = {axis.slot: np.array(names, np.str_)}
+        labels = {axis.slot: as_texts(names)}
         figures.append(_figure(counted_as(plan.params), labels, around, counts < least))
         widths.append(float(np.ceil(off).max()))
     return figures, _within_each(*zip(level_words(plan.params), widths, strict=True))
@@ -212,18 +211,17 @@ def _keys(plan: Plan, totals: "Ints", least: int, names: Sequence[str]) -> tuple
 
     (noise,) = plan.noises
     # A name is not shown beside a withheld number: what is below the minimum is not named at all.
-    named = release_keys(names, totals, max(least_of_key(plan), least * noise.scale))
+    named = release_keys(names, totals, least_named(plan, least))
     found = _whole(np.array([count for _, count in named], np.int64), noise, CONFIDENCE, 0)
-    labels = {plan.params.keys: np.array([name for name, _ in named], np.str_)}
+    labels = {plan.params.keys: as_texts([name for name, _ in named])}
     return [_figure(PERSONS, labels, found, np.zeros(len(named), np.bool_))], _within_each(
         (counts_words(), noise.half_width(CONFIDENCE))
     )
 
 
-def least_of_key(plan: Plan) -> int:
-    """Return the noisy count from which on a key may be named, in scaled units."""
-    params = plan.params
-    return threshold(plan.noises[0], width=1, keys=params.most_rows, delta=params.delta)
+def least_named(plan: Plan, least: int) -> int:
+    """Return the noisy count from which on a key is named: what both the budget and the minimum allow."""
+    return max(plan.threshold, least)
 
 
 def _unscaled(plan: Plan, totals: Sequence["Ints"]) -> Iterable["Floats"]:
@@ -245,16 +243,6 @@ def _figure(
 
 
 # -- words --------------------------------------------------------------------------------
-
-
-def counted_as(params: Params) -> str:
-    """Return what a count is called in the column `measure`: with one row of each, rows are persons."""
-    return PERSONS if params.layout.unit_rows == 1 else ROWS
-
-
-def count_of(slot: str) -> str:
-    """Return what the number of rows with an amount is called in the column `measure`."""
-    return f"count({slot})"
 
 
 def counts_words() -> Sentence:
@@ -300,12 +288,14 @@ def _facts(plan: Plan, minimum: int, least: int, withheld: int, sentence: Senten
     params = plan.params
     notion = "rho" if params.budget.notion == "zcdp" else "epsilon"
     shape = "discrete Laplace" if plan.heavy else "discrete Gaussian"
-    delta = {"delta": decimal_text(params.delta)} if params.delta else {}
+    shown: dict[str, int | str] = {"shown_from": least}
+    if params.keys:
+        shown = {"delta": decimal_text(params.delta), "least_named": least_named(plan, least)}
     return {
         "statistic": params.statistic,
         "mechanism": shape,
         notion: decimal_text(params.budget.amount),
-        **delta,
+        **shown,
         "contributors": params.sources,
         "honest_contributors": params.honest,
         "rows_per_person": params.layout.unit_rows,
@@ -313,7 +303,7 @@ def _facts(plan: Plan, minimum: int, least: int, withheld: int, sentence: Senten
         "confidence": "95 %",
         "minimum_group": minimum,
         "withheld_cells": withheld,
-        "within": sentence.en,
+        "within": sentence.en[0].upper() + sentence.en[1:],
         "within_zh": sentence.zh,
         "suppression": (
             "noise and suppression apply to the same cells: one of fewer than "
@@ -323,12 +313,16 @@ def _facts(plan: Plan, minimum: int, least: int, withheld: int, sentence: Senten
             f"同一单元格先加噪声再作抑制: 加噪后少于 {least} 条的不公布, 公布的单元格真实数也可能更少"
         ),
         "not_covered": (
-            "the intervals hold the noise alone, each by itself; not rows beyond "
-            f"{params.layout.unit_rows} per person and department, persons counted in several departments, "
-            "amounts cut to their bounds, or errors in the data"
+            "the intervals hold the noise alone, each by itself and before it is decided what is shown: "
+            "where many cells truly have few rows, those that are shown are the ones whose noise is high, "
+            "and far fewer than 95 % of these can lie in their intervals; some may truly be empty. "
+            f"Nor do they hold rows beyond {params.layout.unit_rows} per person and department, persons "
+            "counted in several departments, amounts cut to their bounds, or errors in the data"
         ),
         "not_covered_zh": (
-            f"区间仅反映噪声, 各自单独成立; 不包括每人每部门超出 {params.layout.unit_rows} 条的记录、"
+            "区间仅反映噪声, 各自单独成立, 且针对决定是否公布之前: 若许多单元格真实数很小, "
+            "公布的往往是噪声偏大者, 真实值落在区间内的比例可能远低于 95 %, 有的实际可能为空。"
+            f"也不包括每人每部门超出 {params.layout.unit_rows} 条的记录、"
             "多个部门重复计数、截断到上下限的数值以及数据本身的错误"
         ),
     }

@@ -14,7 +14,6 @@ from protocols.releases.figures import (
     HALF_EACH,
     Sentence,
     counts_words,
-    least_of_key,
     level_words,
     sums_words,
 )
@@ -77,12 +76,14 @@ def _figures(plan: Plan) -> Iterator[tuple[Sentence, float]]:
                 off,
             )
         case "keys":
-            yield counts_words(), widths[0]
+            least = plan.threshold
             yield (
                 Sentence(
-                    f"persons a value of {params.keys} needs to be named", f"取值({params.keys})公布所需人数"
+                    f"values of {params.keys} named from {least:,} noisy persons on (and the minimum group), "
+                    "each count",
+                    f"加噪后满 {least:,} 人且不少于最小分组才列出的取值({params.keys}), 每个计数",
                 ),
-                least_of_key(plan) / plan.noises[0].scale,
+                widths[0],
             )
         case _:
             yield counts_words(), widths[0]

@@ -10,7 +10,7 @@ from protocols.dp.unknown_keys import MAX_DELTA
 from protocols.errors import InputError
 from protocols.identifiers.areas import AREA_TABLES
 from protocols.ids import Role
-from protocols.jobs.job_type import ColumnNeed, Domain
+from protocols.jobs.job_type import AGGREGATOR, ColumnNeed, Domain, source
 from protocols.sums.plan import MAX_SOURCES, MODES, Mode
 from protocols.tables.layout import (
     MAX_UNIT_ROWS,
@@ -21,6 +21,7 @@ from protocols.tables.layout import (
     Reader,
     bad,
     check_slots,
+    decimal_text,
     read_axes,
     read_filters,
     read_measure,
@@ -29,7 +30,6 @@ from protocols.tables.layout import (
 from protocols.tables.tally import LATEST
 from protocols.wire import JobSpec
 
-AGGREGATOR: Final = Role("aggregator")
 JOB_TYPE: Final = "release/1"
 
 Statistic = Literal["count", "histogram", "sum", "mean", "quantile", "tree", "keys"]
@@ -40,14 +40,12 @@ MAX_QUANTILES: Final = 20
 MAX_LEVELS: Final = 6
 MAX_PREFIX: Final = 32
 
+LEAST_PRIVACY: Final = Fraction(1, 10**6)
+"""Least ρ or ε of a release. Its noise is 700 times, or a million times, what one person changes."""
+
 Word = TypeVar("Word", bound=str)
 
 _RECENT: Final = ColumnNeed(LATEST, "filter", ("date", "month", "int"), required=False)
-
-
-def source(number: int) -> Role:
-    """Return the role of the source with that number, counted from 1."""
-    return Role(f"source-{number}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +194,24 @@ def _budget(reader: Reader) -> Budget:
             hint='write rho = "0.1" for Gaussian noise, or epsilon = "1" for a pure bound',
         )
     if reader.has("rho"):
-        return Budget("zcdp", reader.fraction("rho"))
-    return Budget("pure-dp", reader.fraction("epsilon"))
+        return check_budget(Budget("zcdp", reader.fraction("rho")))
+    return check_budget(Budget("pure-dp", reader.fraction("epsilon")))
+
+
+def check_budget(budget: Budget) -> Budget:
+    """Return the budget of a release, if anything could be told for it.
+
+    Raises:
+        InputError: `bad-privacy`: less than `LEAST_PRIVACY`.
+    """
+    if budget.amount < LEAST_PRIVACY:
+        letter = "ρ" if budget.notion == "zcdp" else "ε"
+        raise InputError(
+            f"{letter} is below {decimal_text(LEAST_PRIVACY)}, so little that noise drowns every number",
+            code="bad-privacy",
+            hint="0.1 to 1 are usual",
+        )
+    return budget
 
 
 def _asked(reader: Reader, statistic: Statistic, sources: int, levels: object) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Final
 from protocols.dp import quantile
 from protocols.dp.cost import UNIT, Cost
 from protocols.dp.mechanism import Noise, Vector, calibrate
-from protocols.dp.tree import Tree, totals
+from protocols.dp.tree import MAX_COUNT, Tree, totals
+from protocols.dp.unknown_keys import threshold
 from protocols.errors import InputError
 from protocols.party import Rand
 from protocols.releases.params import Params
 from protocols.sums.plan import MAX_TOTAL
 from protocols.tables.layout import MAX_ROWS
+from protocols.tables.released import PERSONS, ROWS, check_size, mean_of, sum_of
 from protocols.tables.tally import Tally
 
 if TYPE_CHECKING:
@@ -50,12 +52,15 @@ class Plan:
         vectors: with the sensitivities of one person, in all departments together.
         noises: of each vector.
         cost: what the release costs every dataset.
+        threshold: noisy count from which on the budget allows an unknown key to be named; 0 where there are
+            none. Unknown keys have one contributor, so the scale of their noise is 1.
     """
 
     params: Params
     vectors: tuple[Vector, ...]
     noises: tuple[Noise, ...]
     cost: Cost
+    threshold: int = 0
 
     @property
     def words(self) -> int:
@@ -105,19 +110,63 @@ class Plan:
 def plan(params: Params) -> Plan:
     """Return what these params add up, with noise of all contributors that hides one person.
 
+    (1) A table that can be made. (2) Noise that can be drawn, and a threshold that can be found. (3) No
+    total, and nothing reckoned with one, leaves its range, whatever the data are: once they have left, it
+    would be too late.
+
     Raises:
-        InputError: no such noise can be drawn, or it would be so large that nothing is left to see.
+        InputError: no such noise can be drawn, or it would be so large that nothing is left to see; or the
+            table or its totals would be too large.
     """
+    # (1)
+    # Quantiles have a row each, and a spec has no room for more areas of a tree than a table has rows.
+    if params.statistic not in ("quantile", "tree"):
+        check_size(params.layout.axes, figures_of_a_cell(params))
+    # (2)
     found = vectors(params)
     noises, cost = calibrate(found, params.budget, honest=params.honest, contributors=params.sources)
-    made = Plan(params, found, noises, cost + Cost(delta=ceil(params.delta * UNIT)))
-    if made.bound > MAX_TOTAL:
+    least = 0
+    if params.keys:
+        least = threshold(noises[0], width=1, keys=params.most_rows, delta=params.delta)
+    made = Plan(params, found, noises, cost + Cost(delta=ceil(params.delta * UNIT)), least)
+    # (3)
+    # A mean adds up amounts before it takes the middle off them, each of which may be that far from zero.
+    apart = [2 * MAX_ROWS * measure.most for measure in params.layout.measures if params.statistic == "mean"]
+    most = max([made.bound, *apart])
+    if most > MAX_TOTAL:
         raise InputError(
-            f"a total of up to {made.bound} does not fit into 63 bits",
+            f"a total of up to {most} does not fit into 63 bits",
             code="sum-too-large",
             hint="declare closer bounds for the measure, or fewer decimals",
         )
+    if params.statistic in ("tree", "quantile"):
+        off = max(noise.reach // noise.scale + 1 for noise in noises)
+        if params.sources * MAX_ROWS + off > MAX_COUNT:
+            raise InputError(
+                f"the noise of one count could be {off}, beyond what a {params.statistic} is reckoned with",
+                code="noise-too-large",
+                hint="spend more of the budget, or count fewer rows of each person",
+            )
     return made
+
+
+def figures_of_a_cell(params: Params) -> tuple[str, ...]:
+    """Return what each figure of a cell is called in the column `measure`, for statistics of cells."""
+    if params.statistic in ("sum", "mean"):
+        (measure,) = params.layout.measures
+        called = sum_of if params.statistic == "sum" else mean_of
+        return called(measure.slot), count_of(measure.slot)
+    return (counted_as(params),)
+
+
+def counted_as(params: Params) -> str:
+    """Return what a count is called in the column `measure`: with one row of each, rows are persons."""
+    return PERSONS if params.layout.unit_rows == 1 else ROWS
+
+
+def count_of(slot: str) -> str:
+    """Return what the number of rows with an amount is called in the column `measure`."""
+    return f"count({slot})"
 
 
 def vectors(params: Params) -> tuple[Vector, ...]:

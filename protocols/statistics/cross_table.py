@@ -26,8 +26,11 @@ Line = tuple[int | slice, ...]
 
 MAX_AXES: Final = 4
 MAX_PROTECTED: Final = 1 << 15
-"""Most cells of a table with margins, these not counted. A larger one goes out without margins, where a
-withheld cell is in no sum, or district by district."""
+"""Most cells of a table of one or two axes with margins, these not counted. A larger one goes out without
+margins, where a withheld cell is in no sum, or district by district."""
+
+MAX_PROTECTED_DEEP: Final = 1 << 12
+"""The same with three or four axes, whose boxes have more corners: nothing can stop the search half-way."""
 
 MAX_MINIMUM: Final = 1 << 32
 MAX_PERSONS: Final = 1 << 48
@@ -46,7 +49,10 @@ _WIDTH: Final = (0, 1 << 15, 48, 14, 7)
 """By number of axes: how many partners on each line are tried before all are."""
 
 _STEPS: Final = 64
+"""Most boxes of withheld cells by which one cell grows before more is withheld."""
+
 _RECENT: Final = 2
+"""Boxes that served the last cells, tried first for the next: on long lines it saves the search."""
 
 
 def with_margins(cells: Ints) -> Ints:
@@ -80,6 +86,21 @@ def least_persons(shape: Sequence[int], minimum: int, unit_cells: int = 1) -> In
         along[axis] = size + 1
         parts = parts * np.array([1] * size + [size], np.int64).reshape(along)
     return minimum * np.minimum(parts, unit_cells)
+
+
+def check_protected(axes: int, cells: int) -> None:
+    """Refuse a table that is too large to be published with margins.
+
+    Raises:
+        InputError: `too-many-cells`.
+    """
+    most = MAX_PROTECTED if axes <= 2 else MAX_PROTECTED_DEEP
+    if cells > most:
+        raise InputError(
+            f"a table of {axes} axes and {cells} cells with margins, at most {most} can be protected",
+            code="too-many-cells",
+            hint='write margins = "no", list fewer values, or ask for fewer axes at a time',
+        )
 
 
 def protect_cross(
@@ -117,7 +138,7 @@ def protect_cross(
         With margins bool[n1 + 1, …, nd + 1], index -1 for "all"; without, bool[n1, …, nd].
 
     Raises:
-        InputError: `too-many-cells`, more than `MAX_PROTECTED` with margins.
+        InputError: `too-many-cells`, see `check_protected`.
         ValueError: a shape, a bound, or a sum of all cells above `MAX_PERSONS` or `MAX_AMOUNT`.
     """
     _check(counts, minimum, amounts, unit_cells)
@@ -126,12 +147,7 @@ def protect_cross(
         if also is not None:
             withheld |= _same_shape(also, counts.shape)
         return withheld
-    if counts.size > MAX_PROTECTED:
-        raise InputError(
-            f"a table of {counts.size} cells with margins, at most {MAX_PROTECTED} can be protected",
-            code="too-many-cells",
-            hint='write margins = "no", list fewer values, or ask for fewer axes at a time',
-        )
+    check_protected(counts.ndim, counts.size)
     whole = with_margins(counts)
     least = least_persons(counts.shape, minimum, unit_cells)
     # (1)
@@ -295,17 +311,14 @@ class _Table:
         """Make a table in which a cell reaches its goal; all that have reached theirs in it are open."""
         need = int(self._goal[at] - self._cells[at])
         moved: set[Place] = set()
-        other = at
+        boxes = self._boxes(at)
         while need:
-            for other in self._boxes(at):
-                step = min(need, self._room_in(at, other))
-                self._move(at, other, step, moved)
-                need -= step
-                if not need:
-                    break
-            else:
-                for corner, _ in _corners(at, self._cheapest(at, need)):
-                    self._hidden.add(corner)
+            other = next(boxes, None) or self._cheapest(at, need)
+            for corner, _ in _corners(at, other):
+                self._hidden.add(corner)
+            step = min(need, self._room_in(at, other))
+            self._move(at, other, step, moved)
+            need -= step
         if other not in self._recent:
             self._recent.appendleft(other)
         for corner in moved:

@@ -8,10 +8,16 @@ every other pair needs noise on one of the two.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from protocols.encoding import canonical_json, decode_json
-from protocols.errors import DecodeError
+from protocols.errors import DecodeError, InputError
+
+MAX_QUERY_BYTES: Final = 512 << 10
+"""Bound on the text of a query: twice that of a job, whose values and columns it repeats. SPEC.md of dp."""
+
+_MAX_BOUND: Final = 80
+"""Most characters of a bound: a number of a job has up to 40, and as a quotient of whole numbers up to 79."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +41,38 @@ class Query:
 
     Attributes:
         asks: what is computed of whom, beyond the filters: other departments' lists, thresholds. Two queries
-            that differ here do not select the same rows.
+            that differ here do not select the same rows. Only ever compared, so it may be a digest.
         filters: column → the values that are kept: a set of texts, or an interval.
         noisy: every number that leaves has calibrated noise and is charged to a budget.
+        amounts: exact sums or means leave: asked once more, after a row has changed, the same question gives
+            away that row's amount.
     """
 
     asks: str
     filters: Mapping[str, frozenset[str] | Between] = field(default_factory=dict)
     noisy: bool = False
+    amounts: bool = False
 
     def encode(self) -> str:
-        """Return the one text form."""
+        """Return the one text form.
+
+        Raises:
+            InputError: `query-too-long`: `decode` would refuse it.
+        """
         plain = {
             column: {"values": sorted(kept)} if isinstance(kept, frozenset) else kept.to_json()
             for column, kept in self.filters.items()
         }
-        return canonical_json({"asks": self.asks, "filters": plain, "noisy": self.noisy}).decode("utf-8")
+        # Texts from before there was such a thing as amounts do not name them.
+        amounts = {"amounts": True} if self.amounts else {}
+        data = canonical_json({"asks": self.asks, "filters": plain, "noisy": self.noisy, **amounts})
+        if len(data) > MAX_QUERY_BYTES:
+            raise InputError(
+                f"what the job selects takes {len(data)} bytes, at most {MAX_QUERY_BYTES} are kept",
+                code="query-too-long",
+                hint="list fewer values, or filter by a range",
+            )
+        return data.decode("utf-8")
 
     @classmethod
     def decode(cls, text: str) -> Self:
@@ -60,11 +82,13 @@ class Query:
             DecodeError: another form.
         """
         bad = DecodeError("not the text form of a query", code="bad-query")
-        value = decode_json(text.encode("utf-8"), limit=256 << 10)
+        value = decode_json(text.encode("utf-8"), limit=MAX_QUERY_BYTES)
+        amounts = isinstance(value, dict) and value.pop("amounts", None) is True
         match value:
             case {"asks": str(asks), "filters": dict(filters), "noisy": bool(noisy)} if len(value) == 3:
                 try:
-                    found = cls(asks, {column: _kept(kept) for column, kept in filters.items()}, noisy)
+                    kept = {column: _kept(each) for column, each in filters.items()}
+                    found = cls(asks, kept, noisy, amounts)
                 except (TypeError, ValueError, ZeroDivisionError):
                     raise bad from None
             case _:
@@ -87,7 +111,7 @@ def _bound(text: Any) -> Fraction | None:
     # Bounded first: Fraction would also read an exponent and fill the memory.
     if text is None:
         return None
-    if not isinstance(text, str) or len(text) > 64 or "e" in text.lower():
+    if not isinstance(text, str) or len(text) > _MAX_BOUND or "e" in text.lower():
         raise ValueError
     return Fraction(text)
 

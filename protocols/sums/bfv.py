@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from protocols.errors import ProtocolAborted
 
@@ -132,10 +131,12 @@ def _unpacked(data: bytes, size: int) -> bytes:
     Raises:
         ValueError: no such object, or one of another size.
     """
+    from pyarrow import Codec
+
     if data[:_HEADER] != _ZSTD + len(data).to_bytes(8, "little"):
         raise ValueError("no compressed SEAL object")
     try:
-        unpacked: bytes = pa.Codec("zstd").decompress(data[_HEADER:], decompressed_size=size, asbytes=True)
+        unpacked: bytes = Codec("zstd").decompress(data[_HEADER:], decompressed_size=size, asbytes=True)
     except OSError as error:
         raise ValueError("not compressed, or of another size") from error
     if len(unpacked) != size:
@@ -158,7 +159,8 @@ class PublicKey:
         """Load a serialised public key from a peer.
 
         Raises:
-            ProtocolAborted: `bad-public-key`: no key, one for other parameters, or one with a secret.
+            ProtocolAborted: `bad-public-key`: no key, one for other parameters, one with a secret, or one of
+                zeros, which would hide nothing.
         """
         bad = ProtocolAborted(
             f"{len(data)} bytes that are no public key of the agreed parameters",
@@ -172,6 +174,9 @@ class PublicKey:
             key = _plain_object(data, form.key_prefix, 2 * 3)
             self._context = library.TenSEALContext.deserialize(_context_with(form, key), 1)
             usable = self._context.has_public_key() and not self._context.is_private()
+            # A polynomial of a true key is zero modulo one of the primes with a probability below 2^-100000.
+            residues = np.frombuffer(key, np.uint8, offset=len(key) - 2 * 3 * 8 * DEGREE).reshape(2 * 3, -1)
+            usable &= bool(residues.any(axis=1).all())
         except _RAISED:
             raise bad from None
         if not usable:

@@ -20,8 +20,8 @@ MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 MIN_SOURCES: Final = 2
 MAX_SOURCES: Final = 50
 
-MAX_TOTAL: Final = 1 << 62
-"""Bound on every bound: totals and what is reckoned with them stay in 64 bits, with their sign."""
+MAX_TOTAL: Final = 1 << 61
+"""Bound on every bound: totals, and twice a total, which rounding takes, stay in 64 bits with their sign."""
 
 LIMB_BITS: Final = 32
 CHECKS: Final = 2

@@ -94,7 +94,7 @@ class Filter:
         """The column it takes."""
         if self.values:
             return ColumnNeed(self.slot, "filter", TEXT_TYPES, domain=Domain(values=self.values))
-        return ColumnNeed(self.slot, "filter", NUMBER_TYPES)
+        return ColumnNeed(self.slot, "filter", NUMBER_TYPES, domain=Domain(kept=(self.low, self.high)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form."""

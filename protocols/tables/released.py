@@ -5,15 +5,16 @@ Columns: one for each axis, named by its slot, with the cell's label, "" for the
 true the value is no number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from math import prod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from protocols.errors import InputError
 from protocols.jobs.job_type import Content, Table
 from protocols.tables.layout import Axis
 
@@ -23,8 +24,15 @@ PERSONS = "persons"
 ROWS = "rows"
 """What the figure is that counts rows: those about nobody, or several of one person."""
 
+MAX_FIGURES: Final = 1 << 20
+"""Most rows of a released table: figures of all cells, margins included."""
+
+MAX_TEXT_BYTES: Final = 1 << 26
+"""Most bytes of all texts in a released table: a label is short, but stands in very many rows."""
+
 Floats = npt.NDArray[np.float64]
-Texts = npt.NDArray[np.str_]
+Texts = npt.NDArray[np.object_]
+"""Arrays of `str`: a text that stands in many rows is kept once."""
 
 
 def sum_of(slot: str) -> str:
@@ -63,17 +71,56 @@ class Figure:
         return np.zeros(len(self.values), dtype=np.bool_) if self.withheld is None else self.withheld
 
 
+def check_size(axes: Sequence[Axis], measures: Sequence[str], *, margins: bool = False) -> None:
+    """Refuse a table too large to be made: a job of few bytes can ask for one that no memory holds.
+
+    Args:
+        axes: of the table.
+        measures: what each figure of a cell is called.
+        margins: whether each axis has the sum over it, too.
+
+    Raises:
+        InputError: `too-many-cells`: more rows than `MAX_FIGURES`, or more text than `MAX_TEXT_BYTES`.
+    """
+    cells = prod(axis.size + margins for axis in axes)
+    rows = cells * len(measures)
+    if rows > MAX_FIGURES:
+        raise InputError(
+            f"a table of {cells} cells with {len(measures)} figure(s) each has {rows} rows, at most "
+            f"{MAX_FIGURES} are released",
+            code="too-many-cells",
+            hint="list fewer values or measures, or ask for fewer axes at a time",
+        )
+    along = sum(_bytes(axis.labels) * (cells // (axis.size + margins)) for axis in axes)
+    size = along * len(measures) + _bytes(measures) * cells
+    if size > MAX_TEXT_BYTES:
+        raise InputError(
+            f"the labels of a table of {rows} rows have {size} bytes, at most {MAX_TEXT_BYTES} are released",
+            code="too-many-cells",
+            hint="list shorter or fewer values, or ask for fewer axes at a time",
+        )
+
+
+def _bytes(texts: Iterable[str]) -> int:
+    return sum(len(text.encode("utf-8")) for text in texts)
+
+
 def cell_labels(axes: Sequence[Axis], *, margins: bool = False) -> dict[str, Texts]:
     """Return slot → label of every cell, the last axis fastest; with margins, "" last on each axis.
 
     A table without axes has one cell and no labels.
     """
-    texts = [[*axis.labels, ""] if margins else [*axis.labels] for axis in axes]
-    sizes = [len(each) for each in texts]
+    labels = [as_texts([*axis.labels, ""] if margins else axis.labels) for axis in axes]
+    sizes = [len(each) for each in labels]
     return {
-        axis.slot: np.tile(np.repeat(np.array(each, dtype=np.str_), prod(sizes[at + 1 :])), prod(sizes[:at]))
-        for at, (axis, each) in enumerate(zip(axes, texts, strict=True))
+        axis.slot: np.tile(np.repeat(each, prod(sizes[at + 1 :])), prod(sizes[:at]))
+        for at, (axis, each) in enumerate(zip(axes, labels, strict=True))
     }
+
+
+def as_texts(texts: Sequence[str]) -> Texts:
+    """Return texts as a column of labels."""
+    return np.array(texts, dtype=np.object_)
 
 
 def content(name: str, figures: Sequence[Figure], facts: Mapping[str, int | str]) -> Content:
@@ -84,12 +131,12 @@ def content(name: str, figures: Sequence[Figure], facts: Mapping[str, int | str]
         figures: one or more.
         facts: numbers about the run that may be shown with it.
     """
-    columns: dict[str, npt.NDArray[Any]] = {
-        slot: np.concatenate([figure.labels[slot] for figure in figures]) for slot in figures[0].labels
-    }
     sizes = [len(figure.values) for figure in figures]
-    columns["measure"] = np.concatenate(
-        [np.full(size, figure.measure) for figure, size in zip(figures, sizes, strict=True)]
+    columns: dict[str, npt.NDArray[Any]] = {
+        slot: _joined([figure.labels[slot] for figure in figures]) for slot in figures[0].labels
+    }
+    columns["measure"] = _joined(
+        [np.full(size, figure.measure, np.object_) for figure, size in zip(figures, sizes, strict=True)]
     )
     columns["value"] = np.concatenate([_shown(figure.values, figure) for figure in figures])
     for word, ends in (("low", [each.low for each in figures]), ("high", [each.high for each in figures])):
@@ -100,6 +147,12 @@ def content(name: str, figures: Sequence[Figure], facts: Mapping[str, int | str]
     if len({len(column) for column in columns.values()}) != 1:
         raise ValueError("the figures of a table differ in length, in slots or in having intervals")
     return Content(name, Table(columns), facts)
+
+
+def _joined(texts: Sequence[Texts]) -> npt.NDArray[Any]:
+    joined = np.concatenate(texts)
+    # Where there is no text, nothing else would say that it is a column of texts.
+    return joined if len(joined) else joined.astype(np.str_)
 
 
 def _shown(values: Floats, figure: Figure) -> Floats:

@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from protocols.encoding import canonical_json
 from protocols.errors import InputError
-from protocols.identifiers import AreaTable, normalise, rule_version
+from protocols.identifiers import AreaTable, Reason, normalise, rule_version
 from protocols.identifiers.columns import blocks
 from protocols.ids import Digest
 from protocols.jobs.job_type import UNIT, Unit
 from protocols.tables import numbers
-from protocols.tables.layout import MAX_CELLS, MAX_ROWS, MAX_TEXT, Axis, Filter, Layout, Measure
+from protocols.tables.layout import MAX_CELLS, MAX_ROWS, MAX_TEXT, Axis, Filter, Layout
 
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -81,9 +81,10 @@ class Tally:
     def quality(self) -> Mapping[str, int]:
         """Return rows that do not count, by reason, and what else is worth knowing of those that do.
 
-        `outside`: a filter or no cell; the reasons of `normalise`: no usable identifier; `over-bound`: more
-        rows of one unit than count. Of rows that count: `clamped` and `no-value` amounts, `no-date` rows
-        without a readable `latest`. A reason that never applies is left out.
+        `outside`: a filter, no cell, or one that the job says this source does not cover; the reasons of
+        `normalise`: no usable identifier; `over-bound`: more rows of one unit than count. Of rows that count:
+        `clamped` and `no-value` amounts, `no-date` rows without a readable `latest`. A reason that never
+        applies is left out.
         """
         return dict(self._reasons)
 
@@ -195,25 +196,35 @@ class TallyBuilder:
         areas: AreaTable,
         clamp: bool,
         keys: str = "",
+        covered: Mask | None = None,
     ) -> None:
         """Start an empty tally.
 
         Args:
             layout: the cells, filters and measures.
             unit: whom a row is about, None where each row is about somebody of its own.
-            as_of: the day on which identifiers are judged.
+            as_of: the day on which identifiers are judged where `unit` does not say one.
             areas: the area codes that identifiers may have.
             clamp: an amount out of bounds counts as the bound; else it is an error, and contributions are
                 ranked for the dominance rule.
             keys: the slot whose own values are the cells, instead of a layout's axes.
+            covered: bool[cells], in which cells rows count; None for all.
 
         Raises:
+            InputError: `sum-too-wide`: the sum of a measure might not fit into 64 bits.
             ValueError: `keys` beside axes.
         """
+        if any(MAX_ROWS * measure.most >= _SPAN for measure in layout.measures):
+            raise InputError(
+                f"a sum of amounts over {MAX_ROWS} rows, the most there are, may not fit into 64 bits",
+                code="sum-too-wide",
+                hint="state bounds nearer to zero, or fewer decimals",
+            )
         if keys and layout.axes:
             raise ValueError("cells are either a column's own values or a layout's")
         self._layout, self._unit, self._clamp, self._keyed = layout, unit, clamp, keys
-        self._as_of, self._areas = as_of, areas
+        self._as_of, self._areas = (unit.as_of if unit and unit.as_of else as_of), areas
+        self._covered = covered
         self._axes = [_AxisCells(axis) for axis in layout.axes]
         self._kept_texts = {
             each.slot: dict.fromkeys(each.values, 0) for each in layout.filters if each.values
@@ -223,8 +234,7 @@ class TallyBuilder:
         self._rows = 0
         self._dated: bool | None = None
         self._reasons: Counter[str] = Counter()
-        self._missing = self._bad = self._beyond = 0
-        self._named_rows = self._usable = 0
+        self._missing = self._usable = self._bad = self._beyond = self._clamped = 0
 
     @cached_property
     def _required(self) -> frozenset[str]:
@@ -253,7 +263,7 @@ class TallyBuilder:
             )
         if not rows:
             return
-        # (1) Filters, then cells. (2) Units. (3) Amounts, of the rows that are left.
+        # (1) Filters, then cells. (2) Units. (3) Amounts.
         cells = self._cells(batch, rows)
         here = np.flatnonzero(cells >= 0)
         self._reasons["outside"] += rows - len(here)
@@ -269,13 +279,13 @@ class TallyBuilder:
         """Bound every unit's rows and return the vectors.
 
         Raises:
-            InputError: `unit-missing`, `no-usable-key`, `bad-measure`, `out-of-bounds` or `sum-too-wide`.
+            InputError: `unit-missing`, `no-usable-key`, `bad-measure` or `out-of-bounds`.
         """
         self._refuse()
         kept, names = self._named(self._bound())
         counted, persons = kept.counted(), kept.persons()
         added = {
-            measure.slot: kept.added(measure, place, ranked=not self._clamp and measure.low >= 0)
+            measure.slot: kept.added(place, ranked=not self._clamp and measure.low >= 0)
             for place, measure in enumerate(self._layout.measures)
         }
         return Tally(
@@ -304,6 +314,8 @@ class TallyBuilder:
         if self._keyed:
             along = _coded(batch[self._keyed], self._codes, self._keyed, grow=True)
             cells = np.where(cells < 0, -1, along)
+        if self._covered is not None:
+            cells[(cells >= 0) & ~self._covered[cells]] = -1
         return cells
 
     def _passes(self, each: Filter, column: Any) -> Mask:
@@ -329,32 +341,43 @@ class TallyBuilder:
         if kind is None:
             keys, missing = _plain_units(column)
             self._missing += missing
-            self._found.units.append(keys if len(here) == len(keys) else _taken(keys, here))
+            self._found.units.append(_taken(keys, here))
             return here
         self._missing += column.null_count
-        found = normalise(_taken(column, here), kind, as_of=self._as_of, areas=self._areas)
-        self._reasons.update(found.counts())
-        self._named_rows += len(here)
+        found = normalise(column, kind, as_of=self._as_of, areas=self._areas)
         self._usable += len(found.rows)
-        self._found.units.append(_fixed(found.keys))
-        return here[found.rows]
+        reasons = found.reasons[here]
+        numbered = np.bincount(reasons, minlength=len(Reason))
+        self._reasons.update({each.code: int(numbered[each]) for each in Reason if each})
+        here = here[reasons == Reason.ACCEPTED]
+        all_count = len(here) == len(found.keys)
+        keys = found.keys if all_count else found.keys[np.searchsorted(found.rows, here)]
+        self._found.units.append(_fixed(keys))
+        return here
 
     def _take_amounts(self, batch: Mapping[str, Any], here: I64) -> None:
+        """Keep the amounts of these rows; whether a column is sound is a matter of all its rows."""
         measures = self._layout.measures
         if not measures:
             return
+        rows = len(batch[measures[0].slot])
         amounts = np.zeros((len(measures), len(here)), dtype=np.int64)
         present = np.zeros((len(measures), len(here)), dtype=np.bool_)
-        spoilt, beyond = np.zeros(len(here), dtype=np.bool_), 0
+        spoilt = np.zeros(rows, dtype=np.bool_)
         for place, measure in enumerate(measures):
-            found, bad = numbers.read(_taken(batch[measure.slot], here), measure.slot)
+            found, bad = numbers.read(batch[measure.slot], measure.slot)
             spoilt |= bad
+            whole = np.zeros(rows, dtype=np.int64)
+            there, cut = np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_)
             for some in found:
-                scaled, cut = numbers.scaled(some, measure.decimals, measure.low, measure.high)
-                amounts[place, some.rows], present[place, some.rows] = scaled, True
-                beyond += int(cut.sum())
+                whole[some.rows], cut[some.rows] = numbers.scaled(
+                    some, measure.decimals, measure.low, measure.high
+                )
+                there[some.rows] = True
+            amounts[place], present[place] = whole[here], there[here]
+            self._beyond += int(cut.sum())
+            self._clamped += int(cut[here].sum())
         self._bad += int(spoilt.sum())
-        self._beyond += beyond
         self._reasons["no-value"] += int((~present).sum())
         self._found.amounts.append(amounts)
         self._found.present.append(present)
@@ -362,15 +385,17 @@ class TallyBuilder:
     # -- the whole -------------------------------------------------------------------------------------------
 
     def _refuse(self) -> None:
+        """Refuse data that are broken, by all rows: which ones a job selects must make no difference."""
         if self._missing:
             raise InputError(
                 f"{self._missing} of {self._rows} rows do not say whom they are about",
                 code="unit-missing",
                 hint="fill the column that the policy names as the unit, or leave those rows out",
             )
-        if self._named_rows and not self._usable:
+        identified = self._unit is not None and self._unit.kind in IDENTIFIERS
+        if identified and self._rows and not self._usable:
             raise InputError(
-                f"none of the {self._named_rows} rows that could count has a usable identifier",
+                f"none of the {self._rows} rows has a usable identifier",
                 code="no-usable-key",
                 hint="check which column the policy names as the unit, its type there, and the area table",
             )
@@ -381,7 +406,7 @@ class TallyBuilder:
                 hint="write a plain number, or leave the amount empty where there is none",
             )
         if self._clamp:
-            self._reasons["clamped"] = self._beyond
+            self._reasons["clamped"] = self._clamped
         elif self._beyond:
             raise InputError(
                 f"{self._beyond} amounts are out of the bounds of the job, which hold the policy's range",
@@ -443,18 +468,8 @@ class _Kept:
         pairs = np.sort(self.units.astype(np.int64) * self.size + self.cells)
         return _fixed_vector(np.bincount(pairs[_first_of_run(pairs)] % self.size, minlength=self.size))
 
-    def added(self, measure: Measure, place: int, *, ranked: bool) -> _Added:
-        """Return what the rows say of the measure at a place, with `ranked` the largest contributions, too.
-
-        Raises:
-            InputError: `sum-too-wide`.
-        """
-        if len(self.cells) * measure.most >= _SPAN:
-            raise InputError(
-                f"a sum of amounts up to {measure.most} over all rows may not fit into 64 bits",
-                code="sum-too-wide",
-                hint="state narrower bounds or fewer decimals",
-            )
+    def added(self, place: int, *, ranked: bool) -> _Added:
+        """Return what the rows say of one measure, with `ranked` the largest contributions, too."""
         there = np.bincount(self.cells[self.present[place]], minlength=self.size)
         total = np.zeros(self.size, dtype=np.int64)
         np.add.at(total, self.cells, self.amounts[place])  # exact, as a sum of doubles is not

@@ -354,6 +354,14 @@ def _(trail: Trail) -> None:
     trail.entries[place] = replace(trail.entries[place], kind="job.failed", body=body)
 
 
+@lie("a cross-check that told something by stopping is free again", "budgets", "freed-after-it-left")
+def _(trail: Trail) -> None:
+    trail.drop("job.answering")
+    body = {"code": "timed-out", "state": "FAILED", "opened": True, "freed": True}
+    place = trail.at("job.done")
+    trail.entries[place] = replace(trail.entries[place], kind="job.failed", body=body)
+
+
 @lie("a cost is set aside and not booked", "budgets", "not-booked")
 def _(trail: Trail) -> None:
     trail.drop("budget.reserved", 1)

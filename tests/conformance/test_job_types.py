@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from crosscheck_case import job_spec
 from release_case import ASKS, release_spec
-from table_case import AGE, DISTRICT, INCOME, table_spec
+from table_case import DISTRICT, INCOME, table_spec
 
 from protocols.dp.cost import NOTHING, Cost
 from protocols.encoding import canonical_json
@@ -128,7 +128,7 @@ def check_roles(job_type: JobType, spec: JobSpec) -> None:
         assert kinds <= KINDS
         needs = job_type.columns(spec, role)
         assert bool(needs) == (role in brings)
-        assert len({need.slot for need in needs}) == len(needs)
+        assert len({(need.slot, need.use) for need in needs}) == len(needs)
         for need in needs:
             assert need.use in USES
             assert need.types

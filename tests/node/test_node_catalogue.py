@@ -1,13 +1,17 @@
 """The catalogue: one file has one name, so that what was spent on it is counted once."""
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from simulator import START, World
+from simulator import START, World, person
 
 from node import catalogue
+from node.cli import main
 from node.desk import register
 from node.sources import ReadLimits
 from node.sources.files import fingerprint, same_file
@@ -99,3 +103,96 @@ def test_a_fingerprint_tells_every_writing_apart(folder: Path) -> None:
     with pytest.raises(InputError) as caught:
         fingerprint(path)
     assert caught.value.code == "file-missing"
+
+
+# -- tables about no persons ---------------------------------------------------------------------------------
+
+
+def lamps(folder: Path, count: int = 1234) -> Path:
+    """Write a table of street lamps: nothing in it is an identifier."""
+    path = folder / "lamps.csv"
+    path.write_text("lamp,street\n" + "".join(f"L{n},S{n % 7}\n" for n in range(count)))
+    return path
+
+
+def unpersonal(path: Path, *, key: str = "", published_keys: int | None = None) -> Dataset:
+    return catalogue.scan(
+        "lamps",
+        path,
+        title="",
+        key=key,
+        published_keys=published_keys,
+        limits=ReadLimits(),
+        today=START.date(),
+        persons=False,
+    )
+
+
+def test_a_table_about_no_persons_is_registered_without_a_key_column(health: State, folder: Path) -> None:
+    path = lamps(folder)
+    with pytest.raises(InputError) as caught:
+        scanned_anyhow(path)
+    assert caught.value.code == "no-key-column"
+    found = unpersonal(path)
+    assert (found.key, found.rows, found.distinct_keys, found.published_keys) == ("", 1234, 1234, 1230)
+    register(health, found)
+    assert [dataset.name for dataset in health.datasets()] == ["lamps", "people"]
+    assert unpersonal(path, published_keys=1200).published_keys == 1200
+
+
+def scanned_anyhow(path: Path) -> Dataset:
+    return catalogue.scan(
+        "lamps", path, title="", key="", published_keys=None, limits=ReadLimits(), today=START.date()
+    )
+
+
+def test_a_table_about_no_persons_has_no_key_column_and_some_rows(folder: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        unpersonal(lamps(folder), key="lamp")
+    assert caught.value.code == "key-without-persons"
+    with pytest.raises(InputError) as caught:
+        unpersonal(lamps(folder, 0))
+    assert caught.value.code == "empty-table"
+    assert unpersonal(lamps(folder, 0), published_keys=5).published_keys == 5
+
+
+def test_the_command_registers_a_table_about_no_persons(
+    world: World, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, path = str(world.homes["health"].path), str(lamps(folder))
+    assert main(["dataset", "add", "lamps", path, "--no-persons", "--home", home]) == 0
+    out = capsys.readouterr().out
+    assert "lamps: 1234 rows, about no persons" in out
+    assert "published as 1230 keys" in out
+    assert main(["dataset", "add", "lamps", path, "--no-persons", "--key", "lamp", "--home", home]) != 0
+    assert "leave out --key, or --no-persons" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stored", ["csv", "parquet", "numbers"])
+def test_a_table_with_a_column_of_resident_ids_is_not_about_no_persons(folder: Path, stored: str) -> None:
+    people = [who for who in map(person, range(2000)) if who.isdigit()][:600]
+    # One lamp in ten has somebody who looks after it.
+    keepers = [people[n] if n % 10 == 0 else "" for n in range(600)]
+    path = folder / ("lamps.csv" if stored == "csv" else "lamps.parquet")
+    lamp = [f"L{n}" for n in range(600)]
+    if stored == "csv":
+        rows = "".join(f"{a},{b}\n" for a, b in zip(lamp, keepers, strict=True))
+        path.write_text("lamp,keeper\n" + rows)
+    elif stored == "parquet":
+        pq.write_table(pa.table({"lamp": lamp, "keeper": keepers}), path)
+    else:
+        pq.write_table(pa.table({"lamp": lamp, "keeper": [int(k) if k else None for k in keepers]}), path)
+    with pytest.raises(InputError) as caught:
+        unpersonal(path)
+    assert caught.value.code == "persons-found"
+    assert "keeper" in caught.value.message
+    assert "--key keeper" in caught.value.hint
+    assert not any(who in caught.value.message + caught.value.hint for who in people)
+
+
+def test_serial_numbers_of_eighteen_digits_are_no_persons(folder: Path) -> None:
+    path = folder / "lamps.csv"
+    draw = random.Random(7)  # serial numbers, no secret
+    numbers = [f"{draw.randrange(10**18):018d}" for _ in range(999)]
+    path.write_text("lamp\n" + "\n".join([*numbers, person(1)]) + "\n")  # one hit in a thousand
+    assert unpersonal(path).rows == 1000

@@ -169,7 +169,9 @@ def test_an_answer_is_under_way_only_after_the_charge(book: sqlite3.Connection) 
     fails("not-charged", lambda: ledger.answering(book, job(1), 1))
 
 
-def test_what_was_charged_is_freed_only_by_who_knows_that_nothing_left(book: sqlite3.Connection) -> None:
+def test_what_was_charged_for_lists_is_freed_only_by_who_knows_that_nothing_left(
+    book: sqlite3.Connection,
+) -> None:
     reserve(book, wanted())
     ledger.charge(book, job(1), 1, COST, ())
     assert ledger.release(book, job(1), 1) is None
@@ -186,6 +188,44 @@ def test_what_was_answered_is_never_freed(book: sqlite3.Connection) -> None:
     assert ledger.release(book, job(1), 1, unopened=True) is None
     ledger.settle(book, job(1), 1)
     assert [past.exact for past in Ledger(book).of("people")] == [True]
+
+
+SILENT = ["table/1", "release/1"]
+"""What sends nothing made of data before it begins to answer."""
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_what_told_nothing_is_free_again_though_its_stream_was_opened(
+    book: sqlite3.Connection, kind: str
+) -> None:
+    reserve(book, wanted(job_type=kind))
+    ledger.charge(book, job(1), 1, COST, ())
+    freed = ledger.release(book, job(1), 1)
+    assert freed is not None
+    assert (freed.state, freed.past.charged, freed.past.exact) == (RowState.RELEASED, False, False)
+    assert Ledger(book).of("people") == ()
+    fails("not-charged", lambda: ledger.answering(book, job(1), 1))  # nor does it answer any more
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_what_may_have_answered_is_never_free_again(book: sqlite3.Connection, kind: str) -> None:
+    reserve(book, wanted(job_type=kind))
+    ledger.charge(book, job(1), 1, COST, ())
+    ledger.answering(book, job(1), 1)
+    for unopened in (False, True):
+        assert ledger.release(book, job(1), 1, unopened=unopened) is None
+    assert [past.cost for past in Ledger(book).of("people")] == [COST]
+    assert Ledger(book).under_way() == []  # nor after a restart
+
+
+@pytest.mark.parametrize("kind", ["crosscheck/1", "sketch/1"])
+def test_what_tells_something_by_stopping_or_is_unknown_keeps_its_cost(
+    book: sqlite3.Connection, kind: str
+) -> None:
+    reserve(book, wanted(job_type=kind))
+    ledger.charge(book, job(1), 1, COST, ())
+    assert ledger.release(book, job(1), 1) is None
+    assert [past.cost for past in Ledger(book).of("people")] == [COST]
 
 
 def test_an_attempt_that_ended_before_it_answered_costs_but_answered_nothing(

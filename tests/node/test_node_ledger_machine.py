@@ -1,4 +1,7 @@
-"""P2: a budget is never over-spent, in any order of steps, crashes and restarts, against a naive model."""
+"""P2: a budget is never over-spent, in any order of steps, crashes and restarts, against a naive model.
+
+Nor is it spent on nothing: of a job type that tells nothing before it begins to answer, no failure costs.
+"""
 
 import shutil
 import sqlite3
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from ledger_race import Case, active_of, case_of, connect, founded, reserve, roster_of
+from ledger_race import Case, active_of, case_of, connect, founded, roster_of
 from simulator import START, World
 
 from node import ledger
@@ -33,10 +36,16 @@ class Known:
     """What the model knows of an attempt; `opened` and `answered` are what really happened on the wire."""
 
     state: RowState
+    silent: bool
     rows: int = EACH
     live: bool = True
     opened: bool = False
     answered: bool = False
+
+    @property
+    def told(self) -> bool:
+        """Something of the data may have left."""
+        return self.answered or (self.opened and not self.silent)
 
 
 class Spending(RuleBasedStateMachine):
@@ -62,31 +71,34 @@ class Spending(RuleBasedStateMachine):
 
     # -- what the node does --------------------------------------------------------------------------------
 
-    @rule(number=st.integers(0, 2**32), committed=COMMITTED)
-    def accept(self, number: int, committed: bool) -> None:
+    @rule(number=st.integers(0, 2**32), silent=st.booleans(), committed=COMMITTED)
+    def accept(self, number: int, silent: bool, committed: bool) -> None:
         spec = replace(self.spec, nonce=f"{number:032x}")
         if spec.job_id in self.known:
             return
         case = replace(self.case, spec=spec.encode())
         fits = self.counted() + EACH <= ROWS and len(self.counting()) + 1 <= QUERIES
-        if not committed:
-            self.begun_and_lost(case)
-            return
-        answer = reserve(self.book, case)
+        answer = self.set_aside(case, silent)
         assert answer == ("permitted" if fits else "budget-exceeded")
+        if not committed:
+            self.crash()
+            return
         if fits:
-            self.known[spec.job_id] = Known(RowState.RESERVED)
+            self.book.execute("COMMIT")
+            self.known[spec.job_id] = Known(RowState.RESERVED, silent)
 
-    def begun_and_lost(self, case: Case) -> None:
-        """Set aside, and die before the commit."""
+    def set_aside(self, case: Case, silent: bool) -> str:
+        """Decide and set aside, and leave the transaction open; return the answer's code."""
         read = Ledger(self.book)
         decision, spec = case.decide(read)
         if isinstance(decision, Permit):
             version = read.version(decision.terms.source)
             allowed = Allowed(spec, decision, active_of(case.policy), roster_of(case.roster), version, START)
+            row = allowed.row(Attempt(spec.job_id, 1))
+            kind = "table/1" if silent else "crosscheck/1"
             self.book.execute("BEGIN IMMEDIATE")
-            ledger.reserve(self.book, allowed.row(Attempt(spec.job_id, 1)), version)
-        self.crash()
+            ledger.reserve(self.book, replace(row, past=replace(row.past, job_type=kind)), version)
+        return decision.code
 
     @precondition(lambda self: self.live())
     @rule(which=st.integers(0, 9), rows=st.integers(0, EACH), steps=st.integers(1, 4), committed=COMMITTED)
@@ -142,13 +154,13 @@ class Spending(RuleBasedStateMachine):
             return
         self.book.execute("COMMIT")
         known.live = False
-        if not known.opened:
+        if not known.told:
             known.state = RowState.RELEASED
 
     @precondition(lambda self: len(self.known) > 1)
     @rule()
     def crash(self) -> None:
-        """The process dies and starts again: what was set aside is free, what was charged stays."""
+        """The process dies and starts again: what was charged stays, unless it told nothing."""
         self.book.close()
         self.book = connect(self.database)
         self.book.execute("BEGIN IMMEDIATE")
@@ -157,7 +169,8 @@ class Spending(RuleBasedStateMachine):
                 ledger.settle(self.book, row.past.job, 1)
         self.book.execute("COMMIT")
         for known in self.known.values():
-            if known.live and known.state is RowState.RESERVED:
+            # Whether a stream was opened, nobody knows any more.
+            if known.live and (known.state is RowState.RESERVED or (known.silent and not known.answered)):
                 known.state = RowState.RELEASED
             known.live = False
 
@@ -167,10 +180,18 @@ class Spending(RuleBasedStateMachine):
     def what_left_is_within_the_limits(self) -> None:
         if not hasattr(self, "known"):
             return
-        left = [known for known in self.known.values() if known.opened]
+        left = [known for known in self.known.values() if known.told]
         assert sum(known.rows for known in left) <= ROWS
         assert len(left) <= QUERIES
         assert all(known.state is RowState.CHARGED for known in left)
+
+    @invariant()
+    def what_is_over_and_told_nothing_costs_nothing(self) -> None:
+        if not hasattr(self, "known"):
+            return
+        over = {job for job, known in self.known.items() if known.silent and not known.live}
+        counted = {past.job for past in Ledger(self.book).of("people")}
+        assert {job for job in over if self.known[job].answered} == over & counted
 
     @invariant()
     def the_ledger_says_what_the_model_says(self) -> None:

@@ -61,6 +61,8 @@ class Count:
     """A job type of class A: persons counted by street, exactly, or with noise of `rho` or `epsilon`.
 
     `values`: the streets that have a cell. `bins`: by age, too. `bounds`: their ages are added up, as well.
+    `kept`: only ages from and to, empty for no such end. `persons_in`: each person is in so many departments
+    at most, else in all.
     """
 
     name = "count/1"
@@ -69,7 +71,18 @@ class Count:
     counts_units = True
 
     def check(self, spec: JobSpec) -> None:
-        known = {"rho", "epsilon", "delta", "streets", "ages", "values", "bins", "bounds"}
+        known = {
+            "rho",
+            "epsilon",
+            "delta",
+            "streets",
+            "ages",
+            "values",
+            "bins",
+            "bounds",
+            "kept",
+            "persons_in",
+        }
         if not spec.params.keys() <= known:
             raise InputError("params that nobody asked for", code="unknown-param", hint="remove them")
 
@@ -88,7 +101,16 @@ class Count:
             low, high = map(Fraction, asked["bounds"])
             domain = Domain(bounds=(low, high), covering=not self.noisy(spec))
             needs += [ColumnNeed("age", use, ages, domain=domain) for use in ("sum", "mean")]
+        if "kept" in asked:
+            needs.append(ColumnNeed("age", "filter", ages, domain=Domain(kept=self.kept(spec))))
         return tuple(needs)
+
+    def kept(self, spec: JobSpec) -> tuple[Fraction | None, Fraction | None]:
+        low, high = (Fraction(end) if end else None for end in spec.params["kept"])
+        return low, high
+
+    def persons_in(self, spec: JobSpec) -> tuple[int, int]:
+        return spec.params.get("persons_in", len(spec.inputs)), len(spec.inputs)
 
     def noisy(self, spec: JobSpec) -> bool:
         return not spec.params.keys().isdisjoint({"rho", "epsilon"})
@@ -121,7 +143,9 @@ class Count:
         if "ages" in spec.params:
             low, high = spec.params["ages"]
             filters["age"] = Between(Fraction(low), Fraction(high))
-        return Query("count/1", filters, self.noisy(spec))
+        elif "kept" in spec.params:
+            filters["age"] = Between(*self.kept(spec))
+        return Query("count/1", filters, self.noisy(spec), "bounds" in spec.params)
 
     def sources_asked(self, spec: JobSpec) -> int:
         return len(spec.inputs)

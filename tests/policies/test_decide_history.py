@@ -12,7 +12,7 @@ from policies.decide import decide
 from policies.decision import Ask, Decision, Permit, Refuse
 from policies.history import Past, Remembered, ledger_time
 from policies.limits import ATTEMPTS_PER_JOB
-from policies.model import ActivePolicy, Budget, Quota, Rate, Requester, Rule, Stop, Unit, Window
+from policies.model import ActivePolicy, Budget, Column, Quota, Rate, Requester, Rule, Stop, Unit, Window
 from protocols.dp.cost import NOTHING, Cost
 from protocols.encoding import sha256_digest
 from protocols.ids import JobId, KeyId, Role
@@ -557,6 +557,58 @@ def test_an_answer_stands_in_the_way_for_as_long_as_the_policy_says(world: Any):
 def test_answers_about_another_dataset_cannot_be_subtracted(world: Any):
     node = Node.of(world).did(at_least(world, 3), source="pension")
     assert isinstance(node.answer(at_least(world, 2)), Ask)
+
+
+def amounts(world: Any, **params: Any) -> JobSpec:
+    """Ages added up exactly, of persons by street."""
+    spec: JobSpec = world.count(bounds=["0", "120"], **params)
+    both = {"street": "street", "age": "age"}
+    return replace(spec, inputs=tuple(replace(i, columns=both) for i in spec.inputs))
+
+
+def with_ages(node: Node) -> Node:
+    """The same node, whose rule opens ages for sums."""
+    dataset = node.active.policy.datasets["insured"]
+    age = Column(type="int", use=("sum", "mean", "group"), range=(Fraction(0), Fraction(120)))
+    dataset = with_clauses(dataset, columns={**dataset.columns, "age": age})
+    rule = with_clauses(node.rule, columns=(*node.rule.columns, "age"))
+    return node.policy(datasets={"insured": dataset}, rules=(rule,))
+
+
+def test_exact_amounts_are_told_once_because_rows_change(world: Any):
+    node, spec = with_ages(Node.of(world)), amounts(world)
+    assert isinstance(node.answer(spec), Permit)
+    decision = node.did(spec).answer(spec)
+    assert refusal(decision) == "asked-before"
+    assert isinstance(decision, Refuse)
+    assert "365 days" in decision.hint
+    assert "release/1" in decision.hint
+    # So are they while another job may yet get them; counts of persons are rounded, and may be asked again.
+    assert refusal(node.did(spec, charged=False).answer(spec)) == "asked-before"
+    assert isinstance(node.did(world.count()).answer(world.count()), Permit)
+    assert refusal(node.did(world.count(streets=["东区"])).answer(spec)) == "differencing"
+    elsewhere = amounts(world, streets=["西区"])
+    assert isinstance(node.did(amounts(world, streets=["东区"])).answer(elsewhere), Permit)
+
+
+def test_amounts_may_be_asked_again_where_none_were_told(world: Any):
+    node, spec = with_ages(Node.of(world)), amounts(world)
+    assert isinstance(node.did(spec, exact=False).answer(spec), Permit)
+    assert isinstance(node.did(spec, source="pension").answer(spec), Permit)
+    # Another attempt of the same job is the same question for the same answer.
+    asked = replace(spec, roster_digest=replace(world.roster, expires=node.now + 30 * DAY).digest)
+    assert isinstance(node.did(spec, job=asked.job_id).answer(asked, attempt=2), Permit)
+    defaults = with_clauses(node.active.policy.defaults, differencing_days=30)
+    short = node.policy(defaults=defaults)
+    assert refusal(short.did(spec, at=node.now - 29 * DAY).answer(spec)) == "asked-before"
+    assert isinstance(short.did(spec, at=node.now - 30 * DAY).answer(spec), Permit)
+
+
+def test_noise_may_be_asked_for_again_as_long_as_the_budget_pays(world: Any):
+    node = with_ages(Node.of(world, budget=BUDGET))
+    noisy = amounts(world, rho="0.1")
+    assert isinstance(node.did(noisy).answer(noisy), Permit)
+    assert isinstance(node.did(amounts(world)).answer(noisy), Permit)
 
 
 def test_the_guards_refusal_names_no_job_and_no_figure(world: Any):

@@ -163,6 +163,7 @@ def cases(drawn: st.DrawFn, world: Any) -> Case:
             min_group_size=draw(st.sampled_from([None, 5, 50])),
             min_organisations=draw.usually(None, 5, 6),
             min_sources=draw.usually(None, 2, 3, 6),
+            persons_in=draw(st.sampled_from([None, None, 1, 3, 9])),
             max_rows=draw(st.sampled_from([None, 1000])),
             max_fraction=draw(st.sampled_from([None, Fraction(1, 3)])),
             max_runtime_s=draw(st.sampled_from([None, 60, 7200])),
@@ -250,7 +251,9 @@ def described_columns(draw: Draw, columns: dict[str, Column]) -> dict[str, Colum
         return found
     found["age"] = Column(
         type=draw.usually("int", "decimal", "code"),
-        use=draw.usually(("group", "sum", "mean"), ("group",), ("sum",), ("mean", "group")),
+        use=draw.usually(
+            ("group", "filter", "sum", "mean"), ("group",), ("sum",), ("mean", "group", "filter")
+        ),
         range=draw(st.sampled_from([None, (0, 5), (1, 4), (0, 9)]).map(fractions)),
         bins=draw(st.sampled_from([None, (0, 2, 4), (0, 1, 2, 3)]).map(fractions)),
     )
@@ -363,7 +366,7 @@ def queries(draw: Draw, noisy: bool) -> Query:
         low, high = sorted(draw(st.tuples(st.integers(0, 5), st.integers(0, 5))))
         ends = st.sampled_from([(low, high), (None, low), (high, None)])
         filters["age"] = Between(*(None if end is None else Fraction(end) for end in draw(ends)))
-    return Query(draw(st.sampled_from(["count/1", "other/1"])), filters, noisy)
+    return Query(draw(st.sampled_from(["count/1", "other/1"])), filters, noisy, draw(st.booleans()))
 
 
 def past(draw: Draw, world: Any, case: Case) -> tuple[Past, Price]:
@@ -429,7 +432,7 @@ def job(draw: Draw, world: Any, node: NodeName, now: datetime) -> JobSpec:
     )
     if draw(st.booleans()):
         counted = world.count(**draw.usually(asked(draw), {"k": 1}))
-        if not counted.params.keys().isdisjoint({"bins", "bounds"}):
+        if not counted.params.keys().isdisjoint({"bins", "bounds", "kept"}):
             ages = {"street": "street", "age": draw.usually("age", "street", "resident_id")}
             counted = replace(counted, inputs=tuple(replace(i, columns=ages) for i in counted.inputs))
         spec = replace(
@@ -457,15 +460,24 @@ def job(draw: Draw, world: Any, node: NodeName, now: datetime) -> JobSpec:
 
 
 def asked(draw: Draw) -> dict[str, Any]:
-    """Params of count/1: how much noise, for whom."""
+    """Params of count/1: how much noise, for whom; at times no more than exact amounts."""
+    if not draw(st.integers(0, 3)):
+        return {"bounds": ["0", "9"]}
     noise = [{}, {}, {"rho": "1/8"}, {"rho": "1/4"}, {"rho": "1/8", "delta": "1/1000000000"}]
     params = draw(st.sampled_from([*noise, {"rho": "1/2"}, {"epsilon": "1/8"}, {"epsilon": "0.1"}]))
     whom = [{}, {"streets": ["东区"]}, {"streets": ["西区", "北区"]}, {"ages": [0, 2]}, {"ages": [3, 5]}]
     cells = [{}, {}, {"values": ["东区"]}, {"values": ["东区", "西区"]}, {"values": ["东区", "北区"]}]
     ages = [{}, {}, {}, {"bins": ["0", "2"]}, {"bins": ["0", "1"]}, {"bins": ["3/2"]}]
     sums = [{}, {}, {}, {"bounds": ["0", "5"]}, {"bounds": ["1", "9"]}, {"bounds": ["1/2", "4"]}]
+    ends = [
+        {},
+        {},
+        {},
+        *({"kept": kept} for kept in (["2", ""], ["", "1"], ["", "3"], ["0", "1"], ["1", ""])),
+    ]
+    within = [{}, {}, {"persons_in": 4}, {"persons_in": 3}, {"persons_in": 1}]
     found = dict(params)
-    for choices in (whom, cells, ages, sums):
+    for choices in (whom, cells, ages, sums, ends, within):
         found |= draw(st.sampled_from(choices))
     return found
 
@@ -630,6 +642,11 @@ def wrong_with(rule: Rule, case: Case) -> set[str]:
         protected = policy.datasets[mine.dataset].personal != "none"
         if spec.job_type == "count/1" and protected and policy.datasets[mine.dataset].unit is None:
             wrong.add("missing-unit")
+        if spec.job_type == "count/1":
+            # Everywhere, unless the rule says of how few departments it can be taken for granted.
+            everywhere = len(spec.inputs)
+            if spec.params.get("persons_in", everywhere) < min(rule.persons_in or everywhere, everywhere):
+                wrong.add("persons-in")
         noise = spec.job_type == "count/1" and {"rho", "epsilon"} & set(spec.params)
         paid = any(isinstance(clause, Budget) for clause in limits(rule, case).values())
         if noise and protected and not paid:
@@ -655,7 +672,12 @@ def misused(slot: str, column: Column, case: Case) -> set[str]:
         "key": (["join"], ["resident-id"]),
         "street": (["group"], ["code", "enum"]),
         "last_seen": (["carry"], ["month"]),
-        "age": (["group"] * ("bins" in params) + ["sum", "mean"] * ("bounds" in params), ["int", "decimal"]),
+        "age": (
+            ["group"] * ("bins" in params)
+            + ["sum", "mean"] * ("bounds" in params)
+            + ["filter"] * ("kept" in params),
+            ["int", "decimal"],
+        ),
     }[slot]
     if any(use not in column.use for use in uses):
         found.add("column-use")
@@ -667,6 +689,8 @@ def misused(slot: str, column: Column, case: Case) -> set[str]:
         return found
     if column.bins and any(Fraction(b) not in column.bins for b in params.get("bins", [])):
         found.add("column-bins")
+    if column.bins and "kept" in params and divided(column, *params["kept"]):
+        found.add("column-bins")
     if "bounds" in params and not {"rho", "epsilon"} & set(params):
         low, high = map(Fraction, params["bounds"])
         # An amount that the policy says there may be, and the job has no room for; by trying tenths.
@@ -675,6 +699,18 @@ def misused(slot: str, column: Column, case: Case) -> set[str]:
         if not there or any(n < low or n > high for n in there):
             found.add("column-range")
     return found
+
+
+def divided(column: Column, low: str, high: str) -> bool:
+    """Whether a filter keeps some numbers of one of the policy's groups, and not others; by trying."""
+    assert column.bins is not None
+    step = Fraction(1, 10) if column.type == "decimal" else Fraction(1)
+    groups: dict[int, set[bool]] = {}
+    for n in range(-20, 200):
+        group = sum(bound <= n * step for bound in column.bins)
+        kept = (not low or n * step >= Fraction(low)) and (not high or n * step <= Fraction(high))
+        groups.setdefault(group, set()).add(kept)
+    return any(len(kept) > 1 for kept in groups.values())
 
 
 def given_by(case: Case) -> JobInput | None:
@@ -820,6 +856,13 @@ def used_up(rule: Rule, case: Case) -> set[str]:
             for row in others
         ):  # fmt: skip
             wrong.add("differencing")
+        if asked.amounts and any(
+            row.source == source and row.exact and row.query is not None and not row.query.noisy
+            and case.now - row.time < days and row.job != spec.job_id
+            and (row.query.asks, row.query.filters) == (asked.asks, asked.filters)
+            for row in others
+        ):  # fmt: skip
+            wrong.add("asked-before")
     mine = price(case, rule)
     for clause in charged.values():
         if isinstance(clause, Budget) and rule.max_cost is not None:

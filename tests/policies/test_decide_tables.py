@@ -67,6 +67,7 @@ job_types = ["count/1"]
 datasets = ["insured"]
 columns = ["street", "age"]
 recipients = ["bureau"]
+min_organisations = 2
 {spends}
 approvals = 0
 [retention]
@@ -77,7 +78,7 @@ intermediate = "job-end"
 
 
 def asked(world: Any, **params: Any) -> JobSpec:
-    ages = "bins" in params or "bounds" in params
+    ages = not params.keys().isdisjoint({"bins", "bounds", "kept"})
     spec = world.count(**params)
     columns = {"street": "street", **({"age": "age"} if ages else {})}
     found: JobSpec = world.with_columns(spec, "source-1", columns)
@@ -161,6 +162,25 @@ def test_where_the_policy_says_nothing_of_bins_they_are_the_jobs_to_say(world: A
     assert isinstance(answer(world, policy(age=free), asked(world, bins=["0", "19"])), Permit)
 
 
+@pytest.mark.parametrize(
+    ("kept", "whole", "decimals"),
+    [
+        (["0", "17"], True, False), (["18", "59"], True, False), (["60", ""], True, True),
+        (["", "17"], True, False), (["18", ""], True, True), (["0", ""], True, True),
+        (["0", "18"], False, False), (["61", ""], False, False), (["17", ""], False, False),
+        (["", "60"], False, False), (["18", "30"], False, False), (["0", "119/2"], False, False),
+        (["35/2", ""], False, False), (["0", "120"], False, False),
+    ],
+)  # fmt: skip
+def test_filters_keep_whole_groups(world: Any, kept: list[str], *, whole: bool, decimals: bool):
+    usable = AGE.replace('"group"', '"group", "filter"')
+    for age, fits in ((usable, whole), (usable.replace('"int"', '"decimal"'), decimals)):
+        decision = answer(world, policy(age=age), asked(world, kept=kept))
+        assert isinstance(decision, Permit) if fits else refusal(decision) == "column-bins"
+    free = usable.replace(", bins = [0, 18, 60]", "")
+    assert isinstance(answer(world, policy(age=free), asked(world, kept=kept)), Permit)
+
+
 # --- ranges
 
 
@@ -199,6 +219,38 @@ def test_a_slot_that_is_asked_for_two_uses_has_to_meet_both(world: Any):
     both = asked(world, bounds=["0", "120"], bins=["0"])
     assert isinstance(answer(world, policy(), both), Permit)
     assert refusal(answer(world, policy(age=AGE.replace('"group", ', "")), both)) == "column-use"
+
+
+# --- in how many departments one person may be
+
+
+@pytest.mark.parametrize(
+    ("least", "stated", "fits"),
+    [
+        (None, None, True), (None, 4, True), (None, 3, False), (None, 1, False),
+        (2, None, True), (2, 3, True), (2, 2, True), (2, 1, False),
+        (1, 1, True), (9, 4, True), (9, 3, False),
+    ],
+)  # fmt: skip
+def test_persons_are_in_as_many_departments_as_the_rule_says(
+    world: Any, least: int | None, stated: int | None, *, fits: bool
+):
+    text = (
+        policy()
+        if least is None
+        else policy().replace("approvals = 0", f"persons_in = {least}\napprovals = 0")
+    )
+    decision = answer(world, text, asked(world, **({} if stated is None else {"persons_in": stated})))
+    if fits:
+        assert isinstance(decision, Permit)
+        assert decision.terms.persons_in == (stated or 4, 4)
+        return
+    assert refusal(decision) == "persons-in"
+    assert isinstance(decision, Refuse)
+    asks = min(least or 4, 4)
+    assert f"at most {stated} of 4 departments; the rule asks for at least {asks}." in decision.sentence
+    assert f"persons_in = {asks}" in decision.hint
+    assert f"persons_in = {asks}" in decision.hint_zh
 
 
 # --- units and budgets

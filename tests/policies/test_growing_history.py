@@ -14,7 +14,7 @@ from protocols.statistics.differencing import Query
 
 START = datetime(2026, 12, 1, tzinfo=UTC)
 ASKED = [None, *(Query(asks, {"street": frozenset(kept)}) for asks in "ab" for kept in ("x", "y", "xy"))]
-ASKED.append(Query("a", noisy=True))
+ASKED += [Query("a", noisy=True), *(Query("a", {"street": frozenset(kept)}, amounts=True) for kept in "xy")]
 
 
 def row(job: int, attempt: int, hours: int, asked: int) -> Past:
@@ -38,7 +38,7 @@ def row(job: int, attempt: int, hours: int, asked: int) -> Past:
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["add", "charge", "settle", "drop"]), st.integers(0, 5), st.integers(0, 7)),
+        st.tuples(st.sampled_from(["add", "charge", "settle", "drop"]), st.integers(0, 5), st.integers(0, 9)),
         max_size=30,
     )
 )
@@ -74,6 +74,9 @@ def compare(growing: Growing, whole: Lookback) -> None:
             for query in ASKED:
                 if query is not None:
                     assert mine.differs(query, begin) == theirs.differs(query, begin)
+                    for number in range(6):
+                        job = JobId(f"sha256:{number:064x}")
+                        assert mine.repeats(query, job, begin) == theirs.repeats(query, job, begin)
         for number in range(6):
             job = JobId(f"sha256:{number:064x}")
             assert mine.charged(job) == theirs.charged(job)

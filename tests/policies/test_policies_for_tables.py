@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from node.approvals import Case, prompt
 from policies.decide import check_merged, decide
 from policies.decision import Ask, Decision, Permit, Refuse
+from policies.explain import decision_json, explain_policy
 from policies.history import Past, Remembered
 from policies.model import ActivePolicy
 from policies.parse import cautions, parse_policy
@@ -79,7 +81,8 @@ def policy(world: Any, department: str, edits: Mapping[str, str] | None = None) 
         for letter, name in (("a", "analyst"), ("d", f"{department} dpo"), ("e", f"{department} owner")):
             text = text.replace("sha256:" + letter * 64, world.key(name))
     parsed = parse_policy(world.edited(text, edits or {}).encode())
-    assert cautions(parsed) == []
+    # Both let the department publish numbers of its own; nothing else is to be noted.
+    assert all("min_organisations" in caution.en for caution in cautions(parsed))
     return ActivePolicy(parsed.policy, parsed.digest)
 
 
@@ -236,7 +239,7 @@ def test_without_unit_or_budget_nothing_about_persons_is_answered(world: Any):
         for part in removed:
             text = text.replace(part, "")
         parsed = parse_policy(text.encode())
-        assert len(cautions(parsed)) == len(set(removed) & {unit, budget})
+        assert len(cautions(parsed)) == 1 + len(set(removed) & {unit, budget})
         return decide(
             ActivePolicy(parsed.policy, parsed.digest), job(world, job_type, params),
             node=world.node("human-resources"), roster=world.roster, now=world.now,
@@ -246,6 +249,95 @@ def test_without_unit_or_budget_nothing_about_persons_is_answered(world: Any):
     assert code(decision([budget, cost], "table/1", TABLE)) == "fits"
     for job_type, params in (("release/1", HISTOGRAM), ("table/1", TABLE)):
         assert code(decision([unit, budget, cost, clause], job_type, params)) == "missing-unit"
+
+
+def test_filters_cut_where_the_policy_lets_groups_begin(world: Any):
+    """Groups of ages begin at 60, 65, 70, 75, 80, 85, 90 and 100; here ages may filter, too."""
+    opened = {'use = ["group", "quantile"]': 'use = ["group", "quantile", "filter"]'}
+    kept = [({"low": "65"}, "fits"), ({"high": "79"}, "fits"), ({"low": "66"}, "column-bins"),
+            ({"low": "65", "high": "65"}, "column-bins"), ({"high": "80"}, "column-bins")]  # fmt: skip
+    for ends, expected in kept:
+        filters = [{"slot": "age", **ends}]
+        table = job(world, "table/1", {"axes": [AXIS], "filters": filters})
+        assert code(ask(world, table, edits={**EXACT, **opened})) == expected
+        release = job(world, "release/1", {**HISTOGRAM, "filters": filters})
+        assert code(ask(world, release, edits=opened)) == expected
+
+
+@pytest.mark.parametrize(
+    ("job_type", "params", "edits"), [("table/1", TABLE, EXACT), ("release/1", HISTOGRAM, {})]
+)
+def test_a_job_that_takes_persons_to_be_in_one_department_needs_a_rule_that_does(
+    world: Any, job_type: str, params: dict[str, Any], edits: dict[str, str]
+):
+    alone = job(world, job_type, params, SOURCES[:1])
+    fewer, all_of_them = ({**params, "persons_in": number} for number in (1, 3))
+    for spec in (alone, job(world, job_type, params), job(world, job_type, all_of_them)):
+        assert code(ask(world, spec, edits=edits)) == "fits"
+    assert code(ask(world, job(world, job_type, fewer), edits=edits)) == "persons-in"
+    told = {**edits, "rate = {": "persons_in = 1\nrate = {"}
+    asks = ask(world, job(world, job_type, fewer), edits=told)
+    assert isinstance(asks, Ask)
+    assert asks.terms.persons_in == (1, 3)
+    # Whoever only adds up has nobody to hide.
+    assert isinstance(ask(world, job(world, job_type, fewer), "statistics"), Permit)
+
+
+def test_whoever_approves_is_told_what_is_taken_for_granted_and_whom_a_row_is_about(world: Any):
+    edits = {"rate = {": "persons_in = 2\nrate = {"}
+    spec, active = job(world, "release/1", {**HISTOGRAM, "persons_in": 2}), policy(world, "health", edits)
+    asks = decide(active, spec, node=world.node("health"), roster=world.roster, now=world.now)
+    page = prompt(Case(spec, asks, active, world.roster, (), ()))
+    assert (
+        "one person is taken to be in at most 2 of the 3 departments that give data; where that is wrong"
+        in page
+    )
+    assert "假定一人至多出现在提供数据的 3 个部门中的 2 个; 如不属实" in page
+    (own,) = (
+        line for line in page.splitlines() if "(unit: whom a row is about / 单位: 每行所属对象)" in line
+    )
+    # This department's own dataset only: whom the others' rows are about, their policies say.
+    assert own.startswith("  source-2 (health.gz.example) elder_subsidy: ")
+    assert "street (street), person_id (unit: " in own
+    assert decision_json(asks, spec)["persons_in"] == {"most": 2, "of": 3}
+    refused = replace(asks, terms=asks.terms) if isinstance(asks, Refuse) else Refuse("x", "x", "x", "x", "x")
+    assert "(unit: " not in prompt(Case(spec, refused, active, world.roster, (), ()))
+
+
+def test_a_policy_says_in_how_many_departments_a_person_is_reckoned_with(world: Any):
+    for edit, en, zh in (
+        ({}, "one person being in every department that gives data", "一人可能出现在全部提供数据的部门计算"),
+        ({"rate = {": "persons_in = 2\nrate = {"},
+         "one person being in at least 2 departments, or all there are",
+         "一人可能出现在至少 2 个部门 (不足此数时为全部)计算"),
+    ):  # fmt: skip
+        text = (world.examples / "release.toml").read_text("utf-8")
+        parsed = parse_policy(world.edited(text, edit).encode())
+        assert en in explain_policy(parsed, "en")
+        assert zh in explain_policy(parsed, "zh")
+    lists = parse_policy(world.text("health").encode())
+    assert "department that gives data" not in explain_policy(lists, "en")
+
+
+@pytest.mark.parametrize(("job_type", "edits"), [("table/1", EXACT), ("release/1", {})])
+def test_a_rule_by_which_a_department_may_publish_alone_is_named(
+    world: Any, job_type: str, edits: dict[str, str]
+):
+    text = world.edited((world.examples / "release.toml").read_text("utf-8"), edits)
+    (caution,) = cautions(parse_policy(text.encode()))
+    assert f"rule R1 allows {job_type} without min_organisations" in caution.en
+    assert f"规则 R1 允许 {job_type} 而未设 min_organisations" in caution.zh
+    assert text.splitlines()[caution.line - 1] == "[[rules]]"
+    for more in (
+        {"rate = {": "min_organisations = 3\nrate = {"},
+        {'["source", "key-holder"]': '["key-holder"]'},
+    ):
+        assert cautions(parse_policy(world.edited(text, more).encode())) == []
+    (open_to_all,) = cautions(
+        parse_policy(world.edited(text, {'roles = ["source", "key-holder"]': ""}).encode())
+    )
+    assert open_to_all.en == caution.en
+    assert cautions(parse_policy(OFFICE.replace("ANALYST", world.key("analyst")).encode())) == []
 
 
 @pytest.mark.parametrize(

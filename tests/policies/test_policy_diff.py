@@ -220,7 +220,7 @@ SCOPES = {
 FRACTIONS = ("limit", "delta", "max_cost", "max_fraction", "min_coverage")
 OPTIONAL: dict[str, dict[str, Any]] = {
     "rules": {
-        "min_group_size": 30, "min_organisations": 4, "max_runtime_s": 60, "max_cost": "0.1",
+        "min_group_size": 30, "min_organisations": 4, "persons_in": 3, "max_runtime_s": 60, "max_cost": "0.1",
         "budget": "year",
         "rate": {"jobs": 1, "per": "month"}, "roles": ["source"], "quotas": ["records"],
         "window": {"days": ["mon"], "from": time(9), "to": time(10)}, "approvers": ["owner"], "max_rows": 10,
@@ -504,6 +504,9 @@ def jobs(world: Any, members: Roster) -> list[JobSpec]:
         replace(ages, params={"bins": ["0", "6"], "rho": "1/50"}),
         replace(ages, params={"bounds": ["0", "120"]}),
         replace(ages, params={"bounds": ["5", "200"]}),
+        replace(ages, params={"kept": ["18", ""], "rho": "1/50"}),
+        replace(ages, params={"kept": ["6", ""], "rho": "1/50"}),
+        replace(count, params={"persons_in": 3, "rho": "1/50"}),
     ]
 
 
@@ -704,6 +707,9 @@ def test_a_cost_rests_on_no_constraint_but_the_row_cap(world: Any):
 # -- the sentences -----------------------------------------------------------------------------------------
 
 
+RECKON = "a job has to reckon with one person being"
+
+
 def changes_of(world: Any, place: Place, value: Any) -> tuple[Change, ...]:
     tree = base(world)
     old, new = policy_of(tree), policy_of(edited(tree, place[:-1], put(place[-1], value)))
@@ -733,6 +739,8 @@ def changes_of(world: Any, place: Place, value: Any) -> tuple[Change, ...]:
          "Budget quarter: the limit falls from 0.5 to 0.4; what was spent stays spent"),
         (("rules", 0, "max_fraction"), "0.255", Effect.TIGHTER,
          "Rule R1: the largest share that a list may name falls from 30 % to 25.5 %"),
+        (("rules", 1, "persons_in"), 2, Effect.LOOSER,
+         f"Rule R2: {RECKON} in every department that gives data → 2 departments"),
         (("rules", 0, "approvals"), 3, Effect.TIGHTER, "Rule R1: the number of approvals rises from 2 to 3"),
         (("rules", 0, "rate"), {"jobs": 1, "per": "week"}, Effect.BOTH,
          "Rule R1: pace at most 4 jobs in a calendar month → at most one job in a calendar week"),

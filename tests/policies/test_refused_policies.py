@@ -271,6 +271,9 @@ CASES = {
     "a neutral role with data": case("neutral-with-dataset", "roles", "rules[0].roles", ('"source", "key-holder"', '"source", "helper"')),
     "a source without data": case("role-without-dataset", "roles", "rules[0].roles", ('datasets = ["insured"]\ncolumns = ["resident_id", "street", "last_seen_month"]\n', "")),
     "a share above one": case("bad-number", "max_fraction", "rules[0].max_fraction", ('"0.30" ', '"1.01" ')),
+    "nobody to hide": case("persons-in-without-dataset", "persons_in", "rules[0].persons_in", ('roles = ["source", "key-holder"]', 'roles = ["matcher"]\npersons_in = 1'), ('datasets = ["insured"]\ncolumns = ["resident_id", "street", "last_seen_month"]\n', ""), *NO_QUOTAS),
+    "persons in no department": case("policy-invalid", "persons_in", "1 to 64", ("min_sources = 2", "persons_in = 0\nmin_sources = 2")),
+    "a unit of the negative list": case("negative-list", "unit", "datasets.insured.unit", UNIT, ('column = "bank_account"', 'column = "Resident_ID"')),
     "a negative list hit": case("negative-list", "columns", "rules[0].columns[1]", ('column = "bank_account"', 'column = "Street"')),
     "a negative list of nothing": case("unknown-dataset", 'dataset = "insred"', "negative_list[0].dataset", ('"insured"\ncolumn = "bank', '"insred"\ncolumn = "bank')),
     # Stops.

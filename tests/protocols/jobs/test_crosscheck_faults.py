@@ -13,7 +13,8 @@ from crosscheck_case import CROSSCHECK, CTX, LOOSE, Case, case, person, seeded
 
 from protocols.errors import ProtocolAborted
 from protocols.jobs import crosscheck
-from protocols.jobs.crosscheck import CONTENT_KEY, ENVELOPES, MATCHER, READY, REGISTER, ROWS, TAGS, source
+from protocols.jobs.crosscheck import CONTENT_KEY, ENVELOPES, MATCHER, READY, REGISTER, ROWS, TAGS
+from protocols.jobs.job_type import source
 from protocols.party import Finished, Incoming, Outgoing, Party, Step, Waiting
 from protocols.psi import group
 

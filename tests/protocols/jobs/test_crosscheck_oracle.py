@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from protocols.errors import ProtocolAborted
 from protocols.jobs import crosscheck
-from protocols.jobs.crosscheck import MATCHER, REGISTER, Params, district_of, regions, source, street_table
-from protocols.jobs.job_type import SUSPECTED
+from protocols.jobs.crosscheck import MATCHER, REGISTER, Params, district_of, regions, street_table
+from protocols.jobs.job_type import SUSPECTED, source
 from protocols.psi import tagging
 from protocols.wire import Constraints
 

@@ -11,8 +11,8 @@ from protocols.dp.cost import Cost
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import DatasetName, NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES, job_type
-from protocols.jobs.crosscheck import CONTENT_KEY, MATCHER, REGISTER, ROWS, source
-from protocols.jobs.job_type import REQUESTER, OutputClass
+from protocols.jobs.crosscheck import CONTENT_KEY, MATCHER, REGISTER, ROWS
+from protocols.jobs.job_type import REQUESTER, OutputClass, source
 from protocols.party import Finished
 from protocols.statistics.differencing import differenced
 from protocols.wire import Constraints, InputSummary, JobInput, JobSpec

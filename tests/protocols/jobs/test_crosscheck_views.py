@@ -28,9 +28,8 @@ from protocols.jobs.crosscheck import (
     ROWS,
     TAGS,
     Params,
-    source,
 )
-from protocols.jobs.job_type import COORDINATOR, REQUESTER
+from protocols.jobs.job_type import COORDINATOR, REQUESTER, source
 from protocols.party import Incoming, Party, Progress, Sent, Step, Waiting
 from protocols.psi import group, locks, tagging
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from crosscheck_case import seeded
 from release_case import (
     ASKS,
     AXIS,
@@ -215,11 +216,46 @@ def test_bounds_of_quantiles_hold_the_true_one_as_often_as_they_say(how):
     assert max(misses.values()) <= binom.ppf(1 - 1e-8, 250, 0.05)
 
 
+def shown_of_a_sparse_table(filled: int, minimum: int) -> tuple[int, float]:
+    """Return how many of 10,000 cells are shown in 20 runs, every `filled`-th of 20 persons and the others
+    empty, and what part of them lies in its interval. SPEC.md has the figures.
+    """
+    axis = {"slot": "street", "values": [str(i) for i in range(10_000)]}
+    made = planned(release_spec("histogram", rho="0.02", axes=[axis]))
+    true = np.where(np.arange(10_000) % filled == 0, 20, 0)
+    shown = held = 0
+    for run in range(20):
+        noise = made.noises[0].draw(seeded(f"sparse/{run}"))
+        released = content(made, true + noise, minimum)
+        assert released.facts["shown_from"] == minimum
+        columns = released.table.columns
+        there = ~columns["withheld"]
+        assert there.sum() + released.facts["withheld_cells"] == 10_000
+        shown += int(there.sum())
+        held += int((there & (columns["low"] <= true) & (true <= columns["high"])).sum())
+    return shown, held / shown
+
+
+def test_of_cells_that_are_shown_fewer_lie_in_their_intervals_where_most_are_empty():
+    # The half width is 10. What is shown is what has high noise: intervals hold before the choice, not after.
+    assert planned(release_spec("histogram", rho="0.02")).noises[0].half_width() == 10
+    few, held = shown_of_a_sparse_table(100, 10)
+    assert few / 200_000 == pytest.approx(0.037, abs=0.003)
+    assert held == pytest.approx(0.55, abs=0.03)
+    _, held = shown_of_a_sparse_table(1000, 10)
+    assert held == pytest.approx(0.39, abs=0.03)
+    # To show only what has an interval above 0 makes it worse: an empty cell that is shown is then a miss.
+    for filled in (100, 1000):
+        assert shown_of_a_sparse_table(filled, 11)[1] < shown_of_a_sparse_table(filled, 10)[1] - 0.15
+    # Where no cell is near the bound, the choice takes nothing away.
+    assert shown_of_a_sparse_table(1, 10)[1] >= 0.945
+
+
 def test_the_sentence_says_the_width_that_the_table_has():
     released = release_case(release_spec("histogram", rho="0.01"), [people(3000)]).released()
     for value, low, high, _ in cells(released).values():
         assert (value - low, high - value) == (14, 14)
-    assert released.facts["within"] == "each count is within ±14 with 95 %"
+    assert released.facts["within"] == "Each count is within ±14 with 95 %"
     assert released.facts["within_zh"] == "每个计数有 95 % 的把握在 ±14 以内"
 
 
@@ -267,8 +303,9 @@ def test_the_quantile_of_nothing_and_the_mean_of_nobody_are_withheld(silent):
 def test_a_name_below_the_minimum_is_not_shown_beside_a_withheld_number(silent):
     rows = [{"unit": str(i), "job": "nurse" if i < 60 else "cook"} for i in range(100)]
     limits = replace(OPEN, min_group_size=50)
-    found = cells(release_case(release_spec("keys"), [rows], constraints=limits).released())
-    assert list(found) == [("nurse", "persons")]
+    released = release_case(release_spec("keys"), [rows], constraints=limits).released()
+    assert list(cells(released)) == [("nurse", "persons")]
+    assert released.facts["least_named"] == 50
 
 
 @pytest.mark.parametrize("how", [{"rho": "0.01"}, {"epsilon": "0.1"}])
@@ -299,7 +336,11 @@ def test_the_facts_say_how_it_was_made_and_what_the_interval_leaves_out(statisti
         "statistic": statistic,
         "mechanism": "discrete Laplace",
         "epsilon": "1.5",
-        **({"delta": "0.000001"} if statistic == "keys" else {}),
+        **(
+            {"delta": "0.000001", "least_named": facts.get("least_named")}
+            if statistic == "keys"
+            else {"shown_from": 2 * sources}
+        ),
         "contributors": sources,
         "honest_contributors": max(sources - 1, 1),
         "rows_per_person": 2,
@@ -313,6 +354,8 @@ def test_the_facts_say_how_it_was_made_and_what_the_interval_leaves_out(statisti
         assert any("\u4e00" <= letter <= "\u9fff" for letter in str(facts[f"{name}_zh"]))
     assert "95 %" in str(facts["within"])
     assert "noise and suppression apply to the same cells" in str(facts["suppression"])
+    assert "before it is decided what is shown" in str(facts["not_covered"])
+    assert "决定是否公布之前" in str(facts["not_covered_zh"])
 
 
 EXACT = {"statistic", "mechanism", "epsilon", "delta", "confidence"}

@@ -4,8 +4,11 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
-from crosscheck_case import ZERO
+from crosscheck_case import ZERO, seeded
+from hypothesis import event, example, given, settings
+from hypothesis import strategies as st
 from release_case import (
     ASKS,
     AXIS,
@@ -13,6 +16,7 @@ from release_case import (
     PERSON,
     RELEASE,
     STREETS,
+    case_of,
     planned,
     release_case,
     release_spec,
@@ -23,11 +27,14 @@ from protocols.dp.cost import Cost
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import DatasetName, NodeName, Organisation, Role
 from protocols.jobs import job_type
-from protocols.jobs.job_type import REQUESTER, Forecaster, OutputClass
+from protocols.jobs.job_type import REQUESTER, CountsAcross, Forecaster, OutputClass
 from protocols.party import Incoming
+from protocols.releases.figures import content
 from protocols.releases.params import AGGREGATOR, source
-from protocols.statistics.differencing import Between, differenced
-from protocols.wire import Constraints, InputSummary, JobInput, JobSpec
+from protocols.statistics.differencing import Between, Query, differenced
+from protocols.tables.layout import MAX_ROWS
+from protocols.tables.tally import Tally
+from protocols.wire import MAX_JOB_BYTES, Constraints, InputSummary, JobInput, JobSpec
 
 BUREAU = Organisation("bureau.example")
 
@@ -69,6 +76,9 @@ def test_every_statistic_is_asked_of_one_department_or_of_several_together(stati
         ({"rho": None, "epsilon": "0"}, "is 0"),
         ({"rho": None, "epsilon": "-1"}, "above 0"),
         ({"rho": None, "epsilon": "33"}, "at most 32"),
+        ({"rho": "0.00000099"}, "below 0.000001"),
+        ({"rho": "1/1" + "0" * 37}, "below 0.000001"),
+        ({"rho": None, "epsilon": "0.00000099"}, "below 0.000001"),
         ({"rho": "0.1", "epsilon": "1"}, "both rho and epsilon"),
         ({"rho": None}, "neither rho nor epsilon"),
     ],
@@ -86,7 +96,7 @@ def test_an_amount_is_a_number_written_as_text(amount):
 
 
 def test_the_whole_range_of_amounts_is_possible():
-    for params in ({"rho": "16"}, {"rho": "0.000001"}, {"epsilon": "32"}, {"epsilon": "0.001"}):
+    for params in ({"rho": "16"}, {"rho": "0.000001"}, {"epsilon": "32"}, {"epsilon": "0.000001"}):
         RELEASE.check(release_spec("histogram", 3, **params))
 
 
@@ -128,6 +138,8 @@ BINS = ["0", "18", "60"]
         ("sum", {"measure": {"slot": "street", "bounds": ["0", "5"]}}, "bad-params"),
         ("sum", {"measure": {"slot": "income", "bounds": ["0", "5"], "of": ["sum"]}}, "unknown-param"),
         ("sum", {"measure": {"slot": "income", "bounds": ["0", "1000000000000"]}}, "sum-too-large"),
+        ("mean", {"measure": {"slot": "income", "bounds": ["8589934592", "8589934593"]}}, "sum-too-large"),
+        ("mean", {"measure": {"slot": "income", "bounds": ["-8589934593", "-8589934592"]}}, "sum-too-large"),
         ("quantile", {"measure": {"slot": "age"}}, "bad-params"),
         ("quantile", {"measure": {"slot": "age", "bins": BINS}}, "bad-params"),
         ("quantile", {"measure": {"slot": "age", "bins": BINS, "end": "60"}}, "bad-params"),
@@ -379,6 +391,8 @@ def test_a_query_says_what_is_computed_of_whom_and_is_noisy():
         release_spec("sum", 2, filters=kept),
         release_spec("mean", 3, filters=kept),
         changed(spec, persons_in=1),
+        changed(spec, areas="national"),
+        changed(spec, filters=[{**kept[0], "values": ["2"]}, kept[1]]),
         changed(spec, measure={"slot": "income", "bounds": ["0", "4000"]}),
     ]
     for other in others:
@@ -386,6 +400,43 @@ def test_a_query_says_what_is_computed_of_whom_and_is_noisy():
         assert asked is not None
         assert asked.asks != query.asks
         assert not differenced(asked, query)
+
+
+def test_a_mean_far_from_zero_is_possible_as_long_as_its_rows_add_up():
+    bounds = ["8589934590", "8589934592"]
+    spec = changed(release_spec("mean"), measure={"slot": "income", "bounds": bounds})
+    RELEASE.check(spec)
+    rows = [{"unit": str(n), "street": STREETS[0], "income": float(bounds[1])} for n in range(50)]
+    columns = release_case(spec, [rows]).released().table.columns
+    (value,) = columns["value"][(columns["street"] == STREETS[0]) & (columns["measure"] == "mean(income)")]
+    assert float(bounds[0]) <= value <= float(bounds[1])
+
+
+def test_two_filters_of_one_column_are_refused():
+    kept = [{"slot": "a", "low": "1"}, {"slot": "b", "high": "2"}]
+    spec = release_spec("count", 2, filters=kept)
+    RELEASE.check(spec)
+    one = replace(spec.inputs[1], columns={"a": "age", "b": "age"})
+    assert refused(replace(spec, inputs=(spec.inputs[0], one))).code == "filters-on-one-column"
+
+
+def test_the_largest_release_has_a_query_that_can_be_read_again():
+    values = [f"{n:04}".ljust(64, '"') for n in range(2050)]
+    for params in ({"axes": [{"slot": "street", "values": values}]}, {"axes": [AXIS], "filters": values}):
+        if "filters" in params:
+            params["filters"] = [{"slot": f"f{n}", "values": values[:250]} for n in range(8)]
+        spec = release_spec("histogram", **params)
+        assert MAX_JOB_BYTES - 8192 < len(spec.encode()) <= MAX_JOB_BYTES
+        RELEASE.check(JobSpec.decode(spec.encode()))
+        query = RELEASE.query(spec, source(1))
+        assert Query.decode(query.encode()) == query
+
+
+def test_the_job_says_of_how_many_departments_a_person_is_in_how_many():
+    assert RELEASE.persons_in(release_spec("count")) is None
+    assert RELEASE.persons_in(release_spec("count", 3)) == (3, 3)
+    assert RELEASE.persons_in(release_spec("count", 3, persons_in=2)) == (2, 3)
+    assert isinstance(RELEASE, CountsAcross)
 
 
 def test_what_more_privacy_loss_would_buy_is_told_before_it_is_spent():
@@ -404,8 +455,10 @@ def test_what_more_privacy_loss_would_buy_is_told_before_it_is_spent():
             assert each.cost == RELEASE.cost(changed(spec, rho=str(each.amount)), source(1), OPEN)
             assert each.what
             assert each.what_zh
-    with pytest.raises(InputError):
-        RELEASE.forecast(release_spec("count"), [Fraction(0)])
+    for amount in (Fraction(0), Fraction(1, 10**7), Fraction(17)):
+        with pytest.raises(InputError) as error:
+            RELEASE.forecast(release_spec("count"), [amount])
+        assert error.value.code == "bad-privacy"
 
 
 def test_a_forecast_of_a_count_is_the_interval_it_will_have():
@@ -442,3 +495,158 @@ def test_a_column_may_be_an_axis_and_a_filter_and_then_needs_both_uses():
     assert sorted(uses) == ["filter", "group"]
     rows = [{"unit": str(age), "street": STREETS[0], "age": age} for age in (17, 18, 59, 60)]
     assert tallied(spec, rows).counted().tolist()[:3] == [0, 2, 0]
+
+
+# ---------------------------------------------------------------- whatever is accepted ends in a table
+
+
+def wide(size: int, length: int = 4) -> dict[str, Any]:
+    return {"slot": f"axis_{length}_{size}", "values": [str(i).rjust(length, "x") for i in range(size)]}
+
+
+FAR: dict[str, Any] = {"slot": "income", "bounds": ["4503599627370494", "4503599627370496"]}
+LIST = [f"{i:07}" for i in range(900)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        # More rows than a table has, though not more cells; labels too long for so many rows.
+        (release_spec("sum", axes=[wide(1024), wide(1024, 5)]), "too-many-cells"),
+        (release_spec("mean", axes=[wide(1024), wide(513, 5)]), "too-many-cells"),
+        (release_spec("histogram", axes=[wide(1024, 64), wide(1024, 63)]), "too-many-cells"),
+        # A threshold that no table can tell.
+        (release_spec("keys", epsilon="0.000001"), "noise-too-large"),
+        (release_spec("keys", epsilon="0.01", unit_rows=1000), "noise-too-large"),
+        # Counts beyond what a tree is reckoned with.
+        (release_spec("tree", 50, epsilon="0.000001", unit_rows=1000), "noise-too-large"),
+        (release_spec("quantile", 50, epsilon="0.000001", unit_rows=1000), "noise-too-large"),
+        # Close bounds, so little noise, but amounts whose sum leaves 64 bits before the middle is taken off.
+        (release_spec("mean", measure=FAR), "sum-too-large"),
+    ],
+)
+def test_what_could_only_fail_after_it_is_charged_is_refused_before(spec, code):
+    assert refused(spec).code == code
+
+
+AMOUNTS = ("0.000001", "0.00001", "0.001", "0.1", "1", "16", "32")
+BOUNDS = (0, 1, -1, 5000, -(1 << 32), (1 << 33) - 1, 1 << 33, 1 << 34, 1 << 45, (1 << 52) - 1, 1 << 52)
+EDGES = ("-1000000000000000000000", "-1/3", "0", "0.0000000000000000001", "1/3", "18", "1000000000000000000")
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> JobSpec:
+    """Draw a spec of any statistic, often with what is least or most of something."""
+    statistic = draw(st.sampled_from(list(ASKS)))
+    sources = 1 if statistic == "keys" else draw(st.sampled_from((1, 1, 2, 3, 50)))
+    params: dict[str, Any] = {
+        draw(st.sampled_from(("rho", "epsilon"))): draw(st.sampled_from(AMOUNTS)),
+        "unit_rows": draw(st.sampled_from((1, 2, 1000))),
+    }
+    if sources > 1:
+        params["mode"] = "mask"
+        params["persons_in"] = draw(st.sampled_from((1, sources)))
+        params["colluding"] = draw(st.sampled_from((0, sources - 2)))
+    axes = [[], [wide(1)], [wide(7)], [wide(5), {"slot": "age", "bins": draw(ascending(EDGES, 1))}]]
+    match statistic:
+        case "histogram":
+            params["axes"] = draw(st.sampled_from(axes[1:]))
+        case "sum" | "mean":
+            low, high = draw(ascending(BOUNDS, 2, 2))
+            step = draw(st.integers(0, 6))
+            bounds = [str(Fraction(bound, 10**step)) for bound in (low, high)]
+            params["axes"] = draw(st.sampled_from(axes)) or None
+            params["measure"] = {"slot": "income", "bounds": bounds, "decimals": step}
+        case "tree":
+            values = draw(st.sampled_from((LIST, LIST[:1], list(STREETS))))
+            levels = draw(st.sampled_from(([1], [3, 5], [1, 2, 3, 4, 5, 6])))
+            params |= {"axes": [{"slot": "street", "values": values}], "levels": levels}
+        case "quantile":
+            *bins, end = draw(ascending(EDGES, 3))
+            params["measure"] = {"slot": "age", "bins": bins, "end": end}
+            params["at"] = draw(st.sampled_from((["0.5"], ["1/1000000000", "999999999/1000000000"])))
+        case "keys":
+            params["delta"] = draw(st.sampled_from(("0.001", "1/1000000000000000000000000000000")))
+    return release_spec(statistic, sources, **params)
+
+
+def ascending(choices: tuple[Any, ...], least: int, most: int | None = None) -> st.SearchStrategy[list[Any]]:
+    ordered = sorted(choices, key=Fraction)
+    places = st.sets(st.integers(0, len(ordered) - 1), min_size=least, max_size=most)
+    return places.map(lambda found: [ordered[place] for place in sorted(found)])
+
+
+FILLS = ("nobody", "everybody least", "everybody most", "spread")
+
+
+def extreme(spec: JobSpec, fill: str) -> Tally:
+    """Return a tally of no rows, or of as many as a dataset may have with the same amount each."""
+    layout, empty = planned(spec).params.layout, tallied(spec, [])
+    names = () if fill == "nobody" or not spec.params.get("delta") else ("a", "b" * 64, "街")
+    cells = len(names) if spec.params.get("delta") else layout.cells
+    rows = np.zeros(cells, np.int64)
+    if fill == "spread":
+        rows[:] = MAX_ROWS // cells
+    elif fill != "nobody":
+        rows[-1] = MAX_ROWS
+    added = {
+        measure.slot: replace(
+            empty._added[measure.slot],
+            present=rows,
+            total=rows * (measure.low if fill == "everybody least" else measure.high),
+        )
+        for measure in layout.measures
+    }
+    return replace(empty, _persons=rows, _counted=rows, _added=added, _keys=names)
+
+
+@settings(max_examples=120)
+@given(spec=specs(), fill=st.sampled_from(FILLS))
+@example(release_spec("keys", epsilon="0.00007"), "everybody most")
+@example(release_spec("tree", 3, epsilon="0.000001", mode="mask"), "everybody most")
+@example(release_spec("mean", measure=FAR), "everybody most")
+@example(release_spec("mean", rho="16", measure={"slot": "income", "bounds": ["0", "8589934591"]}), "spread")
+def test_whatever_is_accepted_ends_in_a_table_whatever_the_data_are(spec, fill):
+    try:
+        RELEASE.check(spec)
+    except InputError as error:
+        code = error.code
+    else:
+        code = "accepted"
+    event(code)
+    if code != "accepted":
+        assert code in {"noise-too-large", "sum-too-large", "bad-sensitivity", "bad-privacy"}
+        return
+    made, tally = planned(spec), extreme(spec, fill)
+    assert RELEASE.forecast(spec, [made.params.budget.amount])
+    if made.params.sources > 3:
+        # Fifty parties take long, and each only adds its vector to the others'.
+        parts = [made.noisy(tally, seeded(f"{number}")) for number in range(made.params.sources)]
+        assert max(int(np.abs(part).max()) for part in parts) * made.params.sources <= made.bound
+        released = content(made, sum(parts), 10)
+    else:
+        released = case_of(spec, {item.role: tally for item in spec.inputs}).released()
+    columns = released.table.columns
+    shown = ~columns["withheld"]
+    assert (columns["low"][shown] <= columns["value"][shown]).all()
+    assert (columns["value"][shown] <= columns["high"][shown]).all()
+    assert np.isfinite(columns["high"][shown]).all()
+
+
+def test_the_price_of_unknown_keys_says_from_how_many_persons_on_a_value_is_named():
+    spec = release_spec("keys", rho="0.1", delta="1/1000000000")
+    low, high = RELEASE.forecast(spec, [Fraction(1, 10), Fraction(1)])
+    for forecast in (low, high):
+        made = planned(changed(spec, rho=str(forecast.amount)))
+        rows = [{"unit": str(i), "job": "nurse"} for i in range(300)]
+        facts = (
+            case_of(changed(spec, rho=str(forecast.amount)), {source(1): tallied(spec, rows)})
+            .released()
+            .facts
+        )
+        assert facts["least_named"] == made.threshold
+        assert f"named from {made.threshold} noisy persons on" in forecast.what
+        assert f"满 {made.threshold} 人" in forecast.what_zh
+        assert forecast.within == made.noises[0].half_width()
+    # 1 + the least q with P(noise >= q) <= 1e-9: 6 standard deviations of 2.24, and of 0.71.
+    assert (planned(spec).threshold, planned(changed(spec, rho="1")).threshold) == (15, 6)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_case import AGE, DISTRICT, INCOME, OPEN, Row, cells_of, table_case
+from table_case import AGE, DISTRICT, INCOME, OPEN, Row, cells_of, crowd, table_case
 
 from protocols.statistics.suppress import ROUNDING, TOP_SHARE
 from protocols.tables.released import exact_ratios
@@ -79,7 +79,9 @@ def check(tables, content, *, margins: bool, exact: bool) -> None:
         if exact or (*place, "sum(income)") in shown:
             assert shown[*place, "sum(income)"] == float(total)
         if (*place, "mean(income)") in shown:
-            assert shown[*place, "mean(income)"] == float(total / len(amounts))
+            # Amounts have one digit after the point, so a mean has three; of two equally near the larger.
+            nearest = math.floor(1000 * total / len(amounts) + Fraction(1, 2))
+            assert shown[*place, "mean(income)"] == float(Fraction(nearest, 1000))
         else:
             assert not exact or not amounts
     assert len(content.table.columns["value"]) == 3 * math.prod(map(len, labels))
@@ -103,19 +105,6 @@ def test_what_one_department_alone_shows_is_the_plain_reckoning(table, margins):
     check([table], content, margins=margins, exact=False)
 
 
-def crowd(department: int, persons: int = 400) -> list[Row]:
-    """So many persons, evenly spread, with incomes that do not stand out."""
-    return [
-        {
-            "unit": f"{department}-{number}",
-            "district": DISTRICTS[number % 2],
-            "age": number // 2 % 90,
-            "income": 1000 + number % 7 / 10,
-        }
-        for number in range(persons)
-    ]
-
-
 @pytest.mark.parametrize("sources", [1, 3, 5])
 @pytest.mark.parametrize("margins", [True, False])
 def test_a_table_of_large_cells_is_shown_whole(sources, margins):
@@ -127,11 +116,11 @@ def test_a_table_of_large_cells_is_shown_whole(sources, margins):
     check(tables, content, margins=margins, exact=True)
     assert content.facts == {
         "minimum_group": 10,
-        "persons_in": 1,
-        "unit_rows": 1,
+        "contributors": sources,
+        "rows_per_person": 1,
+        "departments_per_person": 1,
         "rounding_base": 5,
         "withheld_cells": 0,
-        "sources": sources,
     }
     # A department alone hears from nobody and sends nothing.
     assert bool(case.sent) == (sources > 1)
@@ -214,6 +203,68 @@ def test_the_amounts_of_a_few_in_a_large_cell_are_withheld():
     limits = Constraints(min_group_size=10)
     content = table_case(tables, constraints=limits, measures=[BOTH], persons_in=1).released()
     assert not any(word != "persons" for *_, word in cells_of(content))
+
+
+def away(tables: Sequence[list[Row]], *numbers: int) -> list[list[Row]]:
+    """The tables without the rows that some departments, counted from 1, have of old people in the east."""
+    return [
+        [row for row in table if number not in numbers or row["district"] != "east" or row["age"] < 60]
+        for number, table in enumerate(tables, start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("departments", "asked", "enough"), [(5, None, 3), (5, 2, 3), (5, 4, 4), (3, None, 3)]
+)
+def test_a_cell_that_fewer_departments_have_persons_in_is_withheld(departments, asked, enough):
+    limits = Constraints(min_group_size=1, min_organisations=asked)
+    tables = [crowd(number) for number in range(departments)]
+    for absent in range(departments):
+        having = departments - absent
+        there = away(tables, *range(1, absent + 1))
+        case = table_case(there, constraints=limits, measures=[BOTH], mode="mask", persons_in=1)
+        shown = cells_of(case.released())
+        for word in ("persons", "sum(income)", "mean(income)"):
+            assert (("east", "60+", word) in shown) == (having >= enough), (having, word)
+        # Sums over cells are of more departments, though other cells are withheld to hide this one.
+        assert ("", "", "persons") in shown
+
+
+def test_a_cell_that_nobody_has_persons_in_is_still_shown_as_empty():
+    tables = away([crowd(number) for number in range(4)], 1, 2, 3, 4)
+    shown = cells_of(table_case(tables, measures=[BOTH], persons_in=1).released())
+    assert shown["east", "60+", "persons"] == shown["east", "60+", "sum(income)"] == 0
+    assert shown["east", "", "persons"] > 0
+
+
+@pytest.mark.parametrize(("departments", "withheld"), [(2, True), (3, False)])
+def test_amounts_of_fewer_departments_are_withheld_however_many_have_persons(departments, withheld):
+    tables = [
+        [{**row, "income": row["income"] if number < departments else None} for row in crowd(number)]
+        for number in range(4)
+    ]
+    shown = cells_of(table_case(tables, measures=[BOTH], persons_in=1).released())
+    assert (("west", "[18, 60)", "sum(income)") not in shown) == withheld
+    assert not withheld or not shown
+
+
+def test_a_sum_over_cells_of_which_none_is_of_enough_departments_is_withheld():
+    # Each department has a district of its own, so the whole is of three, but every part of one.
+    axis = {"slot": "district", "values": ["a", "b", "c"]}
+    tables = [[{**row, "district": "abc"[number]} for row in crowd(number)] for number in range(3)]
+    assert not cells_of(table_case(tables, axes=[axis], persons_in=1).released())
+    # One department alone publishes whatever it has.
+    assert cells_of(table_case(tables[:1], axes=[axis]).released())["a", "persons"] == 400
+
+
+def test_a_mean_has_two_digits_more_than_its_amounts():
+    paid = {"slot": "income", "bounds": ["0", "9"], "of": ["mean"]}
+    thirds = [{"unit": str(n), "district": "east", "income": float(n % 3 == 0)} for n in range(30)]
+    content = table_case([thirds], axes=[DISTRICT], measures=[paid], margins="no").released()
+    assert cells_of(content)["east", "mean(income)"] == 0.33
+    eighths = [{"unit": str(n), "district": "east", "income": float(n % 8 == 0)} for n in range(32)]
+    content = table_case([eighths], axes=[DISTRICT], measures=[paid], margins="no").released()
+    assert cells_of(content)["east", "mean(income)"] == 0.13  # 0.125: of two equally near the larger
 
 
 def test_an_empty_table_is_all_zeros_and_has_no_means():

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocols.errors import DecodeError
-from protocols.statistics.differencing import Between, Query, differenced, disjoint
+from protocols.errors import DecodeError, InputError
+from protocols.statistics.differencing import MAX_QUERY_BYTES, Between, Query, differenced, disjoint
+from protocols.tables.layout import fraction
 
 STREETS = ("东街", "西街", "南街")
 AGES = tuple(range(6))
@@ -21,14 +22,16 @@ AGE_FILTERS = st.builds(
     st.none() | st.integers(-1, 7).map(Fraction),
 )
 QUERIES = st.builds(
-    lambda asks, street, age, noisy: Query(
+    lambda asks, street, age, noisy, amounts: Query(
         asks,
         {key: kept for key, kept in (("street", street), ("age", age)) if kept is not None},
         noisy,
+        amounts,
     ),
     st.sampled_from(["k = 2", "k = 3"]),
     st.none() | STREET_FILTERS,
     st.none() | AGE_FILTERS,
+    st.booleans(),
     st.booleans(),
 )
 
@@ -93,6 +96,31 @@ def test_a_query_round_trips(query):
     assert Query.decode(query.encode()) == query
 
 
+def test_a_text_from_before_amounts_were_told_apart_is_read_as_it_was():
+    text = '{"asks":"x","filters":{},"noisy":false}'
+    assert Query.decode(text) == Query("x")
+    assert Query("x").encode() == text
+    assert Query("x", amounts=True).encode() == '{"amounts":true,"asks":"x","filters":{},"noisy":false}'
+
+
+def test_a_query_that_could_not_be_read_again_is_not_written():
+    around = len(Query("").encode())
+    largest = Query("x" * (MAX_QUERY_BYTES - around))
+    assert Query.decode(largest.encode()) == largest
+    with pytest.raises(InputError) as error:
+        Query(largest.asks + "x").encode()
+    assert error.value.code == "query-too-long"
+
+
+@given(st.from_regex(r"-?[0-9]{1,20}(\.[0-9]{1,18}|/[1-9][0-9]{0,17})?", fullmatch=True))
+@example("-7." + "9" * 36 + "7")
+@example("7." + "9" * 37 + "7")
+@example("9." + "0" * 37 + "1")
+def test_whatever_number_a_filter_may_have_its_query_can_be_read_again(text):
+    query = Query("count", {"age": Between(low=fraction(text, "low"))})
+    assert Query.decode(query.encode()) == query
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -101,6 +129,8 @@ def test_a_query_round_trips(query):
         "{}",
         '{"asks":"x","filters":{}}',
         '{"asks":"x","filters":{},"noisy":0}',
+        '{"amounts":false,"asks":"x","filters":{},"noisy":false}',
+        '{"amounts":1,"asks":"x","filters":{},"noisy":false}',
         '{"asks":"x","filters":{},"noisy":false,"more":1}',
         '{"asks":"x","filters":{"a":{"values":[1]}},"noisy":false}',
         '{"asks":"x","filters":{"a":{"values":["b","a"]}},"noisy":false}',

@@ -1,5 +1,8 @@
 """Ciphertexts: right after fifty additions, and let in as nothing but coefficients."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -26,7 +29,7 @@ def seal_object(content: bytes, kind: bytes = ZSTD) -> bytes:
 
 
 def compressed(content: bytes) -> bytes:
-    return seal_object(pa.Codec("zstd").compress(content, asbytes=True))
+    return seal_object(pa.Codec("zstd", compression_level=3).compress(content, asbytes=True))  # as SEAL does
 
 
 def unpacked(data: bytes) -> bytes:
@@ -121,6 +124,26 @@ def test_a_context_with_a_secret_is_refused(monkeypatch):
     with pytest.raises(ProtocolAborted, match="no public key") as error:
         bfv.PublicKey(SECRET.public())
     assert error.value.code == "bad-public-key"
+
+
+@pytest.mark.parametrize("polynomials", [slice(0, 6), slice(0, 3), slice(3, 6), slice(4, 5)])
+def test_a_key_of_zeros_that_would_hide_nothing_is_refused(polynomials):
+    plain = unpacked(SECRET.public())
+    residues = np.frombuffer(plain[97:], np.uint64).reshape(6, bfv.DEGREE).copy()
+    assert residues.any(axis=1).all()
+    bfv.PublicKey(compressed(plain[:97] + residues.tobytes()))
+    residues[polynomials] = 0
+    with pytest.raises(ProtocolAborted) as error:
+        bfv.PublicKey(compressed(plain[:97] + residues.tobytes()))
+    assert error.value.code == "bad-public-key"
+
+
+def test_whoever_only_reads_jobs_loads_none_of_the_large_libraries():
+    large = ("pyarrow", "tenseal", "scipy", "opendp", "duckdb")
+    for module in ("protocols.jobs", "protocols.sums.parties", "protocols.releases.figures"):
+        code = f"import sys, {module}; print([each for each in {large} if each in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "[]\n", module
 
 
 def test_a_ciphertext_under_another_key_opens_to_something_uniform():

@@ -1,0 +1,125 @@
+"""An auditor with opened releases: tables that nodes really made, held against the jobs in their journals."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulator import COLLABORATION, Station, World, answered, over, running
+from table_world import STREETS, TableWorld
+
+from audit.bundle import open_bundle
+from audit.findings import Answer, Check, Checks
+from audit.note import VerifierKey
+from audit.redecide import Redecider
+from audit.trust import Trust
+from audit.verify import verify_directory
+from node.releases import release_info
+from protocols.channel import suites
+from protocols.envelope import key_id
+from protocols.ids import JobId
+from protocols.roots import Roots
+from protocols.wire import JobSpec
+
+
+class Answering(TableWorld):
+    """Departments that answer exact and noisy questions, one of whose tables is about nobody."""
+
+    types = ("table/1", "release/1")
+    budget = """[budgets.privacy]
+dataset = "cases"
+notion = "zcdp"
+limit = "2"
+period = "calendar-quarter"
+scope = "all-requesters"
+"""
+
+    def noisy(self) -> JobSpec:
+        spec = self.table(["health"], columns={"street": "street", "paid": "paid", "latest": "day"})
+        asked = {
+            "statistic": "mean",
+            "rho": "0.5",
+            "areas": "demo-city",
+            "axes": [{"slot": "street", "values": list(STREETS)}],
+            "measure": {"slot": "paid", "bounds": ["0", "1000"]},
+        }
+        return replace(spec, job_type="release/1", params=asked)
+
+
+class Lamps(TableWorld):
+    personal, unit = "none", ""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    shm = Path("/dev/shm")
+    made = Path(tempfile.mkdtemp(prefix="minshu-audit-", dir=shm if shm.is_dir() else None))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def made_by(world: TableWorld, *specs: JobSpec) -> dict[str, bytes]:
+    """Run jobs of one department; return the tables as the analyst opens them."""
+
+    async def play() -> dict[str, bytes]:
+        opened = {}
+        async with running(world, names=["health", "police", "human-resources"]) as (post, stations):
+            for number, spec in enumerate(specs):
+                job = post.submit(spec)
+                await ended(post, stations, job)
+                [release] = post.tasks[job].uploads
+                opened[f"table {number}.arrow"] = suites.open_sealed(
+                    2, world.analyst_private, release_info(release, job), post.release(job)
+                )
+        return opened
+
+    return asyncio.run(play())
+
+
+async def ended(post: Any, stations: dict[str, Station], job: JobId) -> None:
+    task = await answered(post, job)
+    assert {verdict.answer for verdict in task.verdicts.values()} == {"permit"}, task.verdicts
+    await over(post, job)
+    assert {end.state for end in task.ended.values()} == {"DONE"}, task.ended
+
+
+def audited(world: World, opened: dict[str, bytes]) -> Check:
+    """Take the decisions of the health department's log again, and look at opened releases."""
+    home, staff, checks = world.homes["health"], world.staff["health"], Checks()
+    officers = frozenset(key_id(officer.public_key) for officer in (staff.dpo, staff.owner))
+    roots = Roots.of(COLLABORATION, 2, [root.public_key for root in world.roots])
+    with open_bundle(home.journal) as bundle:
+        redecider = Redecider(bundle, Trust(roots=roots, officers=officers), checks, opened=opened)
+        key = VerifierKey(home.origin, 1, home.signer.public_key)
+        assert verify_directory(bundle, [key], visit=redecider.visit).ok
+        redecider.finish()
+    others = [(check.question, f.code) for check in checks for f in check.findings]
+    assert [each for each in others if each[0] != "disclosure"] == []
+    return checks["disclosure"]
+
+
+def test_tables_of_real_nodes_hold_against_their_jobs(folder: Path) -> None:
+    world = Answering(folder / "world")
+    opened = made_by(world, world.table(["health"]), world.noisy())
+    check = audited(world, opened)
+    assert (check.findings, check.answer, check.looked_at) == ([], Answer.HOLDS, 2)
+    # Of one of them only, the rest is open; bytes that the log does not name are nobody's.
+    [first, second] = opened
+    assert audited(world, {first: opened[first]}).answer is Answer.NOT_CHECKABLE
+    mixed = audited(world, {first: opened[second][:-8] + bytes(8)})
+    assert (mixed.looked_at, mixed.answer) == (0, Answer.NOT_CHECKABLE)
+
+
+def test_a_table_about_nobody_holds_as_the_policy_says_that_it_is_about_nobody(folder: Path) -> None:
+    world = Lamps(folder / "world")
+    spec = world.table(
+        ["health"],
+        params={"measures": None, "persons_in": None},
+        columns={"street": "street", "age": "age"},
+    )
+    check = audited(world, made_by(world, spec))
+    assert (check.findings, check.answer) == ([], Answer.HOLDS)
