@@ -61,6 +61,7 @@ def test_in_a_larger_city_an_example_policy_lends_more_and_is_else_the_same():
         assert len(changed) == 1 + lent
 
 
+@pytest.mark.long  # a bench, not a promise
 def test_frames_cross_the_relay_and_the_bare_relay(tmp_path):
     ours, bare = relay.compare(tmp_path, messages=3, turns=1)
     assert ours > 0

@@ -112,6 +112,7 @@ def test_a_killed_demo_leaves_no_child_and_the_next_one_cleans_up_and_stops_on_c
     assert {path.name for path in tmp_path.iterdir() if path.suffix != ".stderr"} == {".out.lock"}
 
 
+@pytest.mark.long  # six seconds; the killed demo beside it is the harder case
 def test_sigterm_while_the_nodes_start_leaves_neither_child_nor_folder(demo, tmp_path):
     stopped = demo()
     stopped.until(lambda: len(stopped.children()) > 2)

@@ -95,6 +95,7 @@ def stage(ground: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage
     return Stage(town, tmp_path)
 
 
+@pytest.mark.long  # a town of its own; test_governance.py asserts the same steps
 def test_the_transcript_of_governance_is_what_happens(
     stage: Stage, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_node_killed_mid_job_is_named_and_a_new_attempt_gives_the_exact_answer
     assert_p1(town)
 
 
+@pytest.mark.long  # ten seconds; tests/coordinator plays it in one process
 def test_a_coordinator_killed_mid_job_starts_a_new_attempt_when_it_is_back(town):
     text = two_source_job_text().replace(EDUCATION.organisation, HEALTH.organisation)
     job = town.ask(question(SECOND, text.replace('"enrolment"', '"patients"')))
@@ -107,6 +108,7 @@ def test_a_coordinator_killed_mid_job_starts_a_new_attempt_when_it_is_back(town)
     assert_p1(town)
 
 
+@pytest.mark.long  # five seconds; tests/coordinator plays it in one process
 def test_a_node_lost_in_every_attempt_fails_the_job_by_name_and_leaves_no_output(town):
     before = kept_releases(town)
     job = town.ask(question(THIRD))

@@ -64,23 +64,7 @@ def check_left(played: Played, number: int) -> None:
     assert "within ±" in played.output  # what the plan says, before anything is spent
 
 
-@pytest.fixture(scope="module")
-def school_places(tmp_path_factory) -> Played:
-    return play(tmp_path_factory.mktemp("scenario-4"), 4)
-
-
-@pytest.fixture(scope="module")
-def truth(tmp_path_factory) -> SchoolPlaces:
-    city = tmp_path_factory.mktemp("truth") / "city"
-    generate("ci", 2, city, workers=2)
-    return load_school_places(city)
-
-
-def test_school_places_leave_table_pictures_and_journals(school_places):
-    check_left(school_places, 4)
-
-
-def test_the_places_that_are_released_are_those_of_the_register(school_places, truth):
+def check_places_are_those_of_the_register(school_places: Played, truth: SchoolPlaces) -> None:
     found = {
         (row["street"], row["stage"]): row["value"]
         for row in school_places.release("places") if row["measure"] == "sum(places)"
@@ -91,7 +75,7 @@ def test_the_places_that_are_released_are_those_of_the_register(school_places, t
     assert found["", ""] == sum(sum(by_stage.values()) for by_stage in truth.places.values())
 
 
-def test_children_are_released_with_noise_and_intervals_around_the_truth(school_places, truth):
+def check_children_have_noise_and_intervals(school_places: Played, truth: SchoolPlaces) -> None:
     rows = school_places.release("children")
     assert len(rows) == len(codes_of("ci").streets) * len(PRIMARY_YEARS)
     shown = [row for row in rows if not row["withheld"]]
@@ -101,7 +85,9 @@ def test_children_are_released_with_noise_and_intervals_around_the_truth(school_
     assert not all(exact)
 
 
-def test_the_table_gives_every_area_its_gap_and_a_verdict_that_its_interval_allows(school_places, truth):
+def check_every_area_has_a_gap_and_a_verdict_that_its_interval_allows(
+    school_places: Played, truth: SchoolPlaces
+) -> None:
     rows = {row["street"]: row for row in school_places.rows() if not row["year"]}
     assert set(rows) == {"", *codes_of("ci").districts, *codes_of("ci").streets}
     for area, row in rows.items():
@@ -115,6 +101,18 @@ def test_the_table_gives_every_area_its_gap_and_a_verdict_that_its_interval_allo
         assert row["verdict"] == ("lacking" if high < 0 else "enough" if low >= 0 else "open")
     counts = school_places.summary["streets"]
     assert sum(counts.values()) == len(codes_of("ci").streets)
+
+
+def test_school_places_are_exact_children_noisy_and_every_verdict_is_one_that_its_interval_allows(tmp_path):
+    # One test, so that one worker plays the scenario once.
+    played = play(tmp_path, 4)
+    city = tmp_path / "city"
+    generate("ci", 2, city, workers=2)
+    truth = load_school_places(city)
+    check_left(played, 4)
+    check_places_are_those_of_the_register(played, truth)
+    check_children_have_noise_and_intervals(played, truth)
+    check_every_area_has_a_gap_and_a_verdict_that_its_interval_allows(played, truth)
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):

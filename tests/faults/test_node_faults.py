@@ -474,7 +474,7 @@ WITNESSED = [
 ]
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.long), "after"])
 @pytest.mark.parametrize(("name", "kind"), WITNESSED)
 def test_p5_after_a_real_kill_around_a_cosignature_all_logs_go_on_and_nobody_sees_two(
     own_world: World, name: str, kind: str, when: str

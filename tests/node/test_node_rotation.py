@@ -292,7 +292,10 @@ class NthChange(Cut):
             monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
 
 
-@pytest.fixture(params=[False, True], ids=["clear", "encrypted"])
+@pytest.fixture(
+    params=[False, pytest.param(True, marks=pytest.mark.long)],  # twice scrypt for each crash
+    ids=["clear", "encrypted"],
+)
 def either(
     request: pytest.FixtureRequest, keeper: Keeper, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> Keeper:

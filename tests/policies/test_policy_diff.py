@@ -565,9 +565,7 @@ class City:
         return Remembered(tuple(rows))
 
 
-@pytest.mark.parametrize(
-    "seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 14))]
-)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 14))])
 def test_what_is_called_tighter_lets_no_refused_job_through(world: Any, seed: int):
     """And what is called looser refuses none that was let through, whatever the old version has answered."""
     rng, tree = random.Random(seed), base(world)

@@ -236,6 +236,7 @@ def shown_of_a_sparse_table(filled: int, minimum: int) -> tuple[int, float]:
     return shown, held / shown
 
 
+@pytest.mark.long  # thirty tables of 10,000 cells
 def test_of_cells_that_are_shown_fewer_lie_in_their_intervals_where_most_are_empty():
     # The half width is 10. What is shown is what has high noise: intervals hold before the choice, not after.
     assert planned(release_spec("histogram", rho="0.02")).noises[0].half_width() == 10
