@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
 from audit.folder import CHECKPOINT, COSIGNED, OLD, Folder
@@ -272,6 +273,9 @@ def _outer_form(answer: "TimeStampResponse", roots: list[x509.Certificate]) -> x
     if data.version != 3 or signer.version != 1:
         raise ValueError("another version of CMS")
     held = [x509.load_der_x509_certificate(each) for each in data.certificates]
+    # A certificate ends with its signature, in whole bytes: how many bits do not count, no signature covers.
+    if any(not each.public_bytes(Encoding.DER).endswith(b"\0" + each.signature) for each in held):
+        raise ValueError("a certificate whose signature ends within a byte")
     leading, rest = list(roots), [each for each in held if each not in roots]
     while found := [each for each in rest if any(_issued(each, by) for by in leading)]:
         leading += found

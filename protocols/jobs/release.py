@@ -32,6 +32,7 @@ from protocols.jobs.job_type import (
     Statement,
     Unit,
 )
+from protocols.jobs.sources import check_sources, check_summaries, one_each
 from protocols.party import Finished, Incoming, Party, Rand, Step
 from protocols.releases.figures import TABLE, content
 from protocols.releases.forecasts import forecasts
@@ -59,9 +60,8 @@ class Release:
     def check(self, spec: JobSpec) -> None:
         """Check params, roles, inputs and recipients, and that such noise can be drawn and added up.
 
-        (1) Params and roles. (2) Each source brings one dataset with the slots it needs, and no column of it
-        is filtered twice; nobody else brings any. (3) One organisation gives one dataset. (4) Nobody but the
-        requester receives the table. (5) The table can be made: `plan`; and no sum can wrap.
+        (1) Params and roles. (2) See `check_sources`; and no column of a dataset is filtered twice. (3) The
+        table can be made: `plan`; and no sum can wrap.
 
         Raises:
             InputError: what is wrong, what was expected, what to do.
@@ -69,45 +69,11 @@ class Release:
         # (1)
         params = Params.of(spec)
         # (2)
-        if sorted(i.role for i in spec.inputs) != sorted(params.owners):
-            raise InputError(
-                f"{len(spec.inputs)} inputs, expected one each of {', '.join(params.owners)}",
-                code="bad-inputs",
-                hint="give every source one dataset; the aggregator brings none",
-            )
         known = {need.slot for need in params.columns}
         required = {need.slot for need in params.columns if need.required}
-        for given in spec.inputs:
-            if not required <= set(given.columns) <= known:
-                raise InputError(
-                    f"the input of {given.role} has {len(given.columns)} column slot(s), expected "
-                    f"{', '.join(sorted(required)) or 'none'} and no others than {', '.join(sorted(known))}",
-                    code="bad-inputs",
-                    hint="map each slot of the params to a column of the dataset",
-                )
+        check_sources(spec, params.owners, required, known)
         check_filters(params.layout, spec.inputs)
         # (3)
-        owners = [organisation_of(spec.roles[role]) for role in params.owners]
-        if len(set(owners)) != len(owners):
-            raise InputError(
-                "one organisation brings two datasets, but each department's noise has to be its own",
-                code="one-list-each",
-                hint="let each organisation take one role",
-            )
-        if REQUESTER in {organisation_of(node) for node in spec.roles.values()}:
-            raise InputError(
-                f"an organisation bears the reserved name {REQUESTER}",
-                code="reserved-name",
-                hint="enrol the organisation under another name",
-            )
-        # (4)
-        if spec.recipients:
-            raise InputError(
-                f"{len(spec.recipients)} recipient(s), but the table goes to the requester alone",
-                code="bad-recipients",
-                hint="leave recipients empty",
-            )
-        # (5)
         made = plan(params)
         if params.sources > 1:
             _sums(made, bytes(32))
@@ -144,10 +110,7 @@ class Release:
                 Separation(_NEUTRAL, aggregator, outside),
                 Separation(_NEUTRAL, aggregator, frozenset(owners)),
             ]
-            pairs += [
-                Separation(_ONE_SHARE, frozenset({owner}), frozenset(owners[:place] + owners[place + 1 :]))
-                for place, owner in enumerate(owners)
-            ]
+            pairs += one_each(owners, _ONE_SHARE)
         return tuple(pairs)
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
@@ -237,16 +200,7 @@ class Release:
         """
         params = Params.of(spec)
         # (1)
-        if set(inputs) != set(params.owners):
-            raise ProtocolAborted(
-                f"{len(inputs)} input summaries, expected one of each source", code="guard-inputs"
-            )
-        if len({summary.rule_version for summary in inputs.values()}) != 1:
-            raise ProtocolAborted(
-                "the rows were counted by different rules, so equal rows may count differently",
-                code="guard-rules",
-                hint="bring all nodes to one version and name the same area table",
-            )
+        check_summaries(inputs, params.owners)
         # (2)
         if constraints.min_organisations is not None and params.sources < constraints.min_organisations:
             raise ProtocolAborted(

@@ -35,6 +35,7 @@ from protocols.jobs.job_type import (
     Unit,
     source,
 )
+from protocols.jobs.sources import check_sources, check_summaries, one_each
 from protocols.party import Finished, Incoming, Party, Rand, Step
 from protocols.statistics.cross_table import (
     MAX_AMOUNT,
@@ -314,9 +315,7 @@ class CrossTable:
     def check(self, spec: JobSpec) -> None:
         """Check params, roles, inputs and recipients.
 
-        (1) Params and roles. (2) Each source brings one dataset with the slots of the layout, and no column
-        of it is filtered twice; the aggregator brings none. (3) One organisation is one source. (4) The table
-        goes to the requester, records to nobody.
+        (1) Params and roles. (2) See `check_sources`; and no column of a dataset is filtered twice.
 
         Raises:
             InputError: what is wrong, what was expected, what to do.
@@ -324,43 +323,9 @@ class CrossTable:
         # (1)
         params = Params.of(spec)
         # (2)
-        if sorted(i.role for i in spec.inputs) != sorted(params.owners):
-            raise InputError(
-                f"{len(spec.inputs)} inputs, expected one each of {', '.join(params.owners)}",
-                code="bad-inputs",
-                hint="give every source one dataset; the aggregator brings none",
-            )
-        required, known = set(params.layout.slots), {*params.layout.slots, LATEST}
-        for given in spec.inputs:
-            if not required <= set(given.columns) <= known:
-                raise InputError(
-                    f"the input of {given.role} has {len(given.columns)} column slot(s), "
-                    f"expected {', '.join(sorted(required))} and no others than {', '.join(sorted(known))}",
-                    code="bad-inputs",
-                    hint="map each slot to a column of the dataset",
-                )
+        slots = params.layout.slots
+        check_sources(spec, params.owners, slots, (*slots, LATEST))
         check_filters(params.layout, spec.inputs)
-        # (3)
-        owners = [organisation_of(spec.roles[role]) for role in params.owners]
-        if len(set(owners)) != len(owners):
-            raise InputError(
-                "one organisation is two sources, but sources count as organisations",
-                code="one-source-each",
-                hint="let each organisation take one role",
-            )
-        if REQUESTER in {organisation_of(node) for node in spec.roles.values()}:
-            raise InputError(
-                f"an organisation bears the reserved name {REQUESTER}",
-                code="reserved-name",
-                hint="enrol the organisation under another name",
-            )
-        # (4)
-        if spec.recipients:
-            raise InputError(
-                f"{len(spec.recipients)} recipient(s), expected none: the table goes to the requester",
-                code="bad-recipients",
-                hint="leave recipients empty",
-            )
 
     def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
         """Return the policy role names of a seat: one source is the key-holder, too."""
@@ -399,10 +364,7 @@ class CrossTable:
             Separation(_NEUTRAL, aggregator, frozenset(owners)),
             Separation(_NEUTRAL, aggregator, outside),
         ]
-        pairs += [
-            Separation(_ONE_EACH, frozenset({owner}), frozenset(owners[:place] + owners[place + 1 :]))
-            for place, owner in enumerate(owners)
-        ]
+        pairs += one_each(owners, _ONE_EACH)
         return tuple(pairs)
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
@@ -478,16 +440,7 @@ class CrossTable:
         """
         params = Params.of(spec)
         # (1)
-        if set(inputs) != set(params.owners):
-            raise ProtocolAborted(
-                f"{len(inputs)} input summaries, expected one of each source", code="guard-inputs"
-            )
-        if len({summary.rule_version for summary in inputs.values()}) != 1:
-            raise ProtocolAborted(
-                "the datasets were counted by different rules, so their cells may differ",
-                code="guard-rules",
-                hint="bring all nodes to one version and name the same area table",
-            )
+        check_summaries(inputs, params.owners)
         # (2)
         if any(summary.rows > MAX_ROWS for summary in inputs.values()):
             raise ProtocolAborted(

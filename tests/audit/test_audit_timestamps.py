@@ -269,6 +269,20 @@ def test_a_sample_of_flipped_bits_is_refused_whether_a_signature_covers_them_or_
     check_flips(authority, authority.answer(timestamps.request(CHECKPOINT), name), 3161)
 
 
+def test_a_certificate_whose_signature_says_that_some_bits_do_not_count_is_refused(tmp_path):
+    # Only where those bits are zero is that still DER: about every second certificate will do.
+    for number in range(20):
+        (folder := tmp_path / str(number)).mkdir()
+        authority = Authority(folder)
+        reply = authority.answer(timestamps.request(CHECKPOINT))
+        certificate = x509.load_pem_x509_certificate((folder / "tsa.pem").read_bytes())
+        if not certificate.signature[-1] & 1:
+            break
+    changed = bytearray(reply)
+    changed[reply.index(b"\0" + certificate.signature)] = 1
+    assert refusal(CHECKPOINT, bytes(changed), authority.roots()) == "timestamp-untrusted"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["tsa", "rsa"])
 def test_every_flipped_bit_is_refused(authority, name):

@@ -386,7 +386,11 @@ FAILPOINTS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "when"), FAILPOINTS)
+@pytest.mark.parametrize(
+    ("kind", "when"),
+    [pytest.param(*at, marks=[pytest.mark.long] if at[0] in ("budget.reserved", "budget.released") else [])
+     for at in FAILPOINTS],
+)  # fmt: skip
 def test_after_a_real_kill_at_each_failpoint_ledger_and_journal_agree(
     own_world: World, kind: str, when: str
 ) -> None:

@@ -242,7 +242,7 @@ def with_node(spec: JobSpec, role: Role, node: str) -> JobSpec:
 
 def test_one_organisation_gives_one_dataset_and_none_bears_the_requesters_name():
     spec = release_spec("count", 3)
-    assert refused(with_node(spec, source(2), "department-1.example/b")).code == "one-list-each"
+    assert refused(with_node(spec, source(2), "department-1.example/b")).code == "one-source-each"
     assert refused(with_node(spec, AGGREGATOR, f"{REQUESTER}/a")).code == "reserved-name"
 
 
