@@ -1,5 +1,7 @@
 """Settings for every test: two shared cores make wall-clock deadlines of generated cases meaningless."""
 
+import os
+
 import pytest
 from hypothesis import settings
 
@@ -13,7 +15,7 @@ PAGES = ("transcripts", "docs", "faults")
 
 @pytest.hookimpl(trylast=True)  # once the long ones are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each of two workers begin with slow tests: each has half of the list, then takes the other's last.
+    """Let two workers begin with slow tests: each has a part of the list, then takes the others' last.
 
     So what is left to the end is quick, and a town that is set up once for many tests stays with one worker.
     """
@@ -24,5 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             towns if any(f in parts for f in TOWNS) else pages if any(f in parts for f in PAGES) else others
         )
         slow.append(item)
-    before = max(len(items) // 2 - len(towns), 0)
+    part = len(items) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    before = max(part - len(towns), 0)
     items[:] = [*towns, *others[:before], *pages, *others[before:]]

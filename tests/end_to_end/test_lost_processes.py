@@ -65,6 +65,7 @@ def assert_p1(town: Town) -> None:
     assert kept.items() <= committed.items()
 
 
+@pytest.mark.long  # twenty seconds with its town; tests/coordinator and tests/faults play it in one process
 def test_a_node_killed_mid_job_is_named_and_a_new_attempt_gives_the_exact_answer(town):
     job = town.ask(job_text())
     town.until_sending(HOUSING, job, 1)

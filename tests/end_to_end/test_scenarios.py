@@ -1,8 +1,6 @@
 """Scenarios at the ci profile, as somebody would type them: real processes, real noise, an honest exit code.
 
-Scenario 4 runs always, since it has all there is: an exact table of one department, a histogram and a tree of
-three under noise and encryption, rows about nobody. The others are `long`: they add what one department and
-another tree do, which tests of the job types cover without processes.
+Each takes twenty seconds, so they are `long`; `.ci/run` plays all three by their commands.
 """
 
 import csv
@@ -103,6 +101,7 @@ def check_every_area_has_a_gap_and_a_verdict_that_its_interval_allows(
     assert sum(counts.values()) == len(codes_of("ci").streets)
 
 
+@pytest.mark.long  # see the top
 def test_school_places_are_exact_children_noisy_and_every_verdict_is_one_that_its_interval_allows(tmp_path):
     # One test, so that one worker plays the scenario once.
     played = play(tmp_path, 4)
@@ -125,7 +124,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.long  # a quarter of a minute; see the top
+@pytest.mark.long  # see the top
 def test_separation_is_exact_by_district_and_noisy_by_street(tmp_path):
     played = play(tmp_path, 3)
     check_left(played, 3)
@@ -136,7 +135,7 @@ def test_separation_is_exact_by_district_and_noisy_by_street(tmp_path):
     assert summary["streets"]["covered"] >= 0.8
 
 
-@pytest.mark.long  # a quarter of a minute; see the top
+@pytest.mark.long  # see the top
 def test_villages_are_counted_by_three_departments_and_shown_from_fifty_people_on(tmp_path):
     played = play(tmp_path, 9)
     check_left(played, 9)
