@@ -1,12 +1,15 @@
 """What a demonstration prints while it plays."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
+from demo.collaboration import CommandFailed
 from protocols.errors import MinshuError
 
 _FOLLOWING: Final = 30
@@ -43,8 +46,26 @@ class Narrator:
         self.console.print()
 
 
-def print_logged_errors(folder: Path) -> None:
-    """Print what processes logged as errors: the folder with their logs is about to go."""
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Print what processes logged below `folder` if something fails inside: the folder is about to go.
+
+    Raises:
+        Failed: a command failed that must not.
+        MinshuError: whatever else was raised inside.
+    """
+    try:
+        yield
+    except CommandFailed as error:
+        _print_logged_errors(folder)
+        raise Failed(str(error), hint="this is a defect; please report it with the lines above") from None
+    except MinshuError:
+        _print_logged_errors(folder)
+        raise
+
+
+def _print_logged_errors(folder: Path) -> None:
+    """Print what processes logged as errors."""
     for log in sorted(folder.glob("**/*.log")):
         lines = log.read_text(errors="replace").splitlines()
         errors = [at for at, line in enumerate(lines) if " error " in line.lower()]

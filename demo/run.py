@@ -31,7 +31,7 @@ from demo.collaboration import (
     trusted,
     with_datasets,
 )
-from demo.narration import Failed, Narrator, print_logged_errors
+from demo.narration import Failed, Narrator, explained
 from demo.outfolder import whole
 from demo.processes import Children
 from protocols.envelope import JOB, Envelope, decode_envelope
@@ -110,14 +110,8 @@ class Demo(Narrator):
             Failed: something is not as it must be.
             MinshuError: a step could not be done.
         """
-        try:
+        with explained(self.collaboration.folder):
             self._play()
-        except CommandFailed as error:
-            print_logged_errors(self.collaboration.folder)
-            raise Failed(str(error), hint="this is a defect; please report it with the lines above") from None
-        except MinshuError:
-            print_logged_errors(self.collaboration.folder)
-            raise
 
     def _play(self) -> None:
         expected = self._build_city()

@@ -17,16 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from demo.collaboration import (
     Collaboration,
-    CommandFailed,
     Department,
     command,
     command_json,
     trusted,
 )
-from demo.narration import Failed, Narrator, print_logged_errors
+from demo.narration import Failed, Narrator, explained
 from demo.processes import Children
 from demo.run import await_questions
-from protocols.errors import MinshuError
 
 if TYPE_CHECKING:
     from coordinator.client.release import Release
@@ -134,14 +132,8 @@ class Play(Narrator):
             Failed: something is not as it must be.
             MinshuError: a step could not be done.
         """
-        try:
+        with explained(self.collaboration.folder):
             self._run()
-        except CommandFailed as error:
-            print_logged_errors(self.collaboration.folder)
-            raise Failed(str(error), hint="this is a defect; please report it with the lines above") from None
-        except MinshuError:
-            print_logged_errors(self.collaboration.folder)
-            raise
 
     def _run(self) -> None:
         self._build_city()

@@ -41,6 +41,7 @@ from protocols.jobs.job_type import (
     Unit,
     source,
 )
+from protocols.jobs.sources import check_columns, check_names
 from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
 from protocols.psi import group, locks
 from protocols.psi.keyed_list import (
@@ -178,13 +179,7 @@ class Crosscheck:
             needs = _columns(given.role)
             known = {need.slot for need in needs}
             required = {need.slot for need in needs if need.required}
-            if not required <= set(given.columns) <= known:
-                raise InputError(
-                    f"the input of {given.role} has {len(given.columns)} column slot(s), "
-                    f"expected {', '.join(sorted(required))} and no others than {', '.join(sorted(known))}",
-                    code="bad-inputs",
-                    hint="map each slot to a column of the dataset",
-                )
+            check_columns(given, required, known)
         # (3)
         owners = [organisation_of(spec.roles[role]) for role in params.owners]
         if len(set(owners)) != len(owners):
@@ -193,12 +188,7 @@ class Crosscheck:
                 code="one-list-each",
                 hint="let each organisation take one role",
             )
-        if REQUESTER in {organisation_of(node) for node in spec.roles.values()}:
-            raise InputError(
-                f"an organisation bears the reserved name {REQUESTER}",
-                code="reserved-name",
-                hint="enrol the organisation under another name",
-            )
+        check_names(spec)
         # (4)
         if spec.recipients != (owners[0],):
             raise InputError(

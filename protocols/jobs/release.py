@@ -32,7 +32,7 @@ from protocols.jobs.job_type import (
     Statement,
     Unit,
 )
-from protocols.jobs.sources import check_sources, check_summaries, one_each
+from protocols.jobs.sources import check_sources, check_summaries, kinds_of, seats_apart
 from protocols.party import Finished, Incoming, Party, Rand, Step
 from protocols.releases.figures import TABLE, content
 from protocols.releases.forecasts import forecasts
@@ -80,10 +80,7 @@ class Release:
 
     def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
         """Return the policy role names of a seat: one source of several is the key-holder, too."""
-        params = Params.of(spec)
-        if role == AGGREGATOR:
-            return frozenset({"aggregator"})
-        return frozenset({"source", "key-holder"} if role == params.key_holder else {"source"})
+        return kinds_of(role, Params.of(spec).key_holder)
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
         """Return the slots of axes, filters and measure, and the one that says how recent a row is."""
@@ -103,15 +100,10 @@ class Release:
         params = Params.of(spec)
         owners = [organisation_of(spec.roles[role]) for role in params.owners]
         outside = frozenset({requester, *spec.recipients})
-        pairs = [Separation(_UNRELEASED, outside, frozenset(owners))]
-        if params.sources > 1:
-            aggregator = frozenset({organisation_of(spec.roles[AGGREGATOR])})
-            pairs += [
-                Separation(_NEUTRAL, aggregator, outside),
-                Separation(_NEUTRAL, aggregator, frozenset(owners)),
-            ]
-            pairs += one_each(owners, _ONE_SHARE)
-        return tuple(pairs)
+        return (
+            Separation(_UNRELEASED, outside, frozenset(owners)),
+            *seats_apart(spec, params.owners, outside, neutral=_NEUTRAL, each=_ONE_SHARE),
+        )
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
         """Return the coalition table of SPEC.md for this spec.

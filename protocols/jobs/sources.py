@@ -1,11 +1,40 @@
 """What job types have in common that count what sources have: who gives what, by which rules."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import Organisation, Role
-from protocols.jobs.job_type import REQUESTER, Separation
-from protocols.wire import InputSummary, JobSpec, organisation_of
+from protocols.jobs.job_type import AGGREGATOR, REQUESTER, ColumnNeed, Separation, source
+from protocols.sums.plan import MAX_SOURCES
+from protocols.tables.tally import LATEST
+from protocols.wire import InputSummary, JobInput, JobSpec, organisation_of
+
+RECENT: Final = ColumnNeed(LATEST, "filter", ("date", "month", "int"), required=False)
+"""Which of a person's rows count first; a source may leave it out."""
+
+
+def sources_of(spec: JobSpec) -> tuple[Role, ...]:
+    """Return the sources in order: one alone, or several with an aggregator.
+
+    Raises:
+        InputError: `bad-roles`.
+    """
+    owners = tuple(source(i + 1) for i in range(max(len(spec.roles) - 1, 1)))
+    if set(spec.roles) != {*owners, *((AGGREGATOR,) if len(owners) > 1 else ())} or len(owners) > MAX_SOURCES:
+        raise InputError(
+            f"{len(spec.roles)} roles, expected source-1 alone, or source-1 to source-n and an aggregator",
+            code="bad-roles",
+            hint=f"number 1 to {MAX_SOURCES} departments without gaps; two or more need an aggregator",
+        )
+    return owners
+
+
+def kinds_of(role: Role, key_holder: Role | None) -> frozenset[str]:
+    """Return the policy role names of a seat: one source of several is the key-holder, too."""
+    if role == AGGREGATOR:
+        return frozenset({"aggregator"})
+    return frozenset({"source", "key-holder"} if role == key_holder else {"source"})
 
 
 def check_sources(
@@ -27,13 +56,7 @@ def check_sources(
             hint="give every source one dataset; the aggregator brings none",
         )
     for given in spec.inputs:
-        if not set(required) <= set(given.columns) <= set(known):
-            raise InputError(
-                f"the input of {given.role} has {len(given.columns)} column slot(s), expected "
-                f"{', '.join(sorted(required)) or 'none'} and no others than {', '.join(sorted(known))}",
-                code="bad-inputs",
-                hint="map each slot of the params to a column of the dataset",
-            )
+        check_columns(given, required, known)
     # (2)
     if len({organisation_of(spec.roles[role]) for role in owners}) != len(owners):
         raise InputError(
@@ -41,18 +64,42 @@ def check_sources(
             code="one-source-each",
             hint="let each organisation take one role",
         )
-    if REQUESTER in {organisation_of(node) for node in spec.roles.values()}:
-        raise InputError(
-            f"an organisation bears the reserved name {REQUESTER}",
-            code="reserved-name",
-            hint="enrol the organisation under another name",
-        )
+    check_names(spec)
     # (3)
     if spec.recipients:
         raise InputError(
             f"{len(spec.recipients)} recipient(s), expected none: the table goes to the requester",
             code="bad-recipients",
             hint="leave recipients empty",
+        )
+
+
+def check_columns(given: JobInput, required: Collection[str], known: Collection[str]) -> None:
+    """Check that an input maps every slot that is required, and none that is not known.
+
+    Raises:
+        InputError: `bad-inputs`.
+    """
+    if not set(required) <= set(given.columns) <= set(known):
+        raise InputError(
+            f"the input of {given.role} has {len(given.columns)} column slot(s), "
+            f"expected {', '.join(sorted(required)) or 'none'} and no others than {', '.join(sorted(known))}",
+            code="bad-inputs",
+            hint="map each slot to a column of the dataset",
+        )
+
+
+def check_names(spec: JobSpec) -> None:
+    """Check that no organisation bears the name that stands for the requester's.
+
+    Raises:
+        InputError: `reserved-name`.
+    """
+    if REQUESTER in {organisation_of(node) for node in spec.roles.values()}:
+        raise InputError(
+            f"an organisation bears the reserved name {REQUESTER}",
+            code="reserved-name",
+            hint="enrol the organisation under another name",
         )
 
 
@@ -74,9 +121,29 @@ def check_summaries(inputs: Mapping[Role, InputSummary], owners: Collection[Role
         )
 
 
-def one_each(owners: Sequence[Organisation], why: str) -> list[Separation]:
-    """Return that every two of these must be different organisations."""
+def seats_apart(
+    spec: JobSpec, owners: Sequence[Role], outside: Collection[Organisation], *, neutral: str, each: str
+) -> list[Separation]:
+    """Return what holds of the seats of several sources, nothing for one alone.
+
+    The aggregator is none of the sources, and nobody who receives the table; every two sources are different.
+
+    Args:
+        spec: the job.
+        owners: its sources.
+        outside: requester and recipients.
+        neutral: what the aggregator would learn that is one of them.
+        each: what an organisation would learn that is two sources.
+    """
+    if len(owners) == 1:
+        return []
+    aggregator = frozenset({organisation_of(spec.roles[AGGREGATOR])})
+    names = [organisation_of(spec.roles[role]) for role in owners]
     return [
-        Separation(why, frozenset({owner}), frozenset((*owners[:place], *owners[place + 1 :])))
-        for place, owner in enumerate(owners)
+        Separation(neutral, aggregator, frozenset(names)),
+        Separation(neutral, aggregator, frozenset(outside)),
+        *(
+            Separation(each, frozenset({name}), frozenset((*names[:place], *names[place + 1 :])))
+            for place, name in enumerate(names)
+        ),
     ]

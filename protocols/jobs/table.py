@@ -35,7 +35,14 @@ from protocols.jobs.job_type import (
     Unit,
     source,
 )
-from protocols.jobs.sources import check_sources, check_summaries, one_each
+from protocols.jobs.sources import (
+    RECENT,
+    check_sources,
+    check_summaries,
+    kinds_of,
+    seats_apart,
+    sources_of,
+)
 from protocols.party import Finished, Incoming, Party, Rand, Step
 from protocols.statistics.cross_table import (
     MAX_AMOUNT,
@@ -49,7 +56,7 @@ from protocols.statistics.cross_table import (
 from protocols.statistics.differencing import Query
 from protocols.statistics.suppress import MIN_GROUP, ROUNDING
 from protocols.sums.parties import Aggregator, Contributor
-from protocols.sums.plan import MAX_SOURCES, MODES, Sums
+from protocols.sums.plan import MODES, Sums
 from protocols.tables.layout import (
     MAX_CELLS,
     MAX_MEASURES,
@@ -137,21 +144,12 @@ class Params:
             InputError: what is wrong, what was expected, what to do.
         """
         # (1)
-        sources = max(len(spec.roles) - 1, 1)
-        expected = {source(i + 1) for i in range(sources)} | ({AGGREGATOR} if sources > 1 else set())
-        if set(spec.roles) != expected or sources > MAX_SOURCES:
-            raise InputError(
-                f"{len(spec.roles)} roles that are neither source-1 alone nor source-1 to source-n and "
-                "aggregator",
-                code="bad-roles",
-                hint=f"name one department source-1; or {FEWEST} to {MAX_SOURCES}, numbered without gaps, "
-                "and aggregator",
-            )
+        owners = sources_of(spec)
+        sources = len(owners)
         if 1 < sources < FEWEST:
             raise _too_few(sources)
         # (2)
         reader = Reader(spec.params, _NAME)
-        owners = tuple(source(i + 1) for i in range(sources))
         key_holder = Role(reader.choice("key_holder", owners)) if sources > 1 else None
         mode = reader.choice("mode", MODES, "bfv") if sources > 1 else "bfv"
         persons_in = reader.number("persons_in", 1, sources, sources)
@@ -300,9 +298,6 @@ def _read_covers(reader: Reader, axes: tuple[Axis, ...], owners: tuple[Role, ...
     return tuple(found)
 
 
-_LATEST: Final = ColumnNeed(LATEST, "filter", ("date", "month", "int"), required=False)
-
-
 class CrossTable:
     """The job type `table/1`."""
 
@@ -329,15 +324,12 @@ class CrossTable:
 
     def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
         """Return the policy role names of a seat: one source is the key-holder, too."""
-        params = Params.of(spec)
-        if role == AGGREGATOR:
-            return frozenset({"aggregator"})
-        return frozenset({"source", "key-holder"} if role == params.key_holder else {"source"})
+        return kinds_of(role, Params.of(spec).key_holder)
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
         """Return the slots of a source's dataset. A measure's bounds have to hold the policy's range."""
         params = Params.of(spec)
-        return (*params.layout.needs(covering=True), _LATEST) if role in params.owners else ()
+        return (*params.layout.needs(covering=True), RECENT) if role in params.owners else ()
 
     def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
         """Return the one table, for the requester."""
@@ -353,19 +345,11 @@ class CrossTable:
         outside = frozenset({requester, *spec.recipients})
         owners = [organisation_of(spec.roles[role]) for role in params.owners]
         maker = frozenset({organisation_of(spec.roles[params.maker])})
-        pairs = [
+        return (
             Separation(_WITHHELD.en, maker, outside),
             Separation(_OTHERS.en, frozenset(owners), outside),
-        ]
-        if params.sources == 1:
-            return tuple(pairs)
-        aggregator = frozenset({organisation_of(spec.roles[AGGREGATOR])})
-        pairs += [
-            Separation(_NEUTRAL, aggregator, frozenset(owners)),
-            Separation(_NEUTRAL, aggregator, outside),
-        ]
-        pairs += one_each(owners, _ONE_EACH)
-        return tuple(pairs)
+            *seats_apart(spec, params.owners, outside, neutral=_NEUTRAL, each=_ONE_EACH),
+        )
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
         """Return the coalition table of SPEC.md for this spec.

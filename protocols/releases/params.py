@@ -10,8 +10,9 @@ from protocols.dp.unknown_keys import MAX_DELTA
 from protocols.errors import InputError
 from protocols.identifiers.areas import AREA_TABLES
 from protocols.ids import Role
-from protocols.jobs.job_type import AGGREGATOR, ColumnNeed, Domain, source
-from protocols.sums.plan import MAX_SOURCES, MODES, Mode
+from protocols.jobs.job_type import ColumnNeed, Domain, source
+from protocols.jobs.sources import RECENT, sources_of
+from protocols.sums.plan import MODES, Mode
 from protocols.tables.layout import (
     MAX_UNIT_ROWS,
     NUMBER_TYPES,
@@ -27,7 +28,6 @@ from protocols.tables.layout import (
     read_measure,
     read_slot,
 )
-from protocols.tables.tally import LATEST
 from protocols.wire import JobSpec
 
 JOB_TYPE: Final = "release/1"
@@ -44,8 +44,6 @@ LEAST_PRIVACY: Final = Fraction(1, 10**6)
 """Least ρ or ε of a release. Its noise is 700 times, or a million times, what one person changes."""
 
 Word = TypeVar("Word", bound=str)
-
-_RECENT: Final = ColumnNeed(LATEST, "filter", ("date", "month", "int"), required=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,8 @@ class Params:
             InputError: what is wrong, what was expected, what to do.
         """
         # (1)
-        sources = _sources(spec)
+        owners = sources_of(spec)
+        sources = len(owners)
         # (2)
         given = dict(spec.params)
         # Lengths are numbers, all else that is a list holds texts or tables.
@@ -105,7 +104,7 @@ class Params:
         budget = _budget(reader)
         key_holder, mode, colluding = None, MODES[0], 0
         if sources > 1:
-            key_holder = Role(reader.choice("key_holder", [source(i + 1) for i in range(sources)]))
+            key_holder = Role(reader.choice("key_holder", owners))
             mode = _word(reader, "mode", MODES, MODES[0])
             colluding = reader.number("colluding", 0, sources - 2, 0)
         persons_in = reader.number("persons_in", 1, sources, sources)
@@ -164,19 +163,7 @@ class Params:
             needs = self.layout.needs(covering=False)
         if self.keys:
             needs = (ColumnNeed(self.keys, "group", TEXT_TYPES), *needs)
-        return (*needs, _RECENT)
-
-
-def _sources(spec: JobSpec) -> int:
-    sources = max(len(spec.roles) - 1, 1)
-    expected = {source(i + 1) for i in range(sources)} | ({AGGREGATOR} if sources > 1 else set())
-    if set(spec.roles) != expected or sources > MAX_SOURCES:
-        raise InputError(
-            f"{len(spec.roles)} roles, expected source-1 alone, or source-1 to source-n and an aggregator",
-            code="bad-roles",
-            hint=f"number 1 to {MAX_SOURCES} departments without gaps; two or more need an aggregator",
-        )
-    return sources
+        return (*needs, RECENT)
 
 
 def _word(reader: Reader, name: str, words: tuple[Word, ...], default: Word | None = None) -> Word:

@@ -29,10 +29,9 @@ from scipy.stats import binom
 
 from protocols.dp.mechanism import Noise, calibrate
 from protocols.errors import InputError
-from protocols.jobs.job_type import Content
+from protocols.jobs.job_type import Content, source
 from protocols.releases import plan as plans
 from protocols.releases.figures import content
-from protocols.releases.params import source
 from protocols.wire import Constraints, JobSpec
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "vectors/release.json").read_text("utf-8"))

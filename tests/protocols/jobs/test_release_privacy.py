@@ -19,9 +19,9 @@ from release_case import ASKS, AXIS, RELEASE, STREETS, Row, case_of, params_of, 
 from scipy.stats import beta
 
 from protocols.dp import mechanism
-from protocols.jobs.job_type import Unit
+from protocols.jobs.job_type import Unit, source
 from protocols.party import Finished
-from protocols.releases.params import Params, source
+from protocols.releases.params import Params
 from protocols.releases.plan import counted, vectors
 from protocols.tables import numbers, tally
 from protocols.wire import JobSpec

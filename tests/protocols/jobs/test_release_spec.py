@@ -27,10 +27,9 @@ from protocols.dp.cost import Cost
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import DatasetName, NodeName, Organisation, Role
 from protocols.jobs import job_type
-from protocols.jobs.job_type import REQUESTER, CountsAcross, Forecaster, OutputClass
+from protocols.jobs.job_type import AGGREGATOR, REQUESTER, CountsAcross, Forecaster, OutputClass, source
 from protocols.party import Incoming
 from protocols.releases.figures import content
-from protocols.releases.params import AGGREGATOR, source
 from protocols.statistics.differencing import Between, Query, differenced
 from protocols.tables.layout import MAX_ROWS
 from protocols.tables.tally import Tally

@@ -15,8 +15,8 @@ from release_case import (
     OPEN,
     RELEASE,
     STREETS,
-    ReleaseCase,
     Row,
+    SourcesCase,
     case_of,
     params_of,
     release_case,
@@ -28,10 +28,9 @@ from scipy.stats import chisquare
 from protocols.dp import exact
 from protocols.ids import Role
 from protocols.jobs import release
-from protocols.jobs.job_type import COORDINATOR, REQUESTER
+from protocols.jobs.job_type import AGGREGATOR, COORDINATOR, REQUESTER, source
 from protocols.party import Incoming, Party, Progress, Sent, Step, Waiting
 from protocols.releases.figures import content
-from protocols.releases.params import AGGREGATOR, source
 from protocols.releases.plan import counted, plan
 from protocols.sums.masks import RING, Masks, stream_key
 from protocols.sums.parties import MASKED, SEED, Contributor
@@ -55,7 +54,7 @@ TABLES = (people(130, 0), people(90, 1), people(170, 3))
 class Played:
     """A release after its end: what everybody has."""
 
-    case: ReleaseCase
+    case: SourcesCase
     totals: np.ndarray
     table: np.ndarray
 

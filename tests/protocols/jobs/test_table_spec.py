@@ -22,8 +22,17 @@ from protocols.dp.cost import NOTHING, Cost
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import DatasetName, NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES, job_type
-from protocols.jobs.job_type import REQUESTER, UNIT, CountsAcross, OutputClass, Setup, Unit
-from protocols.jobs.table import AGGREGATOR, Params, source
+from protocols.jobs.job_type import (
+    AGGREGATOR,
+    REQUESTER,
+    UNIT,
+    CountsAcross,
+    OutputClass,
+    Setup,
+    Unit,
+    source,
+)
+from protocols.jobs.table import Params
 from protocols.party import Incoming
 from protocols.statistics.cross_table import MAX_PROTECTED
 from protocols.statistics.differencing import MAX_QUERY_BYTES, Query, differenced, disjoint

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from crosscheck_case import CTX
 from sum_case import SumCase, View, subsets, sum_of
-from table_case import CROSS_TABLE, INCOME, TableCase, cells_of, crowd, table_case, table_spec
+from table_case import CROSS_TABLE, INCOME, SourcesCase, cells_of, crowd, table_case, table_spec
 
 from protocols.ids import Role
-from protocols.jobs.job_type import COORDINATOR, REQUESTER
-from protocols.jobs.table import AGGREGATOR, own_vector, source
+from protocols.jobs.job_type import AGGREGATOR, COORDINATOR, REQUESTER, source
+from protocols.jobs.table import Params, own_vector
 from protocols.wire import Constraints
 
 ANALYST = Role(REQUESTER)
@@ -19,7 +19,7 @@ KEY_HOLDER = source(2)
 TABLES = [crowd(number, 300 + 60 * number) for number in range(4)]
 
 
-def played(tables, mode: str) -> TableCase:
+def played(tables, mode: str) -> SourcesCase:
     case = table_case(
         tables,
         constraints=Constraints(),
@@ -34,14 +34,15 @@ def played(tables, mode: str) -> TableCase:
 
 
 @pytest.fixture(scope="module", params=["bfv", "mask"])
-def case(request) -> TableCase:
+def case(request) -> SourcesCase:
     return played(TABLES, request.param)
 
 
-def as_sum(case: TableCase) -> SumCase:
+def as_sum(case: SourcesCase) -> SumCase:
     """The secure sum inside the job, for the attack on sums."""
-    vectors = {role: own_vector(case.params, tally) for role, tally in case.tallies.items()}
-    return SumCase(case.params.sums(CTX), vectors, case.parties, case.sent)
+    params = Params.of(case.spec)
+    vectors = {role: own_vector(params, tally) for role, tally in case.tallies.items()}
+    return SumCase(params.sums(CTX), vectors, case.parties, case.sent)
 
 
 def stated(spec, members: frozenset[Role]) -> set[str]:
