@@ -63,16 +63,29 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What was found for question `number` of a person at this very node. It goes to that person alone."""
+
+    number: int
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
-    """Send `outgoing`, to its end and in order, then wait for a message.
+    """Send `outgoing`, to its end and in order, hand over `answers`, then wait for a message.
 
     `answering`: with what this step sends, others could make an answer out of this party's data. The node
     remembers that durably before the first message goes out; finishing always counts as answering.
+
+    `record`: facts that the node's journal has to hold, durably, before anything of this step is sent or
+    handed over. Counts and codes, never content.
     """
 
     outgoing: Iterable[Outgoing] = ()
     progress: Progress | None = None
     answering: bool = False
+    record: Mapping[str, int | str] | None = None
+    answers: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,22 @@ class Party(Protocol):
         Raises:
             ProtocolAborted: the message breaks the protocol; the attempt ends here.
         """
+        ...
+
+
+class Serving(Party, Protocol):
+    """A party of a job that stays open: people at its node put questions while it runs."""
+
+    def ask(self, number: int, question: Any) -> Step:
+        """Take a question; some later step's `answers` has the answer of that number.
+
+        Raises:
+            InputError: the question cannot be put; the party goes on as before.
+        """
+        ...
+
+    def close(self) -> Step:
+        """End the session in good order; questions that come later are refused."""
         ...
 
 

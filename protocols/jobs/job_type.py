@@ -3,7 +3,8 @@
 Adding a job type touches `protocols/jobs/<name>.py` and its line in `JOB_TYPES`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from protocols.dp.cost import Cost
 from protocols.ids import Digest, Organisation, Role
-from protocols.party import Party, Rand
+from protocols.party import Party, Rand, Serving
 from protocols.statistics.differencing import Query
 from protocols.wire import Constraints, InputSummary, JobSpec
 
@@ -356,5 +357,60 @@ class Forecaster(Protocol):
 
         Raises:
             InputError: the spec is not of this type's form, or an amount is out of range (`bad-privacy`).
+        """
+        ...
+
+
+class Shelf(Protocol):
+    """Where a node keeps what a job type needs again in later jobs: named blobs, each whole or not there.
+
+    A name has 1 to 128 lower-case letters, digits, dots, dashes and underscores. Nobody but the node's own
+    account can read them.
+    """
+
+    def names(self) -> Sequence[str]:
+        """Return every name, sorted."""
+        ...
+
+    def get(self, name: str) -> memoryview | None:
+        """Return a blob, read-only and mapped rather than read; None where there is none."""
+        ...
+
+    def put(self, name: str) -> AbstractContextManager[Callable[[bytes], object]]:
+        """Give a writer. When the block ends the blob is durable under its name; after an error it is not."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Remove a blob, if it is there."""
+        ...
+
+
+@runtime_checkable
+class Standing(Protocol):
+    """A job type whose jobs stay open to answer people at a node, and which keeps something between jobs."""
+
+    def session_s(self, spec: JobSpec, role: Role) -> int | None:
+        """Return after how many seconds the node of `role` closes the session; None: another one does."""
+        ...
+
+    def serving(
+        self,
+        role: Role,
+        setup: Setup,
+        prepared: PreparedInput | None,
+        rand: Rand,
+        *,
+        shelf: Shelf,
+        monotonic: Callable[[], float],
+    ) -> Serving:
+        """Return the state machine of `role`: what `party` is for other types.
+
+        Args:
+            role: whose.
+            setup: what is public of the attempt.
+            prepared: the own dataset, as for `party`.
+            rand: draws random bytes.
+            shelf: of this job type at this node.
+            monotonic: seconds that never run back, for rates.
         """
         ...

@@ -55,6 +55,11 @@ class _Sodium:
     from_hash: _Call  # (out, uniform) -> 0
     scalar_invert: _Call  # (out, scalar) -> 0
     scalar_mul: _Call  # (out, left, right)
+    scalar_add: _Call  # (out, left, right)
+    scalar_sub: _Call  # (out, left, right)
+    base: _Call  # (out, scalar) -> 0, or -1 if the result is the identity
+    add: _Call  # (out, left, right) -> 0, or -1 if either is no valid encoding
+    subtract: _Call  # (out, left, right) -> the same
 
 
 _loading = Lock()
@@ -87,6 +92,11 @@ def _loaded() -> _Sodium:
         from_hash=call("crypto_core_ristretto255_from_hash", 2),
         scalar_invert=call("crypto_core_ristretto255_scalar_invert", 2),
         scalar_mul=call("crypto_core_ristretto255_scalar_mul", 3, None),
+        scalar_add=call("crypto_core_ristretto255_scalar_add", 3, None),
+        scalar_sub=call("crypto_core_ristretto255_scalar_sub", 3, None),
+        base=call("crypto_scalarmult_ristretto255_base", 2),
+        add=call("crypto_core_ristretto255_add", 3),
+        subtract=call("crypto_core_ristretto255_sub", 3),
     )
 
 
@@ -161,13 +171,32 @@ def power(base: Points, scalar: bytes) -> Points:
     Raises:
         ProtocolAborted: `bad-point`, a point is invalid or the identity.
     """
-    multiply = _sodium().scalarmult
-    source = np.ascontiguousarray(base)
-    result = np.empty_like(source)
     exponent = np.frombuffer(scalar, dtype=np.uint8)
     if exponent.size != SCALAR_BYTES:
         raise ValueError(f"scalar of {exponent.size} bytes, expected {SCALAR_BYTES}")
-    at, to, by = source.ctypes.data, result.ctypes.data, exponent.ctypes.data
+    return _powers(base, exponent, 0)
+
+
+def power_each(base: Points, scalars: npt.NDArray[np.uint8]) -> Points:
+    """Return each point raised to a scalar of its own; else as `power`.
+
+    Args:
+        base: n x 32.
+        scalars: n x 32, none zero modulo the order.
+
+    Raises:
+        ProtocolAborted: `bad-point`, a point is invalid or the identity.
+    """
+    if scalars.shape != (len(base), SCALAR_BYTES):
+        raise ValueError(f"scalars of shape {scalars.shape}, expected one of 32 bytes for each point")
+    return _powers(base, np.ascontiguousarray(scalars), SCALAR_BYTES)
+
+
+def _powers(base: Points, scalars: npt.NDArray[np.uint8], stride: int) -> Points:
+    multiply = _sodium().scalarmult
+    source = np.ascontiguousarray(base)
+    result = np.empty_like(source)
+    at, to, by = source.ctypes.data, result.ctypes.data, scalars.ctypes.data
 
     def work(start: int, stop: int) -> int:
         first, end = start * POINT_BYTES, stop * POINT_BYTES
@@ -175,18 +204,77 @@ def power(base: Points, scalar: bytes) -> Points:
             map(
                 multiply,
                 range(to + first, to + end, POINT_BYTES),
-                repeat(by),
+                range(by + start * stride, by + stop * stride, stride) if stride else repeat(by),
                 range(at + first, at + end, POINT_BYTES),
             )
         )
 
     if bool((source[:, -1] & 0x80).any()) or _each(work, len(source)):
-        raise ProtocolAborted(
-            "a received point is not the canonical encoding of a group element, or is the identity",
-            code="bad-point",
-            hint="the sender runs another version, or the message was altered before it was sealed",
-        )
+        raise _BAD_POINT
     return result
+
+
+def base_power(scalars: npt.NDArray[np.uint8]) -> Points:
+    """Return the generator raised to each of n x 32 bytes of scalars, none zero modulo the order."""
+    raise_base = _sodium().base
+    source = np.ascontiguousarray(scalars)
+    result = np.empty((len(source), POINT_BYTES), dtype=np.uint8)
+    at, to = source.ctypes.data, result.ctypes.data
+
+    def work(start: int, stop: int) -> int:
+        first, end = start * POINT_BYTES, stop * POINT_BYTES
+        return sum(
+            map(
+                raise_base,
+                range(to + first, to + end, POINT_BYTES),
+                range(at + first, at + end, POINT_BYTES),
+            )
+        )
+
+    if _each(work, len(source)):
+        raise ValueError("a scalar is zero modulo the order")
+    return result
+
+
+def add(left: Points, right: Points) -> Points:
+    """Return the sum of each pair of points (n x 32 each); the identity is a possible result.
+
+    Raises:
+        ProtocolAborted: `bad-point`, a point is no canonical encoding.
+    """
+    return _pairs(_sodium().add, left, right)
+
+
+def subtract(left: Points, right: Points) -> Points:
+    """Return the difference of each pair of points (n x 32 each); the identity is a possible result.
+
+    Raises:
+        ProtocolAborted: `bad-point`, a point is no canonical encoding.
+    """
+    return _pairs(_sodium().subtract, left, right)
+
+
+def _pairs(call: _Call, left: Points, right: Points) -> Points:
+    if left.shape != right.shape:
+        raise ValueError(f"{len(left)} and {len(right)} points, expected as many")
+    first, second = np.ascontiguousarray(left), np.ascontiguousarray(right)
+    result = np.empty_like(first)
+    a, b, to = first.ctypes.data, second.ctypes.data, result.ctypes.data
+
+    def work(start: int, stop: int) -> int:
+        span = start * POINT_BYTES, stop * POINT_BYTES
+        return sum(map(call, *(range(where + span[0], where + span[1], POINT_BYTES) for where in (to, a, b))))
+
+    if bool(((first[:, -1] | second[:, -1]) & 0x80).any()) or _each(work, len(first)):
+        raise _BAD_POINT
+    return result
+
+
+_BAD_POINT: Final = ProtocolAborted(
+    "a received point is not the canonical encoding of a group element, or is the identity",
+    code="bad-point",
+    hint="the sender runs another version, or the message was altered before it was sealed",
+)
 
 
 def from_uniform(uniform: npt.NDArray[np.uint8]) -> Points:
@@ -276,10 +364,24 @@ def invert(scalar: bytes) -> bytes:
 
 def multiply(left: bytes, right: bytes) -> bytes:
     """Return left x right modulo the order, in constant time."""
+    return _scalars(_sodium().scalar_mul, left, right)
+
+
+def scalar_sum(left: bytes, right: bytes) -> bytes:
+    """Return left + right modulo the order, in constant time."""
+    return _scalars(_sodium().scalar_add, left, right)
+
+
+def scalar_difference(left: bytes, right: bytes) -> bytes:
+    """Return left - right modulo the order, in constant time."""
+    return _scalars(_sodium().scalar_sub, left, right)
+
+
+def _scalars(call: _Call, left: bytes, right: bytes) -> bytes:
     out = ctypes.create_string_buffer(SCALAR_BYTES)
     a = ctypes.create_string_buffer(left, SCALAR_BYTES)
     b = ctypes.create_string_buffer(right, SCALAR_BYTES)
-    _sodium().scalar_mul(ctypes.addressof(out), ctypes.addressof(a), ctypes.addressof(b))
+    call(ctypes.addressof(out), ctypes.addressof(a), ctypes.addressof(b))
     return out.raw
 
 
