@@ -132,16 +132,28 @@ def explore():
     return list(seen.values()), steps
 
 
-JOBS, STEPS = explore()
+@pytest.fixture(scope="module")
+def explored():
+    return explore()
 
 
-def test_every_state_is_reached():
-    assert {job.state for job in JOBS} == set(JobState)
-    assert {run.state for job in JOBS for run in job.runs} == set(RunState)
+@pytest.fixture
+def jobs(explored):
+    return explored[0]
 
 
-def test_states_move_only_along_the_published_tables():
-    for before, event, after, _ in STEPS:
+@pytest.fixture
+def steps(explored):
+    return explored[1]
+
+
+def test_every_state_is_reached(jobs):
+    assert {job.state for job in jobs} == set(JobState)
+    assert {run.state for job in jobs for run in job.runs} == set(RunState)
+
+
+def test_states_move_only_along_the_published_tables(steps):
+    for before, event, after, _ in steps:
         if before.state is not after.state:
             assert after.state in JOB_TRANSITIONS[before.state], (event, before.state, after.state)
         if after.attempt != before.attempt:
@@ -158,24 +170,26 @@ def _path(old, new):
     return old is RunState.OFFERED and new in RUN_TRANSITIONS[RunState.CHECKING]
 
 
-def test_an_ended_job_stays_as_it_ended():
-    for before, _, after, effects in STEPS:
+def test_an_ended_job_stays_as_it_ended(steps):
+    for before, _, after, effects in steps:
         if before.state in JOB_ENDS:
             assert after.state is before.state
             assert states(after) == states(before)
             assert effects == ()
 
 
-def test_an_ended_job_has_no_open_run():
-    for job in JOBS:
+def test_an_ended_job_has_no_open_run(jobs):
+    for job in jobs:
         if job.ended:
             assert all(run.state in RUN_ENDS for run in job.runs), states(job)
             assert job.deadline is None
 
 
-def test_a_job_succeeds_only_when_every_run_is_done_and_every_release_is_stored_or_it_was_answered_before():
+def test_a_job_succeeds_only_when_every_run_is_done_and_every_release_is_stored_or_it_was_answered_before(
+    jobs,
+):
     ways = set()
-    for job in JOBS:
+    for job in jobs:
         if job.state is JobState.SUCCEEDED:
             ways.add(bool(job.answered_by))
             if job.answered_by:
@@ -188,8 +202,8 @@ def test_a_job_succeeds_only_when_every_run_is_done_and_every_release_is_stored_
     assert ways == {True, False}
 
 
-def test_only_a_job_that_every_node_says_was_answered_and_that_is_usable_is_answered_by_it():
-    for before, event, after, effects in STEPS:
+def test_only_a_job_that_every_node_says_was_answered_and_that_is_usable_is_answered_by_it(steps):
+    for before, event, after, effects in steps:
         if after.answered_by and not before.answered_by:
             assert isinstance(event, Answered)
             assert event.usable
@@ -199,14 +213,14 @@ def test_only_a_job_that_every_node_says_was_answered_and_that_is_usable_is_answ
             assert not any(isinstance(e, Admit | Start | OpenRelay | DropReleases) for e in effects)
 
 
-def test_nothing_else_succeeds_without_having_run():
-    for before, _, after, _ in STEPS:
+def test_nothing_else_succeeds_without_having_run(steps):
+    for before, _, after, _ in steps:
         if after.state is JobState.SUCCEEDED and not before.ended and not before.started:
             assert after.answered_by
 
 
-def test_a_refusal_is_held_only_while_others_may_still_say_that_it_was_answered_before():
-    held = [job for job in JOBS if not job.ended and any(run.state is RunState.REFUSED for run in job.runs)]
+def test_a_refusal_is_held_only_while_others_may_still_say_that_it_was_answered_before(jobs):
+    held = [job for job in jobs if not job.ended and any(run.state is RunState.REFUSED for run in job.runs)]
     assert held
     for job in held:
         assert any(not run.verdict for run in job.runs)
@@ -214,10 +228,10 @@ def test_a_refusal_is_held_only_while_others_may_still_say_that_it_was_answered_
         assert not job.admitting
 
 
-def test_every_early_end_has_a_code_a_sentence_and_one_journal_entry():
+def test_every_early_end_has_a_code_a_sentence_and_one_journal_entry(steps):
     kinds = {"FAILED": "job.failed", "REFUSED": "job.refused"}
     kinds |= {"CANCELLED": "job.cancelled", "EXPIRED": "job.expired"}
-    for before, _, after, effects in STEPS:
+    for before, _, after, effects in steps:
         if after.ended and not before.ended and after.state is not JobState.SUCCEEDED:
             assert after.code
             assert after.sentence
@@ -227,9 +241,9 @@ def test_every_early_end_has_a_code_a_sentence_and_one_journal_entry():
             ]
 
 
-def test_no_job_gets_stuck():
+def test_no_job_gets_stuck(jobs):
     """From every live state some way leads to an end without any node's doing: the clock, or the analyst."""
-    for job in JOBS:
+    for job in jobs:
         if not job.ended:
             later = job.deadline or JOB.expires
             if job.started:
@@ -238,8 +252,8 @@ def test_no_job_gets_stuck():
             assert advance(job, Cancelled("analyst-1"), LIMITS, NOW)[0].state is JobState.CANCELLED
 
 
-def test_attempts_only_count_up_to_the_limit():
-    for before, _, after, effects in STEPS:
+def test_attempts_only_count_up_to_the_limit(steps):
+    for before, _, after, effects in steps:
         assert after.attempt in (before.attempt, before.attempt + 1)
         assert after.attempt <= LIMITS.max_attempts
         if after.attempt > before.attempt:
@@ -250,18 +264,18 @@ def test_attempts_only_count_up_to_the_limit():
             assert [e for e in effects if isinstance(e, Offer)] == list(offers(after))
 
 
-def test_an_attempt_with_a_stored_release_is_never_replaced():
-    assert not [1 for before, _, after, _ in STEPS if before.stored and after.attempt > before.attempt]
+def test_an_attempt_with_a_stored_release_is_never_replaced(steps):
+    assert not [1 for before, _, after, _ in steps if before.stored and after.attempt > before.attempt]
 
 
-def test_releases_of_a_job_that_did_not_succeed_are_dropped():
-    for before, _, after, effects in STEPS:
+def test_releases_of_a_job_that_did_not_succeed_are_dropped(steps):
+    for before, _, after, effects in steps:
         if before.stored and after.ended and not before.ended:
             assert (DropReleases() in effects) == (after.state is not JobState.SUCCEEDED)
 
 
-def test_the_relay_opens_before_the_first_start_and_closes_at_every_end():
-    for before, _, after, effects in STEPS:
+def test_the_relay_opens_before_the_first_start_and_closes_at_every_end(steps):
+    for before, _, after, effects in steps:
         if any(isinstance(e, Start) for e in effects):
             assert effects[0] == OpenRelay()
             assert all(run.admission for run in after.runs)
@@ -269,15 +283,15 @@ def test_the_relay_opens_before_the_first_start_and_closes_at_every_end():
             assert CloseRelay(before.attempt) in effects
 
 
-def test_events_of_another_attempt_or_a_stranger_change_nothing():
-    for before, event, after, effects in STEPS:
+def test_events_of_another_attempt_or_a_stranger_change_nothing(steps):
+    for before, event, after, effects in steps:
         attempt, node = getattr(event, "attempt", before.attempt), getattr(event, "node", A)
         if attempt != before.attempt or node not in (A, B):
             assert (after, effects) == (before, ()), event
 
 
-def test_nothing_started_runs_on_after_the_coordinator_restarted():
-    for before, event, after, _ in STEPS:
+def test_nothing_started_runs_on_after_the_coordinator_restarted(steps):
+    for before, event, after, _ in steps:
         if isinstance(event, Restarted) and before.started and not before.ended:
             assert after.ended or after.attempt == before.attempt + 1
 

@@ -101,6 +101,7 @@ def assert_shown(shown: list[str], output: str) -> None:
         )
 
 
+@pytest.mark.long  # a minute of typing; `.ci/run` runs it by itself
 def test_what_the_readme_has_people_type_by_hand_works(tmp_path: Path) -> None:
     """The list the police open is the right one by the city's truth; nobody else's folder holds a person."""
     text = hand_part(page("README.md"))
