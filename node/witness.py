@@ -44,6 +44,8 @@ NEW_PER_S: Final = 2.0
 """Checkpoints of one log that are cosigned each second, in the long run."""
 NEW_AT_ONCE: Final = 16
 """How many it may show at once after a silence."""
+READY_S: Final = 0.25
+"""How often a node that has just started looks whether it may cosign now."""
 SAME_S: Final = timedelta(seconds=10)
 """For how long the cosignatures of one checkpoint are handed out again: auditors go by their time."""
 
@@ -127,10 +129,10 @@ class Witness:
         # Also what a crash kept from being written.
         self._unwritten = dict(state.witness_heads())
 
-    def cosign(self, sender: str, asked: AddCheckpoint) -> Cosigned | Later | None:
-        """Answer a log that asks for a cosignature, later if it asks too often.
+    def cosign(self, sender: str, asked: AddCheckpoint) -> Cosigned | Later:
+        """Answer a log that asks for a cosignature; later if it asks too often, or this node is not ready.
 
-        None while this node's clock is in doubt, or what others saw of its own log is unknown.
+        It is not while its clock is in doubt, or what others saw of its own log is unknown.
 
         Args:
             sender: who handed it in, as the coordinator says.
@@ -141,7 +143,8 @@ class Witness:
         """
         now = self._trusted()
         if now is None or not self._knows():
-            return None  # the time is a part of what would be signed, and so is a memory without a gap
+            # The time is a part of what would be signed, and so is a memory without a gap.
+            return Later(READY_S)
         try:
             answer = add_checkpoint(
                 asked.body,
