@@ -24,7 +24,7 @@ from audit.note import ED25519, VerifierKey
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import DecodeError, InputError
 
-VERSION: Final = 3
+VERSION: Final = 4
 """The `v` of the entries written now."""
 
 MAX_LIST: Final = 64
@@ -206,6 +206,7 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "answered_by": DIGEST,  # id of the job whose stored answer was given
     "expected_use_sha256": DIGEST,  # what the requester says the answer is for
     "content_sha256": DIGEST,  # of a release before it is sealed, salted
+    "reason_sha256": DIGEST,  # of the case that a look-up is for, salted
     # who
     "requester": NAME,
     "approver": NAME,  # key id
@@ -226,6 +227,7 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "legal_basis": NAME,
     "datasets": NAMES,
     "dataset": NAME,
+    "partners": NAMES,  # the datasets of others that a job joins the node's own with: organisation:dataset
     "columns": NAMES,
     "column": NAME,
     "unit": NAME,  # the column that says whom a budget protects
@@ -248,6 +250,7 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "scope": CODE,
     "what": CODE,
     "kind": CODE,
+    "give": CODE,  # how much of a look-up table: keep, delta, whole
     # figures
     "version": COUNT,
     "generation": COUNT,
@@ -263,6 +266,13 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "attempts": COUNT,  # that a job took
     "checked": COUNT,  # records that verification looked at
     "confirmed": COUNT,  # of which it found true
+    "request": COUNT,  # number of a request in its session
+    "lookups": COUNT,  # keys of a request
+    "found": COUNT,  # of which the department asked has a record
+    "key_version": COUNT,  # of the key that a look-up table is made with
+    "table_version": COUNT,
+    "sent": COUNT,  # rows of a table that are new at the other node, or have changed
+    "removed": COUNT,  # rows of a table that are no more
     "seq": SIZE,
     "size": SIZE,
     "retry": FLAG,
@@ -530,7 +540,42 @@ _V3: Final[Mapping[str, EntryKind]] = {
     "witness.conflict": _also(_V2, "witness.conflict", "peer"),
 }
 
-KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {1: _V1, 2: _V2, 3: _V3}
+_V4: Final[Mapping[str, EntryKind]] = {
+    **_V3,
+    # what a limit for each pair of datasets counts
+    "job.accepted": _also(_V3, "job.accepted", "partners"),
+    # look-ups, one entry a request: how many keys, never which
+    "table.sent": _kind(
+        "the table of a look-up session is about to leave: whole, what changed of it, or nothing",
+        "give rows",
+        "role key_version table_version sent removed",
+        job=True,
+    ),
+    "table.received": _kind(
+        "the table of a look-up session is here, and people can ask",
+        "give rows",
+        "role key_version table_version sent removed",
+        job=True,
+    ),
+    "lookup.answered": _kind(
+        "a request of a look-up session is answered by the department asked",
+        "lookups",
+        "role request",
+        job=True,
+    ),
+    "lookup.asked": _kind(
+        "an answer goes to the person who asked", "lookups", "role request found reason_sha256", job=True
+    ),
+    "lookup.refused": _kind(
+        "a request of a look-up session is over a limit, so nobody is told anything",
+        "lookups code",
+        "role request reason_sha256",
+        job=True,
+    ),
+    "lookup.rotated": _kind("sessions that begin from here on use a new key", "dataset", "count"),
+}
+
+KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {1: _V1, 2: _V2, 3: _V3, 4: _V4}
 """Every published `v`: its kinds, and what the body of each says. What is published never changes."""
 
 ENTRY_KINDS: Final = KINDS_BY_VERSION[VERSION]

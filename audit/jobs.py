@@ -17,6 +17,9 @@ from protocols.wire import Constraints, JobSpec
 SAYS_ALL: Final = 3
 """The first `v` whose entries say all it takes to decide again."""
 
+SAYS_PARTNERS: Final = 4
+"""The first `v` of a node that remembers which datasets a job joins with its own."""
+
 EARLIER: Final = "entries of versions 1 and 2: they do not say for which moment a decision was taken"
 
 NEVER: Final = datetime(1970, 1, 2, tzinfo=UTC)

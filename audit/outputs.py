@@ -1,6 +1,7 @@
 """Releases and what becomes of them: committed, handed over, verified, deleted when their time is over."""
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,6 +23,8 @@ from protocols.wire import JobSpec, ReleaseNote, organisation_of
 
 PATIENCE: Final = timedelta(days=1)
 """How long after its time a thing may still be under way before that is reported."""
+
+UNCHARGED: Final = "what a session's attempt was charged, which its entries leave open"
 
 INPUTS: Final = "a released list and the salt of the input it is from; the node keeps both for auditors"
 
@@ -53,6 +56,7 @@ class Outputs:
     _texts: list[Text] = field(default_factory=list)
     _verified: set[str] = field(default_factory=set)
     _gone: set[str] = field(default_factory=set)
+    _looked_up: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def committed(self, entry: Entry, where: str) -> None:
         """`output.commit`: an output that was permitted, made once, and sealed to whom it is for.
@@ -164,6 +168,31 @@ class Outputs:
         else:
             check.saw(where)
         output.left = True
+
+    def looked_up(self, entry: Entry, where: str) -> None:
+        """`table.*` and `lookup.*` of a session: a table, or answers, go from one node to the other.
+
+        (1) The attempt was admitted, and is not over. (2) Where this node is the one asked, it has begun to
+        answer, and all that it answered of the session is no more than what was charged for it.
+        """
+        check = self.checks["outputs"]
+        # (1)
+        attempt = self.jobs.under_way(entry, where, check)
+        if attempt is None:
+            return
+        # (2)
+        if entry.kind in ("table.sent", "lookup.answered") and not attempt.answering:
+            check.found("without-answer", where, "no job.answering stands before it")
+            return
+        if entry.kind == "lookup.answered":
+            session = (entry.job, entry.attempt)
+            self._looked_up[session] += entry.body["lookups"]
+            if attempt.row is None:
+                check.lacks(UNCHARGED)
+            elif self._looked_up[session] > attempt.row.past.cost.rows:
+                check.found("too-many-lookups", where, "more was answered in the session than was charged")
+                return
+        check.saw(where)
 
     def all_made(self, attempt: Attempt, where: str) -> None:
         """An attempt ended well: every release it planned was made, and has left if it was to leave."""

@@ -12,6 +12,7 @@ checkable.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -27,6 +28,7 @@ from audit.jobs import (
     MAX_APPROVALS,
     NEVER,
     SAYS_ALL,
+    SAYS_PARTNERS,
     Attempt,
     Given,
     Job,
@@ -191,6 +193,11 @@ class Redecider:
             "budget.released": self._booking.line,
             "output.commit": self._outputs.committed,
             "output.released": self._outputs.released,
+            "lookup.answered": self._outputs.looked_up,
+            "lookup.asked": self._outputs.looked_up,
+            "lookup.refused": self._outputs.looked_up,
+            "table.sent": self._outputs.looked_up,
+            "table.received": self._outputs.looked_up,
             "job.done": self._ended,
             "job.failed": self._ended,
             "job.aborted": self._ended,
@@ -525,7 +532,7 @@ class Redecider:
     def _compare(self, entry: Entry, where: str, expected: Mapping[str, Any]) -> None:
         """Compare what an entry says with what follows; each difference answers its own question."""
         for key, value in expected.items():
-            if not agrees(key, entry.body.get(key), value) and published(entry.kind, key, value):
+            if not agrees(key, entry.body.get(key), value) and published(entry.kind, key, value, entry.v):
                 said = "something else" if key in entry.body else "nothing"
                 self._checks[_QUESTION_OF.get(key, "executed")].found(
                     "wrong-figure", where, f"it says {said} of {key} than what follows from the documents"
@@ -568,6 +575,8 @@ class Redecider:
         permit, moment = decided
         attempt.permit, attempt.constraints = permit, permit.terms.constraints
         past = set_aside(spoken.spec, number, permit.terms, moment)
+        if entry.v < SAYS_PARTNERS:
+            past = replace(past, partners=None)  # as in the ledger of the node that wrote it
         attempt.row = self._spending.reserve(past, permit.terms.lines)
         self._booking.expect(attempt, "budget.reserved", past, permit.terms.lines)
         facts = accepted_facts(spoken.spec, role, permit.terms.cost)
@@ -617,10 +626,11 @@ class Redecider:
     def _row_of_facts(self, entry: Entry, job: Job) -> Spent | None:
         """Return the row of an attempt that could not be decided again, as far as its entry says."""
         body, active = entry.body, self._force.active
-        if "rho" in body or "delta" in body or active is None:
+        dataset = None if active is None else active.policy.datasets.get(job.dataset)
+        unnamed = entry.v >= SAYS_PARTNERS and dataset is not None and "partners" not in body
+        if "rho" in body or "delta" in body or unnamed or active is None:
             self._booking.gap(DELETED, parse_time(entry.time))
             return None
-        dataset = active.policy.datasets.get(job.dataset)
         return self._spending.reserve(
             Past(
                 job=JobId(entry.job),
@@ -636,6 +646,7 @@ class Redecider:
                 charged=False,
                 exact=True,
                 rule="" if entry.policy is None else entry.policy.rule,
+                partners=tuple(body.get("partners", ())) if entry.v >= SAYS_PARTNERS else None,
             ),
             (),
         )

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
-from audit.entries import ENTRY_KINDS, FIELDS, MAX_LIST, NAME, PolicyRef, format_time
+from audit.entries import FIELDS, KINDS_BY_VERSION, MAX_LIST, NAME, VERSION, PolicyRef, format_time
+from policies.history import partners_of
 from protocols.dp.cost import UNIT, Cost, decimal_up
 from protocols.encoding import sha256_digest
 from protocols.ids import Role
@@ -74,9 +75,9 @@ def cost_facts(cost: Cost) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value}
 
 
-def published(kind: str, key: str, value: Any) -> bool:
-    """Return whether an entry of this kind may say so; what a requester or policy wrote may not fit."""
-    about = ENTRY_KINDS[kind]
+def published(kind: str, key: str, value: Any, v: int = VERSION) -> bool:
+    """Return whether an entry of this kind and version may say so; what a requester wrote may not fit."""
+    about = KINDS_BY_VERSION[v][kind]
     return key in about.required | about.optional and FIELDS[key].accepts(value)
 
 
@@ -94,8 +95,13 @@ def stop_facts(stop: "Stop", digest: str) -> dict[str, Any]:
 
 
 def accepted_facts(spec: JobSpec, role: Role, cost: Cost) -> dict[str, Any]:
-    """Return what `job.accepted` says of a job and of the most that this attempt may cost."""
+    """Return what `job.accepted` says of a job and of the most that this attempt may cost.
+
+    `partners` are as the ledger has them, or left out where one of them is no name for a journal.
+    """
     said = {**job_facts(spec, role), **cost_facts(cost)}
+    if spec.input_of(role) is not None:
+        said["partners"] = list(partners_of(spec, role))
     return {key: value for key, value in said.items() if published("job.accepted", key, value)}
 
 

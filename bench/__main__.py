@@ -8,9 +8,12 @@ from pathlib import Path
 from bench.rows import ROOT, Results, render, table
 
 NAMES = sorted(
-    path.stem
-    for path in Path(__file__).parent.glob("*.py")
-    if path.stem not in ("__init__", "__main__", "rows")
+    ["peers"]
+    + [
+        path.stem
+        for path in Path(__file__).parent.glob("*.py")
+        if path.stem not in ("__init__", "__main__", "rows")
+    ]
 )
 
 

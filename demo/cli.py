@@ -91,8 +91,10 @@ def _add_scenario(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="play one question on a synthetic city and hold the answer against the truth",
         description="Start the departments that the scenario takes on this machine, ask its questions, "
         "compare what is released with the truth, and leave table, pictures and journals in OUT. "
+        "2: the dead on the register and on the pension list (应销未销, 养老金续领); "
         "3: registered in one place, living in another (人户分离); 4: school places (学位缺口); "
-        "9: urban villages (城中村实有人口).",
+        "8: marital status, as two departments have it (婚姻状况校核); "
+        "9: urban villages (城中村实有人口); 10: a street clerk verifies residents (以核代填).",
     )
     numbers = ", ".join(map(str, NUMBERS))
     parser.add_argument("number", metavar="N", type=int, help=f"which scenario: {numbers}")

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from demo.child import COMMANDS
 from demo.processes import Child, Children
@@ -23,6 +23,9 @@ from protocols.envelope import decode_envelope, key_id
 from protocols.errors import Unreachable
 from protocols.ids import JobId, NodeName
 from protocols.wire import Roster
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COLLABORATION: Final = "gz.example"
 COORDINATOR: Final = "data-bureau.gz.example/coordinator"
@@ -37,13 +40,15 @@ WITNESS_KEYS: Final = ("witness", "witness.ml-dsa-44")
 class Department:
     """One department: its folder name, the title people know it by, and the datasets it offers.
 
-    Rows of the datasets in `without_persons` are about nobody, so they have no column with identifiers.
+    Rows of the datasets in `without_persons` are about nobody, so they have no column with identifiers. The
+    analyst is of the department that `asks`; where none does, of the data bureau, which has no node.
     """
 
     folder: str
     title: str
     datasets: Mapping[str, str] = field(default_factory=dict, hash=False)
     without_persons: frozenset[str] = frozenset()
+    asks: bool = False
 
     @property
     def organisation(self) -> str:
@@ -120,9 +125,9 @@ def policy_text(template: str, *, analyst: str, dpo: str, owner: str, now: datet
 
 
 def for_a_city_of(people: int, text: str) -> str:
-    """Return a policy for a larger city; caps and quotas of the examples are for one of 100,000 people."""
+    """Return a policy or job for a larger city; caps and quotas as written are for one of 100,000 people."""
     times = max(1, people // 100_000)
-    counted = r'(?m)^(max_rows = |counts = "rows"\nlimit = )(\d+)'
+    counted = r'(?m)^(max_rows = |receiver_keys = |counts = "rows"\nlimit = )(\d+)'
     return re.sub(counted, lambda found: f"{found[1]}{times * int(found[2])}", text)
 
 
@@ -137,6 +142,20 @@ def with_datasets(text: str, like: str, names: Sequence[str]) -> str:
     )
     text = text.replace(f'datasets = ["{like}"]', f"datasets = {json.dumps([like, *names])}")
     return text.replace(section, section + more, 1)
+
+
+def with_overlaps(text: str, dataset: str, clause: str) -> str:
+    """Return a policy that also lets overlaps of its dataset be counted.
+
+    Args:
+        text: the policy.
+        dataset: its dataset; noise hides one person, so it has to say whom a row is about.
+        clause: purpose, budget and rule, with DATASET in the dataset's place.
+    """
+    begins = text.index(f"[datasets.{dataset}]\n")
+    columns = text.index(f"[datasets.{dataset}.columns]", begins)
+    unit = 'unit = { column = "resident_id", max_rows = 3 }\n\n'
+    return text[:columns].rstrip() + "\n" + unit + text[columns:] + clause.replace("DATASET", dataset)
 
 
 def trusted(out: Path) -> tuple[str | Path, ...]:
@@ -173,6 +192,11 @@ class Collaboration:
         self.recorded = folder / "recorded"
         self.root_fingerprint = ""
         self.logs.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def bureau(self) -> str:
+        """The organisation of the analyst."""
+        return next((department.organisation for department in self.departments if department.asks), BUREAU)
 
     def home(self, department: Department) -> Path:
         """Return a node's home."""
@@ -234,7 +258,7 @@ class Collaboration:
                 "minshu-coordinator", "token", department.node, "--home", self.coordinator
             ).strip()
             command("minshu-node", "enrol", token, "--roots", roots, "--home", home)
-        command("minshu", "init", "--home", self.analyst, "--name", ANALYST, "--organisation", BUREAU)
+        command("minshu", "init", "--home", self.analyst, "--name", ANALYST, "--organisation", self.bureau)
         invite = command("minshu-coordinator", "invite", "--home", self.coordinator).strip()
         command("minshu", "connect", invite, "--roots", roots, "--home", self.analyst)
         draft, signed = self.folder / "roster.json", self.folder / "roster.dsse"
@@ -329,6 +353,23 @@ class Collaboration:
             "minshu-node", "approve", job, "--home", self.home(department),
             "--key", self.officer(department, role), "--yes",
         )  # fmt: skip
+
+    def open_records(self, department: Department, job: str) -> "pa.Table":
+        """Open the sealed list of a job as its recipient's duty officer would, and leave no copy.
+
+        Raises:
+            Unreachable: other departments did not cosign the node's journal in time.
+        """
+        import pyarrow as pa
+
+        self.await_witnessed([department.folder])
+        opened = self.folder / "opened.arrow"
+        command("minshu-node", "release", "open", job, "--out", opened, "--home", self.home(department))
+        try:
+            with pa.OSFile(str(opened)) as file:
+                return pa.ipc.open_stream(file).read_all()
+        finally:
+            opened.unlink()
 
     def kept_job(self, job: str) -> bytes:
         """Return the signed envelope of a job as the analyst's home keeps it."""

@@ -30,6 +30,7 @@ from demo.collaboration import (
     for_a_city_of,
     trusted,
     with_datasets,
+    with_overlaps,
 )
 from demo.narration import Failed, Narrator, explained
 from demo.outfolder import whole
@@ -120,7 +121,7 @@ class Demo(Narrator):
         bureau = self._connect()
         self._dishonest(bureau)
         job, records = self._main_job(bureau, expected)
-        self._afterwards(bureau, job)
+        self._afterwards(bureau, job, expected)
         bureau.close()
         self._hand_over()
         self.summary.peak_rss_mb = self.children.peaks()
@@ -203,6 +204,9 @@ class Demo(Narrator):
             if department is HUMAN_RESOURCES:
                 # The most careful department: two lists of 20,000 in a quarter and no third.
                 text = text.replace("limit = 60000", "limit = 40000")
+            if department in (EDUCATION, HOUSING):
+                (dataset,) = department.datasets
+                text = with_overlaps(text, dataset, _scenario_text("overlap.policy.toml"))
             text = for_a_city_of(load_manifest(self.city).population, text)
             c.activate(department, c.sign_policy(department, text, ("dpo", "owner")))
         self.say("Each department's policy is signed by its data protection officer and its data owner.")
@@ -292,16 +296,7 @@ class Demo(Narrator):
 
     def _open_records(self, job: str) -> list[str]:
         """Open the sealed list as the police's duty officer would; return its typed keys."""
-        import pyarrow as pa
-
-        opened = self.work / "opened.arrow"
-        command(
-            "minshu-node", "release", "open", job, "--out", opened, "--home", self.collaboration.home(POLICE)
-        )
-        with pa.OSFile(str(opened)) as file:
-            keys = pa.ipc.open_stream(file).read_all()["key"].to_pylist()
-        opened.unlink()
-        return [str(key) for key in keys]
+        return [str(key) for key in self.collaboration.open_records(POLICE, job)["key"].to_pylist()]
 
     def _compare(self, table: "pa.Table", keys: list[str], expected: "Expected") -> None:
         """Print what came out beside the truth, and hold one against the other."""
@@ -402,12 +397,13 @@ class Demo(Narrator):
         self._bad_register(bureau, "garbage register of the right size", "population_garbage")
         self._ended("unapproved job", unapproved)
 
-    def _afterwards(self, bureau: "Bureau", job: "Job") -> None:
+    def _afterwards(self, bureau: "Bureau", job: "Job", expected: "Expected") -> None:
         """What is tried once there is an answer: it may be had again, but nothing beside it."""
         self.step("And once there is an answer")
         self._forged_job(job)
         self._same_question(bureau, job)
         self._end("same lists at another threshold", bureau, job_text().replace("k = 2", "k = 3"))
+        self._repeated_overlap(bureau, expected)
         self._over_budget(bureau)
         self._stopped(bureau)
 
@@ -424,6 +420,35 @@ class Demo(Narrator):
             raise Failed("the stored answer was charged again")
         self.summary.stored_answer = True
         self.say("The same question again: the stored answer, no new run and no new cost.")
+
+    def _repeated_overlap(self, bureau: "Bureau", expected: "Expected") -> None:
+        """Refused case: the same overlap counted once more, to average two noises out.
+
+        Asked the same way, it would be the stored answer; so the two departments change seats.
+        """
+        text = _scenario_text("overlap.toml")
+        begun = time.perf_counter()
+        job = bureau.submit(self._job_file("overlap", text))
+        with self.children.watched(job.cancel):
+            view = job.wait(progress=False)
+        self.summary.seconds["overlap"] = time.perf_counter() - begun
+        if view.state != "SUCCEEDED":
+            raise Failed(f"the overlap ended {view.state}: {view.code} {view.sentence}")
+        (row,) = job.release().to_arrow().to_pylist()
+        truth = sum(
+            persons
+            for region, persons in expected.venn.items()
+            if {EDUCATION.folder, HOUSING.folder} <= set(region.split("+"))
+        )
+        # Laplace noise is beyond five times the half width of its 95 % less than once in a million times.
+        if abs(row["value"] - truth) > 5 * (row["high"] - row["low"]):
+            raise Failed("the overlap is further from the truth than noise can be")
+        self.say(
+            f"How many persons education and housing have in common: {row['value']:,.0f} "
+            f"({row['low']:,.0f} to {row['high']:,.0f} with 95 %); nobody can tell from it who is among them."
+        )
+        swapped = text.replace("source-1", "source-0").replace("source-2", "source-1")
+        self._end("overlap asked once more", bureau, swapped.replace("source-0", "source-2"))
 
     def _budgets(self) -> list[Any]:
         """Return what every department's budgets and quotas have left, and what spent the rest."""
@@ -648,7 +673,11 @@ def await_questions(job: "Job") -> None:
 
 def job_text() -> str:
     """Return scenario 1's job.toml."""
-    return files("demo.scenarios.scenario_1").joinpath("job.toml").read_text("utf-8")
+    return _scenario_text("job.toml")
+
+
+def _scenario_text(name: str) -> str:
+    return files("demo.scenarios.scenario_1").joinpath(name).read_text("utf-8")
 
 
 def two_source_job_text() -> str:

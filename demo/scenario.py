@@ -10,7 +10,7 @@ from protocols.errors import InputError
 if TYPE_CHECKING:
     from demo.scenarios.play import Scenario
 
-NUMBERS: Final = (3, 4, 9)
+NUMBERS: Final = (2, 3, 4, 8, 9, 10)
 
 
 def run(number: int, out: Path, *, profile: str = "demo", seed: int = 1) -> int:
@@ -31,11 +31,21 @@ def run(number: int, out: Path, *, profile: str = "demo", seed: int = 1) -> int:
 
 
 def _scenario(number: int) -> "Scenario":
+    from demo.scenarios.deaths import DeathsScenario
+    from demo.scenarios.marital import MaritalScenario
     from demo.scenarios.school_places import SchoolPlacesScenario
     from demo.scenarios.separation import SeparationScenario
+    from demo.scenarios.verifying import VerifyingScenario
     from demo.scenarios.villages import VillagesScenario
 
-    known: list[Scenario] = [SeparationScenario(), SchoolPlacesScenario(), VillagesScenario()]
+    known: list[Scenario] = [
+        DeathsScenario(),
+        SeparationScenario(),
+        SchoolPlacesScenario(),
+        MaritalScenario(),
+        VillagesScenario(),
+        VerifyingScenario(),
+    ]
     for scenario in known:
         if scenario.number == number:
             return scenario

@@ -67,7 +67,7 @@ class Spending:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One budget or quota in its present period; of one requester or purpose where it counts for each.
+    """One budget or quota in its present period; of one requester, purpose or pair where it counts for each.
 
     Amounts are decimal texts in the limit's own measure; `remaining` is after what is set aside, `most` the
     limit itself.
@@ -121,17 +121,24 @@ def accounts(active: ActivePolicy, ledger: Ledger, now: datetime) -> list[Accoun
         limit = Limit.of(name, clause)
         found += [
             _account(policy, limit, clause, rows, whose=whose, until=span.end)
-            for whose in _each(policy, clause)
+            for whose in _each(policy, limit, rows)
         ]
     return found
 
 
-def _each(policy: Policy, clause: Budget | Quota) -> Sequence[str]:
-    """Return for whom a limit counts separately; one empty name where it counts for all together."""
-    if clause.scope == "per-requester":
+def _each(policy: Policy, limit: Limit, rows: Iterable[Past]) -> Sequence[str]:
+    """Return for whom a limit counts separately; one empty name where it counts for all together.
+
+    Pairs are those that spent something: which others there may be, only jobs say. Without any, the empty
+    name stands for each.
+    """
+    if limit.scope == "per-requester":
         return sorted(policy.requesters)
-    if clause.scope == "per-purpose":
+    if limit.scope == "per-purpose":
         return sorted(policy.purposes)
+    if limit.scope == "per-pair":
+        known = (row.partners for row in rows if row.partners is not None)
+        return sorted({pair for partners in known for pair in limit.pairs(partners)}) or [""]
     return [""]
 
 
@@ -147,7 +154,9 @@ def _account(
     alias_of = {key: alias for alias, who in policy.requesters.items() for key in who.keys}
 
     def counted(some: Iterable[Past]) -> Cost:
-        return limit.spent(some, alias=whose, purpose=whose, alias_of=alias_of, purposes=policy.purposes)
+        return limit.spent(
+            some, alias=whose, purpose=whose, pair=whose, alias_of=alias_of, purposes=policy.purposes
+        )
 
     charged, total = counted(row for row in rows if row.charged), counted(rows)
     spent = charged.amount(limit.notion, limit.delta)

@@ -147,6 +147,27 @@ def _parser() -> argparse.ArgumentParser:
     outcome.add_argument("--checked", type=_count, metavar="N", help="how many persons were checked")
     outcome.add_argument("--confirmed", type=_count, metavar="M", help="how many of them were confirmed")
     outcome.add_argument("--note", default="", metavar="TEXT", help="one sentence that names nobody")
+    lookup = command(
+        commands,
+        "lookup",
+        _lookup,
+        "ask about a person, or a list, in a session that is open here; or: lookup sessions | close | rotate",
+    )
+    lookup.add_argument("what", metavar="JOB|sessions|close|rotate", help="whose session, or what to do")
+    lookup.add_argument(
+        "name", nargs="?", metavar="JOB|DATASET", help="of close: the job; of rotate: the dataset"
+    )
+    lookup.add_argument(
+        "--batch", metavar="FILE|-", help="ask about a list: one a line, or CSV with --column"
+    )
+    lookup.add_argument("--column", default="", metavar="NAME", help="of the list: where the identifiers are")
+    lookup.add_argument(
+        "--out", type=Path, metavar="FILE", help="of a list: where what is found goes, CSV; new"
+    )
+    lookup.add_argument(
+        "--field", action="append", default=[], metavar="NAME", help="ask for this field only"
+    )
+    lookup.add_argument("--reason", default="", metavar="TEXT", help="the case; the journal keeps its digest")
     release = group("release", "lists that were sealed to this node")
     opened = command(release, "open", _release_open, "open a list for the duty officer")
     opened.add_argument("release", metavar="RELEASE|JOB")
@@ -805,6 +826,106 @@ def _outcome(arguments: argparse.Namespace) -> int:
     figures = {"checked": arguments.checked, "confirmed": arguments.confirmed}
     done = _ask(home, "outcome", {"job": job, **figures, "note": arguments.note})
     return _show(arguments, done, f"filed for {job}", outcome_line(done))
+
+
+def _lookup(arguments: argparse.Namespace) -> int:
+    home, what = _home(arguments), arguments.what
+    asks = what not in ("sessions", "close", "rotate")
+    named = arguments.name is not None
+    if named is (asks or what == "sessions"):
+        raise InputError(
+            # Not repeated: somebody may have typed an identifier.
+            "there is one name too many" if named else "a name is missing",
+            code="bad-usage",
+            hint="minshu-node lookup JOB | sessions | close JOB | rotate DATASET; no identifier goes here",
+        )
+    match what:
+        case "sessions":
+            return _lookup_sessions(arguments, home)
+        case "close":
+            return _lookup_close(arguments, home)
+        case "rotate":
+            return _lookup_rotate(arguments, home)
+    return _lookup_list(arguments, home) if arguments.batch is not None else _lookup_one(arguments, home)
+
+
+def _lookup_one(arguments: argparse.Namespace, home: "Home") -> int:
+    from node.asking import Wish, ask_one, read_one
+    from node.counter import Caller
+
+    with Caller(home) as caller:
+        wish = Wish(arguments.what, tuple(arguments.field), arguments.reason)
+        answer = ask_one(caller, wish, read_one(sys.stdin))
+    if answer["found"]:
+        lines = [
+            "有记录 · there is a record",
+            *(f"  {name}  {text}" for name, text in answer["fields"].items()),
+        ]
+    else:
+        lines = ["本范围内无此人记录 · no record of this person in this scope"]
+    return _show(arguments, answer, *lines, answer["statement"])
+
+
+def _lookup_list(arguments: argparse.Namespace, home: "Home") -> int:
+    from node.asking import Wish, ask_list, read_list
+    from node.counter import Caller
+
+    out = arguments.out
+    if out is None:
+        raise InputError("nobody said where the answers go", code="no-out", hint="give --out FILE.csv")
+    keys = read_list(arguments.batch, arguments.column, sys.stdin)
+    with Caller(home) as caller:
+        wish = Wish(arguments.what, tuple(arguments.field), arguments.reason)
+        done = ask_list(caller, wish, keys, out, quiet=arguments.json)
+    asked, found = done["asked"], done["found"]
+    return _show(
+        arguments,
+        {**done, "out": str(out)},
+        f"查询 {asked} 人, 有记录 {found} 人 · asked about {asked}, found {found}",
+        f"  {out}",
+        done["statement"],
+    )
+
+
+def _lookup_sessions(arguments: argparse.Namespace, home: "Home") -> int:
+    from node.counter import Caller
+    from protocols.errors import Unreachable
+
+    sessions = []
+    try:
+        with Caller(home) as caller:
+            sessions = caller.call({"do": "sessions"})["sessions"]
+    except Unreachable:
+        pass  # the node listens only while a session is open
+    lines = [
+        f"{s['job']}  {s['asked']} 次查询 questions  "
+        + ("正在关闭 closing" if s["closing"] else f"剩余 closes in {s['closes_in_s']} s")
+        for s in sessions
+    ]
+    return _show(
+        arguments, {"sessions": sessions}, *(lines or ["没有开放的会话 · no session is open at this node"])
+    )
+
+
+def _lookup_close(arguments: argparse.Namespace, home: "Home") -> int:
+    from node.counter import Caller
+
+    with Caller(home) as caller:
+        done = caller.call({"do": "close", "job": arguments.name})
+    return _show(arguments, done, f"会话正在关闭 · the session of {done['job']} is closing")
+
+
+def _lookup_rotate(arguments: argparse.Namespace, home: "Home") -> int:
+    from node.lookups import ask_rotate
+
+    done = ask_rotate(home, arguments.name, signer=home.signer, now=_now)
+    return _show(
+        arguments,
+        done,
+        f"{done['dataset']}: {done['tables']} 张表, 下一会话起使用新密钥并重发全表",
+        f"  {done['tables']} tables: sessions that begin from now on use a new key and send the whole table",
+        "  one that is open goes on with the old key: end it with minshu-node stop if that key may be known",
+    )
 
 
 def _release_open(arguments: argparse.Namespace) -> int:

@@ -341,7 +341,7 @@ class Cosigning:
             again.clear()
             longest_s = ASK_SELDOM_S if self._known else ASK_OFTEN_S
             wait_s: float | None = min(ASK_FIRST_S * 2**failures, longest_s)
-            if await self._ask_head_unless(witness, again):
+            if await self._ask_head(witness, again):
                 wait_s, failures = None, 0
             else:
                 failures = min(failures + 1, 10)
@@ -351,22 +351,11 @@ class Cosigning:
             except TimeoutError:
                 pass  # time to ask again
 
-    async def _ask_head_unless(self, witness: NodeName, again: asyncio.Event) -> bool:
-        """Ask one witness; give the question up once there is a reason to ask anew: it may have been lost.
-
-        A letter to a node that is not there is dropped, and one that has just come writes letters itself.
-        """
-        asking = asyncio.create_task(self._ask_head(witness))
-        anew = asyncio.create_task(again.wait())
-        try:
-            await asyncio.wait((asking, anew), return_when=asyncio.FIRST_COMPLETED)
-            return asking.done() and asking.result()
-        finally:
-            asking.cancel()
-            anew.cancel()
-
-    async def _ask_head(self, witness: NodeName) -> bool:
+    async def _ask_head(self, witness: NodeName, anew: asyncio.Event) -> bool:
         """Ask one witness what it saw last; return whether its answer counts.
+
+        It is given up once there is a reason to ask `anew`: a letter to a node that is not there is lost, and
+        one that has just come writes letters itself.
 
         Raises:
             StateConflict: `journal-rolled-back`, or the log cannot be read.
@@ -374,7 +363,7 @@ class Cosigning:
         nonce = self._rand(NONCE_BYTES)
         try:
             question = AskHead(nonce, self._journal.origin)
-            said = await self._letters.ask(witness, question, HeadSaid, HEAD_S)
+            said = await self._letters.ask(witness, question, HeadSaid, HEAD_S, unless=anew)
             counts = self._check_head(witness, nonce, said)
         except (DecodeError, SignatureInvalid) as error:
             self._log.warning(error.code, witness=witness, sentence=error.message)

@@ -4,12 +4,16 @@ The party computes in a thread of its own and blocks here when the link is slowe
 yet. Frames are taken from the stream while the party computes, up to the depth of the queue; beyond that the
 relay is left to wait, and through it the sender. Waking the other side costs more than handing over a frame,
 so a side is woken only if it sleeps, and one that sleeps for room only when half of the queue is free.
+
+What people at this node ask of a party comes to its thread by the same queue, in its place among the frames,
+so that neither waits for the other longer than for what came before it.
 """
 
 import asyncio
 import threading
 from collections import deque
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from node.link import DataStream
 from protocols.errors import MinshuError, Unreachable
@@ -18,13 +22,30 @@ _END: Final = b""
 """No frame is empty."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something a person at this node asks of the party; `number` is its own in the session."""
+
+    number: int
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The session is to end in good order."""
+
+
+Handed = bytes | Question | Close
+"""What a party's thread is given: a frame, or what people at this node want."""
+
+
 class _Queue:
     """A bounded queue between one thread, which blocks, and the event loop, which awaits."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, depth: int) -> None:
         """Hold at most `depth` frames."""
         self._loop, self._depth = loop, depth
-        self._frames: deque[bytes] = deque()
+        self._waiting: deque[Handed] = deque()
         self._changed = threading.Condition()
         self._wake = asyncio.Event()
         self._asleep = False
@@ -33,16 +54,16 @@ class _Queue:
     def put(self, frame: bytes) -> bool:
         """Thread: append a frame, waiting for room; False once the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._frames) < self._depth)
+            self._changed.wait_for(lambda: self._closed or len(self._waiting) < self._depth)
             if not self._closed:
-                self._frames.append(frame)
+                self._waiting.append(frame)
                 self._rouse()
             return not self._closed
 
-    def get(self) -> bytes | None:
-        """Thread: return the next frame, waiting for one; None once the queue is closed."""
+    def get(self) -> Handed | None:
+        """Thread: return what is next, waiting for it; None once the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or bool(self._frames))
+            self._changed.wait_for(lambda: self._closed or bool(self._waiting))
             return None if self._closed else self._take()
 
     async def put_soon(self, frame: bytes) -> None:
@@ -51,20 +72,30 @@ class _Queue:
             with self._changed:
                 if self._closed:
                     return
-                if len(self._frames) < self._depth:
-                    self._frames.append(frame)
+                if len(self._waiting) < self._depth:
+                    self._waiting.append(frame)
                     self._changed.notify()
                     self._rouse()
                     return
                 self._sleep()
             await self._wake.wait()
 
+    def put_now(self, asked: Question | Close) -> bool:
+        """Loop: append what waits for no room, its asker bounds it; False once the queue is closed."""
+        with self._changed:
+            if not self._closed:
+                self._waiting.append(asked)
+                self._changed.notify()
+            return not self._closed
+
     async def get_soon(self) -> bytes:
         """Loop: return the next frame, waiting for one."""
         while True:
             with self._changed:
-                if self._frames:
-                    return self._take()
+                if self._waiting:
+                    frame = self._take()
+                    assert isinstance(frame, bytes)  # nothing else goes out
+                    return frame
                 self._sleep()
             await self._wake.wait()
 
@@ -74,9 +105,9 @@ class _Queue:
             self._closed = True
             self._changed.notify_all()
 
-    def _take(self) -> bytes:
-        frame = self._frames.popleft()
-        if len(self._frames) <= self._depth // 2:
+    def _take(self) -> Handed:
+        frame = self._waiting.popleft()
+        if len(self._waiting) <= self._depth // 2:
             self._changed.notify()
             self._rouse()
         return frame
@@ -116,21 +147,21 @@ class Exchange:
         if not self._outbox.put(frame):
             self.check()
 
-    def receive(self) -> bytes:
-        """Return the next frame; blocks until one comes.
+    def receive(self) -> Handed:
+        """Return the next frame, or what people here ask; blocks until something comes.
 
         Raises:
             MinshuError: what `stop` was called with, or Unreachable `peer-lost`: none will come any more.
         """
-        frame = self._inbox.get()
+        handed = self._inbox.get()
         self.check()
-        if not frame:
+        if handed is None or handed == _END:
             raise Unreachable(
                 "the relay ended the stream before the protocol was done",
                 code="peer-lost",
                 hint="another node or the coordinator went away; the job may be tried again",
             )
-        return frame
+        return handed
 
     def check(self) -> None:
         """Raise what `stop` was called with, if it was."""
@@ -138,6 +169,10 @@ class Exchange:
             raise self._stopped
 
     # -- the loop ------------------------------------------------------------------------------------------
+
+    def ask(self, asked: Question | Close) -> bool:
+        """Hand the party's thread a question, or the wish to end; tell whether it will still see it."""
+        return self._inbox.put_now(asked)
 
     def stop(self, error: MinshuError) -> None:
         """Make the party's thread raise `error` the next time it sends, receives or checks. Once."""

@@ -39,16 +39,19 @@ SCHEMA: Final = (
         time TEXT NOT NULL, requester TEXT NOT NULL, purpose TEXT NOT NULL, job_type TEXT NOT NULL,
         source TEXT NOT NULL, unit TEXT NOT NULL, cost TEXT NOT NULL, query TEXT, rule TEXT NOT NULL,
         lines TEXT NOT NULL, state TEXT NOT NULL, answering INTEGER NOT NULL, exact INTEGER NOT NULL,
-        changes INTEGER NOT NULL, digest TEXT NOT NULL, UNIQUE (job, attempt))""",
+        changes INTEGER NOT NULL, digest TEXT NOT NULL, partners TEXT, UNIQUE (job, attempt))""",
     "CREATE INDEX IF NOT EXISTS ledger_by_source ON ledger (source)",
     "CREATE INDEX IF NOT EXISTS ledger_by_time ON ledger (time)",
     """CREATE TRIGGER IF NOT EXISTS ledger_no_delete BEFORE DELETE ON ledger
         BEGIN SELECT RAISE(ABORT, 'the ledger forgets nothing'); END""",
 )
 
+ADD_PARTNERS: Final = "ALTER TABLE ledger ADD COLUMN partners TEXT"
+"""Makes the table of format 3 that of format 4."""
+
 _COLUMNS: Final = (
     "job, attempt, time, requester, purpose, job_type, source, unit, cost, query, rule, lines, state, "
-    "answering, exact, changes, digest"
+    "answering, exact, changes, partners, digest"
 )
 _NAMES: Final = tuple(_COLUMNS.split(", "))
 
@@ -91,6 +94,7 @@ class Row:
             int(self.answering),
             int(past.exact),
             self.changes,
+            None if past.partners is None else canonical_json(list(past.partners)).decode("utf-8"),
         )
         return (*plain, _digest(plain))
 
@@ -121,6 +125,7 @@ class Row:
                 charged=state is RowState.CHARGED,
                 exact={0: False, 1: True}[at["exact"]],
                 rule=at["rule"],
+                partners=None if at["partners"] is None else _partners(at["partners"]),
             )
             lines = tuple(CostLine.from_json(line) for line in decode_json(at["lines"].encode("utf-8")))
             return cls(past, lines, state, {0: False, 1: True}[at["answering"]], at["changes"])
@@ -128,7 +133,16 @@ class Row:
             raise _damaged() from None
 
 
+def _partners(stored: str) -> tuple[str, ...]:
+    found = decode_json(stored.encode("utf-8"))
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise _damaged()
+    return tuple(found)
+
+
 def _digest(plain: Sequence[Any]) -> str:
+    if plain[-1] is None:
+        plain = plain[:-1]  # of an earlier release, which did not remember the partners
     return hashlib.sha256(b"minshu/ledger/1\0" + canonical_json(list(plain))).hexdigest()
 
 

@@ -109,8 +109,23 @@ class Letters:
                     self._asked[sender] = queue  # behind everybody else
                 await asyncio.sleep(0)
 
-    async def ask(self, to: str, question: Question, expected: type[R], timeout_s: float = ANSWER_S) -> R:
+    async def ask(
+        self,
+        to: str,
+        question: Question,
+        expected: type[R],
+        timeout_s: float = ANSWER_S,
+        *,
+        unless: asyncio.Event | None = None,
+    ) -> R:
         """Return the answer to a question.
+
+        Args:
+            to: who is asked.
+            question: what.
+            expected: what an answer to it is.
+            timeout_s: how long it is waited for.
+            unless: once set, the answer is waited for no more.
 
         Raises:
             Unreachable: `link-down`, `no-answer`, or `too-many-letters`.
@@ -122,13 +137,18 @@ class Letters:
         identifier = self._rand(_ID_BYTES).hex()
         pending = _Pending(to, expected, asyncio.get_running_loop().create_future())
         self._pending[identifier] = pending
+        given_up = asyncio.create_task((unless or asyncio.Event()).wait())
         try:
+            # Never cancelled half-way: that would end the whole stream.
             await self._send(rpc.letter(identifier, to, question))
-            async with asyncio.timeout(timeout_s):
-                answer = await pending.answer
-        except TimeoutError:
-            raise Unreachable(f"{to} has not answered for {timeout_s:g} s", code="no-answer") from None
+            await asyncio.wait(
+                (pending.answer, given_up), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not pending.answer.done():
+                raise Unreachable(f"{to} has not answered for {timeout_s:g} s", code="no-answer")
+            answer = pending.answer.result()
         finally:
+            given_up.cancel()
             del self._pending[identifier]
         assert isinstance(answer, expected)
         return answer

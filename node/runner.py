@@ -8,6 +8,9 @@ taken long. That an answer is under way is durable before the first frame of it.
 point 2 makes the releases durable; only then, and once witnesses have seen that, are they sent. An attempt
 that a crash or an error cut short is never resumed; its cost is freed only where it is certain that nothing
 of the data was told.
+
+A session is a run like any other that stays open: people at one node ask, and of each request the journals of
+both hold how many keys it had before anything of its answer goes on.
 """
 
 import asyncio
@@ -18,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from audit.entries import PolicyRef, format_time
 from audit.statements import accepted_facts, cost_facts, published, release_facts
@@ -32,7 +35,8 @@ from node.admission import (
 )
 from node.config import Config
 from node.cosigning import requires_cosigned
-from node.exchange import Exchange
+from node.counter import Counter, Session, session_over
+from node.exchange import Close, Exchange, Question
 from node.gate import HINDRANCES, Allowed, Gate, about_of, dataset_of
 from node.home import Home
 from node.journal import job_facts, policy_ref
@@ -42,6 +46,7 @@ from node.logs import Log
 from node.receipts import owe
 from node.releases import SealedRelease, Sealing, discard, keep, kept, seal_all
 from node.rpc import Attempt, ControlRequest
+from node.shelf import clear_leftovers, shelf_of
 from node.sources import ReadLimits
 from node.state import (
     NOT_OVER,
@@ -70,8 +75,8 @@ from protocols.errors import (
 )
 from protocols.ids import JobId, Role
 from protocols.jobs import job_type
-from protocols.jobs.job_type import Content, OutputClass, Setup
-from protocols.party import UNDER_WAY, Finished, Party, Progress, Rand
+from protocols.jobs.job_type import Content, OutputClass, PreparedInput, Setup, Standing
+from protocols.party import UNDER_WAY, Answer, Finished, Party, Progress, Rand, Serving, Step, Waiting
 from protocols.wire import Admission, JobSpec
 
 if TYPE_CHECKING:
@@ -86,6 +91,8 @@ PROGRESS_EVERY_S: Final = 0.5
 LINGER_S: Final = 30.0
 DECISIONS: Final = 3
 """How often a job is decided again because another one was set aside in between."""
+CLOSING_S: Final = 30.0
+"""How long before the end of a run its session is closed, so that it ends in good order."""
 MAX_SENTENCE: Final = 1024
 SOFTWARE: Final = f"minshu-{version('minshu')}"
 """What ran, for the journal."""
@@ -135,6 +142,8 @@ class _Live:
     why: MinshuError | None = None
     task: asyncio.Task[None] | None = None
     exchange: Exchange | None = None
+    session: Session | None = None
+    closing: asyncio.TimerHandle | None = None
     prepared: Prepared | None = None
     private: bytes = b""
     admission: Admission | None = None
@@ -169,6 +178,7 @@ class Runner:
         self._postponed: set[Attempt] = set()
         self._lingering: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="run")
+        self._counter = Counter(office.home, office.log)
 
     # -- what the coordinator asks ---------------------------------------------------------------------------
 
@@ -295,7 +305,7 @@ class Runner:
                 hint="the attempt is not resumed; a new one may be tried",
             )
             self._finish(run.attempt, None, error)
-        for part in (self._settle, self.halt):
+        for part in (self._settle, self.halt, lambda: clear_leftovers(self._office.home)):
             try:
                 part()
             except MinshuError as problem:
@@ -607,7 +617,7 @@ class Runner:
         timeout = agreed.constraints.max_runtime_s or office.config.default_runtime_s
         deadline = asyncio.get_running_loop().call_later(timeout, live.stop, _timed_out(timeout))
         try:
-            contents = await self._play(live, agreed, envelopes)
+            contents = await self._play(live, agreed, envelopes, timeout)
             await self._release(live, contents)  # commit point 2
         finally:
             deadline.cancel()
@@ -713,7 +723,9 @@ class Runner:
             change.charge(live.attempt, cost, lines, _policy(live))
             change.start(live.attempt, here)
 
-    async def _play(self, live: _Live, agreed: Agreed, envelopes: tuple[bytes, ...]) -> tuple[Content, ...]:
+    async def _play(
+        self, live: _Live, agreed: Agreed, envelopes: tuple[bytes, ...], timeout_s: float
+    ) -> tuple[Content, ...]:
         """Run the party against the data stream and return what it hands over."""
         office = self._office
         spec, roster = live.allowed.spec, live.allowed.roster
@@ -747,6 +759,7 @@ class Runner:
             live.go_on()
             self._check_still(live, envelopes)
             loop = asyncio.get_running_loop()
+            await self._open_session(live, agreed, timeout_s)
             playing = Playing(
                 live.attempt,
                 live.role,
@@ -757,12 +770,14 @@ class Runner:
                 office.monotonic,
                 lambda step: loop.call_soon_threadsafe(office.post, rpc.progress(live.attempt, step)),
                 lambda: asyncio.run_coroutine_threadsafe(self._answering(live), loop).result(),
+                lambda facts, answers: self._record(live, facts, answers),
+                live.session,
             )
             live.opened = True
 
             def play() -> tuple[Content, ...]:
                 try:
-                    party = job_type(spec.job_type).party(live.role, setup, prepared, office.rand)
+                    party = self._party(live, setup, prepared)
                 except InputError:
                     # That this node's data contradict the job is an answer, too: it is remembered as one.
                     playing.answering()
@@ -771,9 +786,11 @@ class Runner:
 
             output = await self._in_thread(play)
             await exchange.finish()
-        except BaseException:
+        except BaseException as error:
+            self._end_session(live, error)
             await exchange.close()
             raise
+        self._end_session(live, None)
         # The relay may still be passing on what was sent; it ends the stream when everybody is done.
         self._linger(exchange)
         return output
@@ -785,6 +802,85 @@ class Runner:
             change.answering(live.attempt)
             facts = {"role": live.role, "approvals": len(live.allowed.permit.approvals)}
             change.log("job.answering", facts, attempt=live.attempt, policy=_policy(live))
+
+    def _party(self, live: _Live, setup: Setup, prepared: PreparedInput | None) -> Party:
+        office, asked = self._office, job_type(setup.spec.job_type)
+        if isinstance(asked, Standing):
+            return asked.serving(
+                live.role,
+                setup,
+                prepared,
+                office.rand,
+                shelf=shelf_of(office.home, asked.name),
+                monotonic=office.monotonic,
+            )
+        return asked.party(live.role, setup, prepared, office.rand)
+
+    async def _open_session(self, live: _Live, agreed: Agreed, timeout_s: float) -> None:
+        """Let people here ask, where this node's role is the one that is asked through.
+
+        Raises:
+            StateConflict: `counter-unavailable`.
+        """
+        spec = live.allowed.spec
+        asked = job_type(spec.job_type)
+        seconds = asked.session_s(spec, live.role) if isinstance(asked, Standing) else None
+        if seconds is None or live.exchange is None:
+            return
+        lasts = max(min(seconds, timeout_s - CLOSING_S), 1.0)
+        clock = self._office.monotonic
+        session = Session(
+            live.attempt,
+            live.role,
+            live.exchange,
+            closes=clock() + lasts,
+            monotonic=clock,
+            per_minute=agreed.constraints.max_per_minute,
+            fields=tuple(map(str, spec.params.get("fields", ()))),
+        )
+        await self._counter.open(session)
+        live.session = session
+        live.closing = asyncio.get_running_loop().call_later(lasts, session.close)
+
+    def _end_session(self, live: _Live, error: BaseException | None) -> None:
+        if live.closing is not None:
+            live.closing.cancel()
+        if live.session is not None:
+            why = live.why or (error if isinstance(error, MinshuError) else session_over())
+            self._counter.close(live.session, why)
+
+    def _record(self, live: _Live, facts: Mapping[str, int | str], answers: tuple[Answer, ...]) -> None:
+        """Make it durable what a step of a session gives; called in the party's thread, which waits for it.
+
+        `event` of the facts is the kind of the entry: `lookup-asked` stands as `lookup.asked`.
+        Several sessions that record at once share one commit and one checkpoint.
+
+        Raises:
+            Refused: `admission-outdated`: another policy or roster than this was admitted under is in force.
+            DecodeError: a fact that the journal does not publish.
+            StateConflict: it could not be stored, or no checkpoint covers it; nothing is answered.
+        """
+        live.go_on()
+        force, admission = self._office.force, live.admission
+        assert admission is not None
+        policy, roster = force.policy, force.roster
+        now = (policy and policy.digest, roster and roster.digest)
+        if now != (admission.policy_digest, admission.roster_digest):
+            raise _OUTDATED
+        kind = str(facts["event"]).replace("-", ".", 1)
+        # In a journal, `question` is the digest of what a job asks.
+        said = {"request" if name == "question" else name: fact for name, fact in facts.items()}
+        del said["event"]
+        body = {"role": live.role, **said}
+        reason = None if live.session is None else live.session.reason(answers)
+        self._office.state.journal.record(
+            kind,
+            body if reason is None else {**body, "reason_sha256": reason},
+            job=live.attempt.job,
+            attempt=live.attempt.number,
+            policy=_policy(live),
+            actor=live.allowed.spec.requester,
+        )
 
     async def _release(self, live: _Live, contents: tuple[Content, ...]) -> None:
         """Commit point 2: sealed bytes durable, then state and `output.commit` in one transaction."""
@@ -954,6 +1050,10 @@ class Playing:
     progress: Callable[[Progress], object]
     answering: Callable[[], object]
     """Returns once it is durable that an answer is under way."""
+    record: Callable[[Mapping[str, int | str], tuple[Answer, ...]], object] | None = None
+    """Returns once the facts of a step, with these answers, are durable in the journal."""
+    session: Session | None = None
+    """Where people at this node ask; None where nobody does."""
 
     def run(self, party: Party) -> tuple[Content, ...]:
         """Play the party to its end and return its output.
@@ -970,6 +1070,8 @@ class Playing:
             if not said and (isinstance(step, Finished) or step.answering):
                 self.answering()
                 said = True
+            if not isinstance(step, Finished):
+                self._note(step)
             for message in step.outgoing:
                 if self.recorder is not None:
                     self.recorder.body(self.attempt, self.role, message)
@@ -978,16 +1080,44 @@ class Playing:
                 self.opener.check_complete()
                 output: tuple[Content, ...] = tuple(step.output or ())
                 return output
+            if step.answers and self.session is not None:
+                self.session.answered(step.answers)
             told = step.progress
             now = self.monotonic()
             if told is not None and (told.phase != phase or now >= last_told + PROGRESS_EVERY_S):
                 phase, last_told = told.phase, now
                 self.progress(told)
-            incoming = None
-            while incoming is None:
-                # A frame opened before is a replay; it is dropped without a word.
-                incoming = self.opener.open(self.exchange.receive())
-            step = party.receive(incoming)
+            step = self._next(party)
+
+    def _note(self, step: Waiting) -> None:
+        """Have a step's facts made durable, before anything of it goes out."""
+        if step.record is not None and self.record is not None:
+            self.record(step.record, step.answers)
+        elif step.record is not None or step.answers:
+            # No answer without an entry that says so, and nobody to say it.
+            raise StateConflict("a step is not recorded, so nothing of it may leave", code="not-recorded")
+
+    def _next(self, party: Party) -> Step:
+        """Return the step that the next frame, or what people here ask, leads to."""
+        while True:
+            match self.exchange.receive():
+                case Question(number, body):
+                    try:
+                        return _serving(party).ask(number, body)
+                    except InputError as error:
+                        assert self.session is not None
+                        self.session.refused(number, error)
+                case Close():
+                    return _serving(party).close()
+                case frame:
+                    # A frame opened before is a replay; it is dropped without a word.
+                    incoming = self.opener.open(frame)
+                    if incoming is not None:
+                        return party.receive(incoming)
+
+
+def _serving(party: Party) -> Serving:
+    return cast("Serving", party)  # only where a session is open does anything but frames come
 
 
 _OUTDATED: Final = Refused(

@@ -28,8 +28,10 @@ from protocols.errors import StateConflict
 from protocols.ids import DatasetName, Digest, JobId, NodeName, Organisation
 from protocols.wire import CostLine, parse_utc, utc_text
 
-FORMAT: Final = 3
-"""Of the tables below. A database of an earlier release is refused, not misread."""
+FORMAT: Final = 4
+"""Of the tables below. A database of format 3 is brought to it, one of another release is refused."""
+
+_WITHOUT_PARTNERS: Final = 3
 
 _FORMAT_OF: Final = """SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'pin'), user_version
     FROM pragma_user_version"""
@@ -954,7 +956,11 @@ def open_state(journal: Journal, database: Path) -> State:
         StateConflict: `state-format`: the tables are of another release.
     """
     with journal.transaction() as connection:
-        _require_format(*connection.execute(_FORMAT_OF).fetchone())
+        used, version = connection.execute(_FORMAT_OF).fetchone()
+        if used and version == _WITHOUT_PARTNERS:
+            connection.execute(ledger.ADD_PARTNERS)
+        else:
+            _require_format(used, version)
         # What retention deletes is overwritten: salts would open the commitments that the journal names.
         connection.execute("PRAGMA secure_delete = ON")
         for statement in _SCHEMA:
@@ -967,7 +973,9 @@ def _require_format(used: int, version: int) -> None:
         raise StateConflict(
             f"this node's database has format {version}, this release reads format {FORMAT}",
             code="state-format",
-            hint="go on with the release that wrote it, or make a new node with minshu-node init",
+            hint="start the node once with this release, which brings the database up to date"
+            if used and version == _WITHOUT_PARTNERS
+            else "go on with the release that wrote it, or make a new node with minshu-node init",
         )
 
 

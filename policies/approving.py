@@ -1,4 +1,4 @@
-"""Approvals: whether one is valid for a job, and how many people have yet to approve: `decide`, step (27)."""
+"""Approvals: whether one is valid for a job, and how many people have yet to approve: `decide`, step (28)."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta

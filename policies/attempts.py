@@ -187,6 +187,7 @@ def set_aside(spec: JobSpec, attempt: int, terms: Terms, moment: datetime) -> Pa
         charged=False,
         exact=True,
         rule=terms.rule,
+        partners=terms.partners,
     )
 
 

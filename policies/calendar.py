@@ -50,10 +50,13 @@ def period(unit: Unit, moment: datetime, zone: ZoneInfo) -> Span:
     return span
 
 
-def next_open(window: Window, moment: datetime, zone: ZoneInfo) -> datetime | None:
+def next_open(
+    window: Window, moment: datetime, zone: ZoneInfo, lasting: timedelta = timedelta(0)
+) -> datetime | None:
     """Return when a window is open next: `moment` itself where it is open, None where it never is.
 
-    `days` are those on which the window begins. One that ends earlier than it begins ends on the next day.
+    With `lasting`, when it is open next and stays open for so long. `days` are those on which the window
+    begins. One that ends earlier than it begins ends on the next day.
     """
     today = moment.astimezone(zone).date()
     for ahead in range(-1, _LOOK_AHEAD_DAYS):
@@ -61,8 +64,9 @@ def next_open(window: Window, moment: datetime, zone: ZoneInfo) -> datetime | No
         if _DAYS[day.weekday()] not in window.days:
             continue
         begin, end = _opening(window, day, zone)
-        if max(begin, moment) < end:
-            return max(begin, moment)
+        start = max(begin, moment)
+        if start < end and start + lasting <= end:
+            return start
     return None
 
 

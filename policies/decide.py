@@ -18,7 +18,7 @@ from typing import Final
 from policies.approving import count_approvals, least_approvals, require_approvals
 from policies.decision import Decision, Permit, Refuse, Terms, VerifiedApproval
 from policies.faults import said_in_chinese
-from policies.history import History, Remembered, ledger_time
+from policies.history import History, Remembered, ledger_time, partners_of
 from policies.index import Index, Members, index_of, members_of, source_of
 from policies.limits import (
     as_charged,
@@ -35,6 +35,7 @@ from policies.matching import (
     asked_of,
     check_columns,
     check_enough,
+    check_only,
     check_persons_in,
     check_recipients,
     check_roles,
@@ -81,21 +82,22 @@ def decide(
     is known. (11) The job is well-formed for its type. (12) The purpose is known, still valid and on the
     legal basis stated. (13) Exactly one rule fits requester, purpose, job type and dataset, or role. (14) The
     rule covers everything the seat plays. (15) Every column exists, is in the rule, of a fitting type, used
-    as allowed, in values, bins and a range that the policy states. (16) Where persons are counted, the policy
-    says whom a row of personal data is about. (17) One person is taken to be in as many departments as the
-    rule's `persons_in` says, without it in all. (18) Everyone who receives something is a recipient of the
-    rule; the requester may receive numbers about groups, never records. (19) Organisations that must stay
-    apart are apart. (20) Enough organisations and sources take part. (21) Noise over personal data is paid
-    for by a budget of the rule. (22) The job has attempts left here. (23) The rule's rate leaves room for one
-    more job in this period. (24) No exact answer of the last `differencing_days` is about a group that
-    differs from this one and overlaps it; nor, where amounts are added up, about this very question. (25) One
-    job costs no more than the rule's `max_cost`. (26) The cost fits into what the rule's budget and quotas
-    have left in this period. (27) Enough distinct people have approved this very job, at this cost, under
-    this very policy; two at least on important data, and where class B meets sensitive data. (28) The rule's
-    window is open.
+    as allowed, in values, bins and a range that the policy states. (16) The job keeps to the rows that the
+    rule is for, as its `only` says. (17) Where persons are counted, the policy says whom a row of personal
+    data is about. (18) One person is taken to be in as many departments as the rule's `persons_in` says,
+    without it in all. (19) Everyone who receives something is a recipient of the rule; the requester may
+    receive numbers about groups, never records. (20) Organisations that must stay apart are apart. (21)
+    Enough organisations and sources take part. (22) Noise over personal data is paid for by a budget of the
+    rule. (23) The job has attempts left here. (24) The rule's rate leaves room for one more job in this
+    period. (25) No exact answer of the last `differencing_days` is about a group that differs from this one
+    and overlaps it; nor, where amounts are added up, about this very question. (26) One job costs no more
+    than the rule's `max_cost`. (27) The cost fits into what the rule's budget and quotas have left in this
+    period; where one counts for each pair of datasets, into what each pair has left. (28) Enough distinct
+    people have approved this very job, at this cost, under this very policy; two at least on important data,
+    and where class B meets sensitive data. (29) The rule's window is open, for a session until it ends.
 
     Periods are the policy's calendar's, of the later of `now` and the newest row of the history: none opens
-    again. Until (27) and (28) hold the answer is `Ask`.
+    again. Until (28) and (29) hold the answer is `Ask`.
 
     Args:
         active: the policy in force, with the stops in force beside it.
@@ -177,46 +179,60 @@ def decide(
         if no is not None:
             return no
         # (16)
-        if (no := check_unit(dataset, brings, job_type, rule.id)) is not None:
+        if (no := check_only(rule, brings, asked.needs)) is not None:
             return no
         # (17)
+        if (no := check_unit(dataset, brings, job_type, rule.id)) is not None:
+            return no
+        # (18)
         if (no := check_persons_in(asked.persons_in, rule.persons_in, rule.id)) is not None:
             return no
-    # (18)
+    # (19)
     if (no := check_recipients(clause, members, spec, asked.releases, analyst.organisation)) is not None:
         return no
-    # (19)
+    # (20)
     if (no := check_separation(asked.together, rule.id)) is not None:
         return no
-    # (20)
+    # (21)
     if (no := check_enough(asked.organisations, asked.sources, clause.constraints, rule.id)) is not None:
         return no
     source = "" if dataset is None else source_of(dataset)
     limits = () if brings is None else clause.limits.get(brings.dataset, ())
     budget = next((limit for limit in limits if limit.private), None)
     cost = cost_of(job_type, spec, role, clause.constraints)
-    # (21)
+    # (22)
     if (no := check_budget(dataset, budget, cost, rule.id)) is not None:
         return no
     query = as_charged(asked.query, budget)
     moment = ledger_time(now, history)
     past = look_back(history, source).without(spec.job_id, attempt)
-    # (22)
+    # (23)
     if (no := check_attempts(past, spec.job_id, rule.id)) is not None:
         return no
-    # (23)
+    # (24)
     if (no := check_rate(index, clause, history, spec.job_id, moment)) is not None:
         return no
-    # (24)
+    # (25)
     since = now - timedelta(policy.defaults.differencing_days)
     days = policy.defaults.differencing_days
     if (no := check_differencing(past, query, spec.job_id, since, days=days, rule=rule.id)) is not None:
         return no
-    # (25)
+    # (26)
     if (no := check_max_cost(rule, budget, cost)) is not None:
         return no
-    # (26)
-    lines = charge(index, limits, past, cost, moment=moment, alias=alias, purpose=spec.purpose, rule=rule.id)
+    # (27)
+    partners = partners_of(spec, role)
+    lines = charge(
+        index,
+        limits,
+        past,
+        cost,
+        moment=moment,
+        alias=alias,
+        purpose=spec.purpose,
+        partners=partners,
+        rule=rule.id,
+    )
     if isinstance(lines, Refuse):
         return lines
     terms = Terms(
@@ -228,17 +244,16 @@ def decide(
         source=source,
         unit="" if dataset is None or dataset.unit is None else dataset.unit.column,
         query=query,
+        partners=partners,
         persons_in=asked.persons_in,
         _learnt=partial(leaks_of, job_type, spec, role),
     )
-    # (27)
+    # (28)
     counted = count_approvals(active, rule, terms, spec, node=node, now=now, approvals=approvals)
     needed = max(rule.approvals, least_approvals(job_type, dataset))
     answer = require_approvals(policy, rule, terms, counted, needed=needed, requester=spec.requester)
-    # (28)
-    if isinstance(answer, Permit) and rule.window is not None:
-        return in_window(answer, rule.window, index.zone, now)
-    return answer
+    # (29)
+    return in_window(answer, rule, index.zone, now, lasting=asked.lasting)
 
 
 def check_merged(

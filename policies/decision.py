@@ -43,6 +43,7 @@ class Terms:
         source: catalogue name of the dataset, without `local:`; empty for a seat without one.
         unit: the column that says whom a row is about, empty where the policy names none.
         query: what the job selects of the source, None without a dataset.
+        partners: the datasets that the job joins the source with; see `policies.history.partners_of`.
         persons_in: in how many of how many departments the job takes one person to be at most; None where its
             type counts nobody across departments.
     """
@@ -55,6 +56,7 @@ class Terms:
     source: str
     unit: str
     query: Query | None
+    partners: tuple[str, ...]
     persons_in: tuple[int, int] | None
     _learnt: Callable[[], tuple[Leak, ...]] = field(repr=False, compare=False)
 

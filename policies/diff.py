@@ -9,7 +9,7 @@ That a job's cost rests on no constraint but `max_rows` is part of that argument
 to it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from enum import IntFlag
@@ -49,6 +49,7 @@ from policies.words import (
     figure,
     least_persons_words,
     limit_words,
+    only_words,
     period_words,
     rate_words,
     share,
@@ -112,6 +113,7 @@ _RULE_BOUNDS: Final[tuple[tuple[str, Words, Callable[[Any], str]], ...]] = (
     ("max_fraction", ("the largest share that a list may name", "名单人数占比上限"), share),
     ("min_coverage", ("the least coverage of each source", "对每个来源的覆盖率下限"), share),
     ("max_runtime_s", ("the longest run in seconds", "运行秒数上限"), figure),
+    ("max_per_minute", ("the number of look-ups a minute", "每分钟核验次数上限"), figure),
     ("max_cost", ("what one job may cost the budget", "每个任务占用预算的上限"), figure),
     ("approvals", ("the number of approvals", "审批份数"), figure),
 )
@@ -630,6 +632,7 @@ def _rule(here: _Page, then: tuple[Policy, Rule], today: tuple[Policy, Rule]) ->
     reckon = ("a job has to reckon with one person being in", "任务须按一人可能出现于多少部门计算:")
     then_now = least_persons_words(least), least_persons_words(least_now)
     here.value("persons_in", reckon, *then_now, effect, words=lambda said: said)
+    _only(here, old.only, new.only)
     _charged(here, then, today)
     _capacities(here, old, new)
     _pace(here, old.rate, new.rate)
@@ -653,6 +656,21 @@ def _receivers(policy: Policy, rule: Rule) -> Iterator[str]:
             yield who.organisation
         else:
             yield from (f"the organisation of key {key}" for key in who.keys)
+
+
+def _only(here: _Page, old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> None:
+    for column, values in new.items():
+        if column not in old:
+            en, zh = only_words(column, values)
+            here.add("only", (f"is now {en}", zh), Effect.TIGHTER)
+    for column, values in old.items():
+        if column not in new:
+            en, zh = only_words(column, values)
+            here.add("only", (f"is no longer {en}", f"不再{zh}"), Effect.LOOSER)
+    for column, before, after in _shared(old, new):
+        came = (f"now also for rows whose {column} is {{}}", f"增加列 {column} 取值为 {{}} 的记录")
+        went = (f"no longer for rows whose {column} is {{}}", f"取消列 {column} 取值为 {{}} 的记录")
+        here.members("only", before, after, came, went)
 
 
 def _charged(here: _Page, then: tuple[Policy, Rule], today: tuple[Policy, Rule]) -> None:

@@ -28,6 +28,7 @@ from policies.words import (
     least_persons_words,
     limit_words,
     measure,
+    only_words,
     persons_words,
     rate_words,
     share,
@@ -78,6 +79,7 @@ _CONSTRAINTS: Final = {
         "接收方清单对每个来源的覆盖率不低于 {}",
     ),
     "max_runtime_s": ("at most {} seconds", "运行不超过 {} 秒"),
+    "max_per_minute": ("at most {} look-ups a minute", "每分钟核验不超过 {} 次"),
 }
 
 
@@ -347,6 +349,12 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         if dataset.unit is not None:
             en, zh = unit_words(dataset.unit)
             say.line(f"    Counted as {en}", f"    计数: {zh}")
+    for column, values in rule.only.items():
+        en, zh = only_words(column, values)
+        say.line(
+            f"    O{en.removeprefix('o')}: a job has to say so, or ask for fewer",
+            f"    {zh}: 任务须如此限定, 或限定得更窄",
+        )
     if not rule.datasets:
         say.line("  Data: none, it computes for others", "  数据: 无, 仅为他方计算")
     directed = {known.name for known in JOB_TYPES if known.output_class is OutputClass.DIRECTED}

@@ -12,7 +12,10 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "unknown-param": ("含有该任务类型不认识的参数", "请删除多余的参数, 并检查参数名的拼写"),
     "bad-roles": (
         "角色不符合要求: 名称有误、编号不连续, 或缺少、多出某个角色",
-        "请将来源从 source-1 起连续编号; 多个部门的统计另须 aggregator, 名单比对另须 register 和 matcher",
+        (
+            "来源从 source-1 起编号; 多部门统计另须 aggregator, 名单比对另须 register、matcher; "
+            "比对为 receiver、sender, 核验为 owner、clerk"
+        ),
     ),
     "bad-inputs": (
         "数据集或列位不符合要求: 每个提供数据的角色须恰有一个数据集, 且只填写任务所用的列位",
@@ -20,7 +23,10 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "bad-recipients": (
         "接收方不符合要求",
-        "统计任务不填接收方, 结果只交给申请方; 名单比对的接收方只能是登记方所在机构",
+        (
+            "统计任务不填接收方, 结果只交给申请方; 名单比对的接收方只能是登记方 "
+            "(两部门比对则为 receiver, 逐人核验则为 clerk) 所在机构"
+        ),
     ),
     "bad-privacy": (
         "隐私参数缺失、重复或超出范围",
@@ -68,6 +74,10 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "one-source-each": (
         "同一机构占了两个来源, 而每个来源须为不同机构",
         "请让每个机构只担任一个提供数据的角色",
+    ),
+    "owner-is-clerk": (
+        "数据方与查询方为同一机构, 而数据方可直接查看自己的数据",
+        "请直接在本部门数据中查询, 或由另一机构担任 clerk",
     ),
     "reserved-name": ("某机构使用了系统保留的名称", "请以其他名称登记该机构"),
     "noise-too-large": (

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
-from policies.model import Budget, Quota
+from policies.model import Budget, Quota, Scope
 from protocols.dp.cost import Cost, Notion, decimal_down, decimal_up, total
-from protocols.ids import JobId, KeyId
+from protocols.ids import JobId, KeyId, Role
 from protocols.statistics.differencing import Query, differenced
+from protocols.wire import JobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Past:
         exact: whether an answer without noise was or may yet be given; not, once the attempt ended before
             this node had sent anything an answer could be made of.
         rule: the rule that allowed it.
+        partners: the other datasets it was joined with, as `partners_of` names them; None where nobody
+            remembers: then it counts for every pair.
     """
 
     job: JobId
@@ -52,6 +55,22 @@ class Past:
     charged: bool
     exact: bool
     rule: str
+    partners: tuple[str, ...] | None = None
+
+
+ALONE: Final = "alone"
+"""The pair of a job that joins a dataset with no other."""
+
+
+def partners_of(spec: JobSpec, role: Role) -> tuple[str, ...]:
+    """Return the datasets a job joins the dataset of `role` with, in order: `health.gz.example:patients`.
+
+    Empty for a job over one dataset alone, and for a role without one. The organisation is the roster's word,
+    the dataset's name that organisation's own.
+    """
+    if spec.input_of(role) is None:
+        return ()
+    return tuple(sorted({f"{i.organisation}:{i.dataset}" for i in spec.inputs if i.role != role}))
 
 
 class Hindsight(Protocol):
@@ -286,7 +305,7 @@ class Limit:
     most: Fraction
     delta: Fraction
     period: str
-    scope: Literal["all-requesters", "per-requester", "per-purpose"]
+    scope: Scope
 
     @classmethod
     def of(cls, name: str, clause: Budget | Quota) -> Self:
@@ -295,6 +314,10 @@ class Limit:
         delta = None if isinstance(clause, Quota) else clause.delta
         most, none = Fraction(clause.limit), Fraction(0)
         return cls(name, clause.dataset, notion, most, delta or none, clause.period, clause.scope)
+
+    def pairs(self, partners: Sequence[str]) -> Sequence[str]:
+        """Return what a job with these partners is counted for separately: one or more names for `spent`."""
+        return (partners or (ALONE,)) if self.scope == "per-pair" else ("",)
 
     @property
     def private(self) -> bool:
@@ -307,6 +330,7 @@ class Limit:
         *,
         alias: str,
         purpose: str,
+        pair: str,
         alias_of: Mapping[str, str],
         purposes: Container[str],
     ) -> Cost:
@@ -315,8 +339,9 @@ class Limit:
         Args:
             rows: of the source and the period.
             alias: the requester's name in the policy; matters for `per-requester`, as `purpose` does for
-                `per-purpose`.
+                `per-purpose` and `pair` for `per-pair`.
             purpose: the job's.
+            pair: one of the job's partners, or `ALONE`.
             alias_of: key id → alias, as the policy has it now. A key it no longer lists counts for everybody:
                 a new version that exchanges a key resets nothing.
             purposes: those the policy has now. One it no longer has counts for each of them: a new version
@@ -326,6 +351,8 @@ class Limit:
             rows = [row for row in rows if alias_of.get(row.requester, alias) == alias]
         elif self.scope == "per-purpose":
             rows = [row for row in rows if row.purpose == purpose or row.purpose not in purposes]
+        elif self.scope == "per-pair":
+            rows = [row for row in rows if row.partners is None or pair in (row.partners or (ALONE,))]
         if self.notion == "rows":
             return Cost(rows=sum([row.cost.rows for row in rows]))
         if self.notion == "queries":

@@ -161,6 +161,7 @@ def constraints_of(policy: Policy, rule: Rule) -> Constraints:
                 max_fraction=rule.max_fraction,
                 min_coverage=rule.min_coverage,
                 max_runtime_s=rule.max_runtime_s,
+                max_per_minute=rule.max_per_minute,
             ),
         )
     )

@@ -1,4 +1,4 @@
-"""What the budget pays for, what the past leaves room for, and when: `decide`, steps (21) to (26) and (28).
+"""What the budget pays for, what the past leaves room for, and when: `decide`, steps (22) to (27) and (29).
 
 Attempts, rates, the differencing guard, costs, budgets and quotas, and windows. Periods are of the policy's
 calendar; what was answered before is in `policies.history`.
@@ -7,15 +7,16 @@ calendar; what was answered before is in `policies.history`.
 import zoneinfo
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Final
 
 from policies.calendar import next_open, period, unit_of
 from policies.decision import Ask, Permit, Refuse
 from policies.history import Hindsight, History, Limit, Lookback, Standing, standing
 from policies.index import Clause, Derived, Index
-from policies.model import Dataset, Rule, Window
-from policies.words import grouped, measure, rate_words, wall_time
+from policies.model import Dataset, Rule
+from policies.words import figure, grouped, measure, pair_words, rate_words, wall_time, window_words
 from protocols.dp.cost import Cost, decimal_up
 from protocols.ids import JobId
 from protocols.statistics.differencing import Query
@@ -34,7 +35,7 @@ def look_back(history: History, source: str) -> Hindsight:
     return _lookback(tuple(rows)) if isinstance(rows, Sequence) else rows
 
 
-# --- (21)
+# --- (22)
 
 
 def check_budget(dataset: Dataset | None, budget: Limit | None, cost: Cost, rule: str) -> Refuse | None:
@@ -51,7 +52,7 @@ def check_budget(dataset: Dataset | None, budget: Limit | None, cost: Cost, rule
     )
 
 
-# --- (22)
+# --- (23)
 
 
 def check_attempts(past: Hindsight, job: JobId, rule: str) -> Refuse | None:
@@ -68,7 +69,7 @@ def check_attempts(past: Hindsight, job: JobId, rule: str) -> Refuse | None:
     )
 
 
-# --- (23)
+# --- (24)
 
 
 def check_rate(index: Index, clause: Clause, history: History, job: JobId, moment: datetime) -> Refuse | None:
@@ -108,7 +109,7 @@ def check_rate(index: Index, clause: Clause, history: History, job: JobId, momen
     )
 
 
-# --- (24)
+# --- (25)
 
 
 def as_charged(query: Query | None, budget: Limit | None) -> Query | None:
@@ -151,7 +152,7 @@ def check_differencing(
     )
 
 
-# --- (25)
+# --- (26)
 
 
 def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | None:
@@ -170,7 +171,7 @@ def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | Non
     )
 
 
-# --- (26)
+# --- (27)
 
 
 def charge(
@@ -182,27 +183,47 @@ def charge(
     moment: datetime,
     alias: str,
     purpose: str,
+    partners: Sequence[str],
     rule: str,
 ) -> tuple[CostLine, ...] | Refuse:
-    """Return what the job would cost each budget and quota of its dataset, or the first it does not fit."""
+    """Return what the job would cost each budget and quota of its dataset, or the first it does not fit.
+
+    A limit that counts for each pair has one line, too: of the partner with which the least is left.
+    """
     lines = []
     for limit in limits:
         span = period(unit_of(limit.period), moment, index.zone)
         rows = past.since(span.begin)
-        spent = limit.spent(
-            rows, alias=alias, purpose=purpose, alias_of=index.alias_of, purposes=index.known_purposes
-        )
-        found = standing(limit, spent, cost)
-        if not found.fits or found.cost is None:
-            return _exceeded(limit, found, wall_time(span.end, index.zone), rule)
-        lines.append(CostLine(limit.name, limit.notion, found.cost, found.remaining, found.most, span.end))
+        tightest: CostLine | None = None
+        for pair in limit.pairs(partners):
+            spent = limit.spent(
+                rows,
+                alias=alias,
+                purpose=purpose,
+                pair=pair,
+                alias_of=index.alias_of,
+                purposes=index.known_purposes,
+            )
+            found = standing(limit, spent, cost)
+            if not found.fits or found.cost is None:
+                return _exceeded(limit, found, wall_time(span.end, index.zone), rule, pair)
+            if tightest is None or Fraction(found.remaining) < Fraction(tightest.remaining):
+                tightest = CostLine(
+                    limit.name, limit.notion, found.cost, found.remaining, found.most, span.end
+                )
+        if tightest is not None:
+            lines.append(tightest)
     return tuple(lines)
 
 
-def _exceeded(limit: Limit, found: Standing, until: str, rule: str) -> Refuse:
+def _exceeded(limit: Limit, found: Standing, until: str, rule: str, pair: str) -> Refuse:
     what, what_zh = ("budget", "预算") if limit.private else ("quota", "配额")
     most, most_zh = measure(limit.notion, found.most)
     left = grouped(found.remaining)
+    whose = whose_zh = ""
+    if limit.scope == "per-pair":
+        whose, whose_zh = pair_words(pair)
+        whose = f" {whose}"
     if found.cost is None:
         sentence = (
             f"The job's noise cannot be charged to {what} {limit.name}: it has no measure there, "
@@ -215,32 +236,54 @@ def _exceeded(limit: Limit, found: Standing, until: str, rule: str) -> Refuse:
         sentence_zh = f"本任务将占用{what_zh} {limit.name} 的 {cost_zh}"
     return Refuse(
         "budget-exceeded",
-        f"{sentence}; of {most} in this period, {left} is left until {until}.",
-        f"{sentence_zh}; 本周期上限 {most_zh}, 至 {until} 还剩 {left}。",
+        f"{sentence}; of {most} in this period{whose}, {left} is left until {until}.",
+        f"{sentence_zh}; {whose_zh}本周期上限 {most_zh}, 至 {until} 还剩 {left}。",
         f"ask for less, submit the job again after {until}, or have the {what} raised in a new version",
         f"请减少申请量, 或在 {until} 之后重新提交, 或在新版本策略中提高{what_zh}",
         rule,
     )
 
 
-# --- (28)
+# --- (29)
 
 
-def in_window(permit: Permit, window: Window, zone: zoneinfo.ZoneInfo, now: datetime) -> Permit | Ask:
-    """Return the permit while the rule's window is open; else ask to wait until it opens."""
-    opens = next_open(window, now, zone)
-    if opens == now:
-        return permit
+def in_window(
+    answer: Permit | Ask, rule: Rule, zone: zoneinfo.ZoneInfo, now: datetime, *, lasting: timedelta
+) -> Permit | Ask | Refuse:
+    """Return the answer, a permit only while the rule's window is open; else ask to wait until it opens.
+
+    A session answers people as long as it is open, so the window has to stay open for all of it: `lasting`.
+    """
+    window = rule.window
+    if window is None:
+        return answer
+    opens = next_open(window, now, zone, lasting)
+    if opens is None and next_open(window, now, zone) is not None:
+        hours, hours_zh = window_words(window)
+        seconds = figure(lasting // timedelta(seconds=1))
+        return Refuse(
+            "session-too-long",
+            f"The session would be open for {seconds} seconds; the rule's window never is: {hours}.",
+            f"会话时长 {seconds} 秒, 超过规则的任何一个时间窗口: {hours_zh}。",
+            "ask for a shorter session",
+            "请缩短会话时长",
+            rule.id,
+        )
+    if opens == now or isinstance(answer, Ask):
+        return answer
     if opens is None:
         when, when_zh = "never opens: it has no days", "没有任何开放日"
     else:
         local = wall_time(opens, zone)
         when, when_zh = f"opens at {local}", f"将于 {local} 开放"
+        if next_open(window, now, zone) == now:
+            when = f"closes before the session would; it opens again at {local}"
+            when_zh = f"将在会话结束之前关闭, {local} 再次开放"
     return Ask(
-        permit.terms,
+        answer.terms,
         0,
         (),
-        permit.approvals,
+        answer.approvals,
         f"The job fits the rule, whose window {when}.",
         f"任务符合规则, 规则的时间窗口{when_zh}。",
         "nothing is left to do: this node decides again then",

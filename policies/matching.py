@@ -1,7 +1,8 @@
-"""What a job asks of one seat, and whether one rule covers all of it: `decide`, steps (13) to (20)."""
+"""What a job asks of one seat, and whether one rule covers all of it: `decide`, steps (13) to (21)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from fractions import Fraction
 from functools import reduce
 from operator import or_
@@ -9,7 +10,7 @@ from typing import Final, Self
 
 from policies.decision import Leak, Refuse
 from policies.index import Clause, Derived, Index, Members
-from policies.model import NEUTRAL_KINDS, Column, Dataset
+from policies.model import NEUTRAL_KINDS, Column, Dataset, Rule
 from policies.words import USES, count_words, figure, shortened
 from protocols.dp.cost import Cost
 from protocols.ids import Organisation, Role
@@ -22,6 +23,7 @@ from protocols.jobs.job_type import (
     OutputClass,
     PlannedRelease,
     Separation,
+    Standing,
 )
 from protocols.statistics.differencing import Query
 from protocols.wire import Constraints, JobInput, JobSpec
@@ -34,7 +36,8 @@ class Asked:
     `needs` are by slot: a slot that is asked for several uses has to meet every one of them. `together` is
     what one organisation would learn that holds two seats which must be apart, empty where none does;
     `organisations` give data, `sources` is the smallest number of them that a record takes; `persons_in` is
-    in how many of how many departments one person is taken to be at most.
+    in how many of how many departments one person is taken to be at most; `lasting` is for how long a session
+    answers people.
     """
 
     kinds: frozenset[str]
@@ -45,6 +48,7 @@ class Asked:
     sources: int
     query: Query | None
     persons_in: tuple[int, int] | None
+    lasting: timedelta
 
     @classmethod
     def of(cls, spec: JobSpec, job_type: JobType, role: Role, requester: Organisation) -> Self:
@@ -66,7 +70,15 @@ class Asked:
             job_type.sources_asked(spec),
             job_type.query(spec, role),
             job_type.persons_in(spec) if isinstance(job_type, CountsAcross) else None,
+            _lasting(spec, job_type),
         )
+
+
+def _lasting(spec: JobSpec, job_type: JobType) -> timedelta:
+    """Return how long a session of the job is open; for a job that answers once, no time."""
+    if not isinstance(job_type, Standing):
+        return timedelta(0)
+    return timedelta(seconds=max(job_type.session_s(spec, role) or 0 for role in spec.roles))
 
 
 def _by_slot(needs: Iterable[ColumnNeed]) -> dict[str, tuple[ColumnNeed, ...]]:
@@ -291,6 +303,46 @@ def _between_bins(column: Column, kept: tuple[Fraction | None, Fraction | None])
 # --- (16)
 
 
+def check_only(rule: Rule, brings: JobInput, needs: Mapping[str, tuple[ColumnNeed, ...]]) -> Refuse | None:
+    """Check that the job keeps to the rows that the rule is for.
+
+    Of each column of `only`, some part of the job says which values count, and no part names another one.
+    Column names are compared to the letter, as everywhere: what is spelt otherwise is another column.
+    """
+    for name, allowed in rule.only.items():
+        slots = [slot for slot, column in brings.columns.items() if column == name]
+        asked = [
+            need.domain.values
+            for slot in slots
+            for need in needs.get(slot, ())
+            if need.domain is not None and need.domain.values
+        ]
+        outside = len({value for values in asked for value in values}.difference(allowed))
+        if asked and not outside:
+            continue
+        listed = shortened(allowed)
+        if outside:
+            what = f"The job names {count_words(outside, 'value', 'values')} of column {name} outside them"
+            what_zh = f"任务使用了其中未列出的 {outside} 个取值"
+        else:
+            what, what_zh = (
+                f"The job does not say which values of column {name} count",
+                "任务未限定该列的取值",
+            )
+        return Refuse(
+            "outside-scope",
+            f"The rule is only for rows whose {name} is one of: {listed}. {what}.",
+            f"规则仅适用于列 {name} 取值为 {listed} 的记录, {what_zh}。",
+            f"filter by column {name}, and name only values of the rule",
+            f"请按列 {name} 筛选, 且只使用规则列出的取值",
+            rule.id,
+        )
+    return None
+
+
+# --- (17)
+
+
 def check_unit(dataset: Dataset, brings: JobInput, job_type: JobType, rule: str) -> Refuse | None:
     """Refuse to count persons in data of which nobody says whom a row is about."""
     if not job_type.counts_units or dataset.personal == "none" or dataset.unit is not None:
@@ -305,7 +357,7 @@ def check_unit(dataset: Dataset, brings: JobInput, job_type: JobType, rule: str)
     )
 
 
-# --- (17)
+# --- (18)
 
 
 def check_persons_in(persons_in: tuple[int, int] | None, least: int | None, rule: str) -> Refuse | None:
@@ -330,7 +382,7 @@ def check_persons_in(persons_in: tuple[int, int] | None, least: int | None, rule
     )
 
 
-# --- (18)
+# --- (19)
 
 
 def check_recipients(
@@ -369,7 +421,7 @@ def _allowed(clause: Clause, members: Members) -> frozenset[str]:
     return clause.recipients.union(analyst.organisation for analyst in analysts if analyst is not None)
 
 
-# --- (19)
+# --- (20)
 
 
 def check_separation(together: str, rule: str) -> Refuse | None:
@@ -400,7 +452,7 @@ def one_house(one: str, other: str) -> bool:
     return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
 
 
-# --- (20)
+# --- (21)
 
 
 def check_enough(organisations: int, asked: int, constraints: Constraints, rule: str) -> Refuse | None:

@@ -23,6 +23,9 @@ STOP_SCHEMA: Final = "minshu-stop/1"
 NEUTRAL_KINDS: Final = frozenset({"matcher", "helper", "dealer", "aggregator"})
 """Role kinds that compute for others and bring no dataset."""
 
+WITHOUT_DATASET: Final = NEUTRAL_KINDS | {"recipient"}
+"""Role kinds of rules without datasets; who receives may have something to compare it with, or nothing."""
+
 TWO_PEOPLE: Final = 2
 """Fewest approvals of a job over important data, and of one that lets records about persons leave."""
 
@@ -157,6 +160,7 @@ Jobs = Annotated[
     int, Meta(ge=1, le=1_000_000, description="a number of jobs from 1 to 1000000", examples=[10])
 ]
 Quorum = Annotated[int, Meta(ge=1, le=64, description="a number of organisations from 1 to 64", examples=[4])]
+PerMinute = Annotated[int, Meta(ge=1, le=1_000_000, description="a number from 1 to 1000000", examples=[30])]
 Version = Annotated[
     int, Meta(ge=1, le=2**53 - 1, description="a version number from 1 upwards", examples=[7])
 ]
@@ -248,6 +252,13 @@ class Dataset(_Clause, frozen=True, kw_only=True):
 Period = Literal["day", "week", "calendar-month", "calendar-quarter", "calendar-year"]
 """A stretch of the policy's calendar; weeks begin on Monday."""
 
+Scope = Literal["all-requesters", "per-requester", "per-purpose", "per-pair"]
+"""What a limit counts together: every job, one requester's, those for one purpose, or with one other dataset.
+
+`per-pair`: a job that joins the dataset with several others has to fit what is left of each pair; one that
+joins it with none is a pair of its own.
+"""
+
 
 class Budget(_Clause, frozen=True, kw_only=True):
     """A privacy budget of one dataset: ρ, ε, or ε at `delta`, in each period."""
@@ -256,7 +267,7 @@ class Budget(_Clause, frozen=True, kw_only=True):
     notion: Literal["zcdp", "pure-dp", "approximate-dp"]
     limit: Fraction
     period: Period
-    scope: Literal["all-requesters", "per-requester", "per-purpose"]
+    scope: Scope
     delta: Fraction | None = None
 
 
@@ -270,7 +281,7 @@ class Quota(_Clause, frozen=True, kw_only=True):
     counts: Literal["rows", "queries"]
     limit: Amount
     period: Period
-    scope: Literal["all-requesters", "per-requester", "per-purpose"]
+    scope: Scope
 
 
 class Window(_Clause, frozen=True, kw_only=True):
@@ -292,7 +303,9 @@ class Rule(_Clause, frozen=True, kw_only=True):
     """One thing that is allowed. A job fits wholly inside one rule or is refused.
 
     `persons_in`: the least number of departments in which a job may take one person to be at most. Without
-    it, a job has to take everybody to be in all of them.
+    it, a job has to take everybody to be in all of them. `only`: the rows that the rule is for, as the values
+    of a column; a job has to say of each such column that only these values count, or fewer.
+    `max_per_minute`: how many look-ups a minute a session may make.
     """
 
     id: RuleId
@@ -304,6 +317,7 @@ class Rule(_Clause, frozen=True, kw_only=True):
     roles: tuple[RoleKind, ...] = ()
     datasets: tuple[Alias, ...] = ()
     columns: tuple[ColumnName, ...] = ()
+    only: dict[ColumnName, tuple[Text, ...]] = {}
     approvers: tuple[Alias, ...] = ()
     min_group_size: GroupSize | None = None
     min_organisations: Organisations | None = None
@@ -313,6 +327,7 @@ class Rule(_Clause, frozen=True, kw_only=True):
     max_fraction: Fraction | None = None
     min_coverage: Fraction | None = None
     max_runtime_s: RuntimeS | None = None
+    max_per_minute: PerMinute | None = None
     budget: Alias | None = None
     quotas: tuple[Alias, ...] = ()
     max_cost: Fraction | None = None

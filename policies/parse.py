@@ -21,6 +21,7 @@ from policies.model import (
     SCHEMA,
     STOP_SCHEMA,
     TWO_PEOPLE,
+    WITHOUT_DATASET,
     Alias,
     Budget,
     Column,
@@ -34,6 +35,7 @@ from policies.model import (
 )
 from policies.strict import Document, build, read_toml
 from policies.witnesses import default_quorum, tolerated
+from policies.words import shortened
 from protocols.dp.cost import UNIT
 from protocols.encoding import sha256_digest
 from protocols.ids import Digest, NodeName
@@ -51,6 +53,12 @@ MAX_APPROVERS_PER_RULE: Final = 16
 
 MAX_DENOMINATOR: Final = 10**18
 """Finest share of a rule: an admission must carry it to all participants."""
+
+TEXTS: Final = ("enum", "code", "text")
+"""Column types whose values are told apart as texts, to the letter."""
+
+RESTRICTING: Final = frozenset({"filter", "group"})
+"""Uses of a column by which a job says which of its values count."""
 
 FINEST_COST: Final = UNIT
 """Finest part of a limit: what the ledger counts in."""
@@ -143,6 +151,7 @@ def cautions(parsed: ParsedPolicy, *, job_types: Sequence[JobType] = JOB_TYPES) 
         *_uncounted(parsed, job_types),
         *_in_vain(parsed, job_types),
         *_alone(parsed, job_types),
+        *_pair_by_pair(parsed),
     )
     return sorted(found, key=lambda caution: caution.line)
 
@@ -227,6 +236,28 @@ def _alone(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterator[Cauti
             )
 
 
+def _pair_by_pair(parsed: ParsedPolicy) -> Iterator[Caution]:
+    """Yield rules over a dataset whose limits count for each pair alone: another name is another pair."""
+    policy = parsed.policy
+    for index, rule in enumerate(policy.rules):
+        named = {name: policy.quotas[name] for name in rule.quotas} | (
+            {} if rule.budget is None else {rule.budget: policy.budgets[rule.budget]}
+        )
+        for dataset in rule.datasets:
+            limits = {name: limit.scope for name, limit in named.items() if limit.dataset == dataset}
+            if set(limits.values()) != {"per-pair"}:
+                continue
+            names = ", ".join(sorted(limits))
+            yield Caution(
+                parsed.document.lines.line(("rules", index)),
+                f"rule {rule.id} limits what {dataset} gives away only for each dataset it is joined with "
+                f"({names}); a department that gives its data another name begins at zero. Add a quota or a "
+                "budget that counts together, for example with scope all-requesters",
+                f"规则 {rule.id} 对 {dataset} 的额度 ({names}) 仅按与之联合的每个数据集分别计算, "
+                "对方将数据集另行命名即重新起算。请再设一项合并计算的额度, 例如 scope 为 all-requesters",
+            )
+
+
 def _directed(job_types: Iterable[JobType]) -> frozenset[str]:
     """Return the job types that release records about persons."""
     return frozenset(known.name for known in job_types if known.output_class is OutputClass.DIRECTED)
@@ -247,16 +278,18 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
         a quorum that they can reach, and of which no two share nobody.
     (7) Rule ids are unique; all that a rule names exists.
     (8) Neutral roles bring no dataset, other roles bring one; `persons_in` is for those.
-    (9) A rule spends from a budget and quotas of its own datasets; its cost can fit the limit.
-    (10) Approvals: as many people as are asked for exist; important data takes two.
-    (11) Class B: every guard is set, one recipient that is one organisation, explicit roles; where data is
+    (9) `only` names columns that the rule opens in each of its datasets, by which jobs can be restricted to
+        texts, and values that the policy lists, if it lists any.
+    (10) A rule spends from a budget and quotas of its own datasets; its cost can fit the limit.
+    (11) Approvals: as many people as are asked for exist; important data takes two.
+    (12) Class B: every guard is set, one recipient that is one organisation, explicit roles; where data is
         given, a rate and two approvals; where one list is enough (k = 1, nothing locked), two approvals of
         neutral seats, too.
-    (12) Numbers are in range, a window is open at some time.
-    (13) The negative list speaks of datasets that are described; no rule names a column of it, and no row is
+    (13) Numbers are in range, a window is open at some time.
+    (14) The negative list speaks of datasets that are described; no rule names a column of it, and no row is
         about whom a column of it says.
-    (14) No two rules overlap.
-    (15) Stops name what this policy knows.
+    (15) No two rules overlap.
+    (16) Stops name what this policy knows.
     """
     _check_header(document, policy)  # (1) (2)
     _check_keys(document, policy)  # (3)
@@ -278,13 +311,14 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
         ids.add(rule.id)
         _check_references(document, policy, rule, path)  # (7)
         _check_seats(document, rule, path)  # (8)
-        _check_spending(document, policy, rule, path)  # (9)
-        _check_approvals(document, policy, rule, path)  # (10)
-        _check_directed(document, policy, rule, path, directed)  # (11)
-        _check_numbers(document, rule, path)  # (12)
-    _check_negative_list(document, policy)  # (13)
-    _check_overlaps(document, policy)  # (14)
-    _check_stops(document, policy.stops, policy)  # (15)
+        _check_only(document, policy, rule, path)  # (9)
+        _check_spending(document, policy, rule, path)  # (10)
+        _check_approvals(document, policy, rule, path)  # (11)
+        _check_directed(document, policy, rule, path, directed)  # (12)
+        _check_numbers(document, rule, path)  # (13)
+    _check_negative_list(document, policy)  # (14)
+    _check_overlaps(document, policy)  # (15)
+    _check_stops(document, policy.stops, policy)  # (16)
 
 
 def _check_header(document: Document, policy: Policy) -> None:
@@ -602,12 +636,12 @@ def _check_seats(document: Document, rule: Rule, path: Path) -> None:
             code="neutral-with-dataset",
             hint="write a rule of its own for the neutral role, without datasets and columns",
         )
-    if not rule.datasets and (not rule.roles or set(rule.roles) - NEUTRAL_KINDS):
+    if not rule.datasets and (not rule.roles or set(rule.roles) - WITHOUT_DATASET):
         document.fail(
             (*path, "roles") if rule.roles else path,
-            "a rule without datasets is for neutral roles only",
+            "a rule without datasets is for neutral roles and recipients only",
             code="role-without-dataset",
-            hint=f"name datasets, or roles among {', '.join(sorted(NEUTRAL_KINDS))}",
+            hint=f"name datasets, or roles among {', '.join(sorted(WITHOUT_DATASET))}",
         )
     if not rule.datasets and rule.persons_in is not None:
         document.fail(
@@ -620,6 +654,50 @@ def _check_seats(document: Document, rule: Rule, path: Path) -> None:
         document.fail(
             path, "datasets without columns", code="no-columns", hint="list the columns a job may use"
         )
+
+
+def _check_only(document: Document, policy: Policy, rule: Rule, path: Path) -> None:
+    if rule.only and not rule.datasets:
+        document.fail(
+            (*path, "only"),
+            "whoever brings no dataset has no rows to keep to",
+            code="bad-only",
+            hint="remove it: those who give data say which rows their rule is for",
+        )
+    for name, values in rule.only.items():
+        where = (*path, "only", name)
+        if name not in rule.columns:
+            document.fail(
+                where,
+                "not among the rule's columns, so no job could name it, and each would be refused",
+                code="bad-only",
+                hint=f"add {name} to the rule's columns; they are: {', '.join(rule.columns)}",
+            )
+        for dataset in rule.datasets:
+            column = policy.datasets[dataset].columns.get(name)
+            if column is None:
+                document.fail(
+                    where,
+                    f"dataset {dataset} has no such column, so every job over it would be refused",
+                    code="bad-only",
+                    hint="write one rule for each dataset",
+                )
+            if column.type not in TEXTS or RESTRICTING.isdisjoint(column.use):
+                document.fail(
+                    where,
+                    f"column {name} of {dataset} is of type {column.type} for {', '.join(column.use)}: "
+                    "no job could be restricted by it",
+                    code="bad-only",
+                    hint=f"use a column of type {', '.join(TEXTS)} that has the use filter or group",
+                )
+            for index, value in enumerate(values):
+                if column.values is not None and value not in column.values:
+                    document.fail(
+                        (*where, index),
+                        f"column {name} of {dataset} has no such value in this policy",
+                        code="bad-only",
+                        hint=f"its values are: {shortened(column.values)}",
+                    )
 
 
 def _check_spending(document: Document, policy: Policy, rule: Rule, path: Path) -> None:

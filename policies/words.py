@@ -9,6 +9,7 @@ from datetime import UTC, datetime, time, tzinfo
 from fractions import Fraction
 from typing import Final
 
+from policies.history import ALONE
 from policies.model import Budget, Column, Quota, Rate, Stop, Unit, Window
 from protocols.dp.cost import decimal_up
 
@@ -66,6 +67,10 @@ SCOPES: Final[Mapping[str, Words]] = {
     "all-requesters": ("for everybody together", "全部申请方合计"),
     "per-requester": ("for each requester", "每个申请方分别计算"),
     "per-purpose": ("for each purpose", "每项用途分别计算"),
+    "per-pair": (
+        "for each dataset of others that it is joined with",
+        "按与之联合的每个他方数据集分别计算",
+    ),
 }
 
 _MEASURES: Final = {
@@ -149,6 +154,23 @@ def limit_words(limit: Budget | Quota) -> Words:
         f"at most {en}{delta} in a {period[0]}, {scope[0]}",
         f"每{period[1]}最多 {zh}{delta}, {scope[1]}",
     )
+
+
+def only_words(column: str, values: Iterable[str]) -> Words:
+    """Return which rows a rule is for: every value, since whoever signs decides about each."""
+    listed = list(values)
+    one = "is" if len(listed) == 1 else "is one of"
+    return (
+        f"only for rows whose {column} {one} {', '.join(listed)}",
+        f"仅限列 {column} 取值为 {'、'.join(listed)} 的记录",
+    )
+
+
+def pair_words(pair: str) -> Words:
+    """Return with what a dataset is joined, for a limit that counts for each pair."""
+    if pair == ALONE:
+        return "for jobs over this dataset alone", "单独使用本数据集的任务, "
+    return f"with {pair}", f"与 {pair} 联合的任务, "
 
 
 def column_words(column: Column) -> Words:

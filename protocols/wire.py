@@ -331,7 +331,7 @@ def organisation_of(node: NodeName) -> Organisation:
 class Constraints:
     """What a participant demands of a job. None means: no demand. `strictest` merges; shares are fractions.
 
-    `min_*` merges to the largest value, `max_*` to the smallest.
+    `min_*` merges to the largest value, `max_*` to the smallest. `max_per_minute` is of a session's look-ups.
     """
 
     min_group_size: int | None = None
@@ -341,6 +341,7 @@ class Constraints:
     max_fraction: Fraction | None = None
     min_coverage: Fraction | None = None
     max_runtime_s: int | None = None
+    max_per_minute: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form: only what is demanded, fractions as `3/10`."""

@@ -85,6 +85,14 @@ def job_spec(sources: int = 3, *, key_holder: int = 1, **params: Any) -> JobSpec
     )
 
 
+def graced_spec(sources: int = 2, **params: Any) -> JobSpec:
+    """Return a valid spec of `present_in="all"` with 60 days of grace, where `params` say nothing else."""
+    spec = job_spec(sources, present_in="all", **({"grace_days": 60} | params))
+    columns = {"key": "id", "street": "street", "last_seen": "seen", "since": "died"}
+    inputs = tuple(i if i.role == REGISTER else replace(i, columns=columns) for i in spec.inputs)
+    return replace(spec, inputs=inputs)
+
+
 def prepared(spec: JobSpec, role: Role, rows: Mapping[int, Row]) -> KeyedList:
     """Return a list as its node would prepare it."""
     builder = CROSSCHECK.builder(spec, role)

@@ -9,14 +9,17 @@ from demo.city.build import (
     File,
     Manifest,
     generate,
+    load_deaths,
     load_expected,
     load_manifest,
+    load_marital,
     load_school_places,
     load_separation,
     load_villages,
 )
 from demo.city.crosstabs import PRIMARY_YEARS, SchoolPlaces, Separation, Villages
 from demo.city.expected import DATASETS, Expected
+from demo.city.persons import Deaths, MaritalStatus, Uncancelled, keys_sha256
 from demo.city.profile import AREA_CODES, PROFILES, SNAPSHOT, Profile
 
 __all__ = [
@@ -25,18 +28,24 @@ __all__ = [
     "PRIMARY_YEARS",
     "PROFILES",
     "SNAPSHOT",
+    "Deaths",
     "Expected",
     "File",
     "Manifest",
+    "MaritalStatus",
     "Profile",
     "SchoolPlaces",
     "Separation",
+    "Uncancelled",
     "Villages",
     "empty_register",
     "garbage_register",
     "generate",
+    "keys_sha256",
+    "load_deaths",
     "load_expected",
     "load_manifest",
+    "load_marital",
     "load_school_places",
     "load_separation",
     "load_villages",

@@ -2,7 +2,7 @@
 
 OUT/registers/<organisation>/<table>.parquet   what a department's node mounts
 OUT/truth/…                                    what is so, and what is wrong with which row; never mounted
-OUT/expected/scenario-N.json                   the right answers of scenarios 1, 3, 4 and 9
+OUT/expected/scenario-N.json                   the right answers of scenarios 1, 2, 3, 4, 8 and 9
 OUT/manifest.json                              profile, seed, rows and SHA-256 of every file
 """
 
@@ -27,6 +27,7 @@ from demo.city.crosstabs import COUNTED, Crosstabs, SchoolPlaces, Separation, Vi
 from demo.city.expected import Expected, Tally, scenario_1
 from demo.city.identity import account_numbers, text_array
 from demo.city.people import STAGES, People, draw_people, stage_of, truth_tables
+from demo.city.persons import COUNTED_PERSONS, Deaths, MaritalStatus, PersonTally
 from demo.city.plan import Ints, Plan, make_plan
 from demo.city.profile import AREA_CODES, SNAPSHOT, profile_named
 from demo.city.registers import REGISTERS, Extract, extract
@@ -90,6 +91,7 @@ class _Block:
     distinct: Mapping[str, int]
     tally: Tally
     crosstabs: Crosstabs
+    persons: PersonTally
     pupils: Ints
 
 
@@ -170,6 +172,24 @@ def load_expected(out: Path) -> Expected:
     return Expected.from_json(_load(out / "expected" / "scenario-1.json", Expected.SCHEMA))
 
 
+def load_deaths(out: Path) -> Deaths:
+    """Return the right answers of scenario 2 for the city in `out`.
+
+    Raises:
+        InputError: there are none, or they are of another version.
+    """
+    return Deaths.from_json(_load(out / "expected" / "scenario-2.json", Deaths.SCHEMA))
+
+
+def load_marital(out: Path) -> MaritalStatus:
+    """Return the right answer of scenario 8 for the city in `out`.
+
+    Raises:
+        InputError: there is none, or it is of another version.
+    """
+    return MaritalStatus(**_load(out / "expected" / "scenario-8.json", MaritalStatus.SCHEMA))
+
+
 def load_separation(out: Path) -> Separation:
     """Return the right answer of scenario 3 for the city in `out`.
 
@@ -218,7 +238,7 @@ def _load(path: Path, schema: str) -> dict[str, Any]:
 def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | None) -> Manifest:
     writers: dict[str, _Writer] = {}
     distinct = dict.fromkeys(REGISTERS, 0)
-    tally, crosstabs = Tally(plan), Crosstabs(plan)
+    tally, crosstabs, named = Tally(plan), Crosstabs(plan), PersonTally(plan)
     pupils = np.zeros(len(plan.street_codes) * len(STAGES), dtype=np.int64)
 
     def write(item: tuple[str, pa.Table]) -> None:
@@ -241,6 +261,7 @@ def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | 
                     distinct[name] += count
                 tally.add(done.tally)
                 crosstabs.add(done.crosstabs)
+                named.add(done.persons)
                 pupils += done.pupils
                 if progress is not None:
                     progress(block, plan.blocks)
@@ -283,8 +304,10 @@ def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | 
     (out / "expected").mkdir()
     _write_json(out / "expected" / "scenario-1.json", scenario_1(plan, seed, tally, rows).to_json())
     for answer in (
+        named.deaths(seed),
         crosstabs.separation(seed),
         crosstabs.school_places(seed, places),
+        named.marital(seed),
         crosstabs.villages(seed),
     ):
         _write_json(out / "expected" / f"scenario-{answer.scenario}.json", asdict(answer))
@@ -318,14 +341,15 @@ def _draw(plan: Plan, seed: int, block: int) -> _Block:
         tables[f"registers/{name}.parquet"] = part.rows
         tables[f"truth/dirt/{name}.parquet"] = part.log
         distinct[name] = part.distinct
-        if name in COUNTED:
+        if name in COUNTED | COUNTED_PERSONS:
             counted[name] = part
     for name, table in truth_tables(people).items():
         tables[f"truth/{name}.parquet"] = table
-    tally, crosstabs = Tally(plan), Crosstabs(plan)
+    tally, crosstabs, named = Tally(plan), Crosstabs(plan), PersonTally(plan)
     tally.count(people)
     crosstabs.count(people, counted)
-    return _Block(tables, distinct, tally, crosstabs, _pupils(people))
+    named.count(people, counted)
+    return _Block(tables, distinct, tally, crosstabs, named, _pupils(people))
 
 
 def _pupils(people: People) -> Ints:

@@ -45,6 +45,7 @@ KINDS: Final = (
     "dead-phone",
     "no-residence-permit",
     "birth-mismatch",
+    "stale-marital",
 )
 
 

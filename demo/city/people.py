@@ -43,6 +43,9 @@ NEVER: Final = 99
 MOVED_PER_MILLE: Final = 80
 """Residents on the police's list who changed street within twelve months; assumed."""
 
+SINGLE, MARRIED, REMARRIED, WIDOWED, DIVORCED = 10, 21, 22, 30, 40
+"""Marital status, GB/T 2261.2."""
+
 _MARRIED_PER_MILLE: Final = 700  # of the adults of the rarer sex within a block; assumed
 
 # Quantiles of yearly income and of yearly illness cost, in fen; assumed.
@@ -69,7 +72,7 @@ class People:
         street, previous_street, moved_ago: street now, street before the last move, months since that move.
         departed_ago: months since leaving the city, NEVER for those who did not.
         register_street: street of the household register, -1 for floating people.
-        marital: GB/T 2261.2 code.
+        marital, marital_days: GB/T 2261.2 code, and for how many days it has been so, -1 for the single.
         spouse, mother, father: index within the block, -1 where unknown.
         income_fen, illness_fen: per year, 0 for none.
         school_year: year of entry into the present stage, 0 for those not of school age.
@@ -94,6 +97,7 @@ class People:
     departed_ago: Ints
     register_street: Ints
     marital: Ints
+    marital_days: Ints
     spouse: Ints
     mother: Ints
     father: Ints
@@ -197,6 +201,7 @@ def draw_people(plan: Plan, seed: int, block: int) -> People:
     spouse = _couples(rng, living & (age >= 23), male, day)
     mother = _mothers(rng, living & (age < 15), living & ~male & (age >= 23), day)
     father = np.where(mother >= 0, spouse[mother], -1)
+    marital = _marital(rng, spouse, age)
     serial = int(plan.sizes[:block].sum()) + np.arange(count)
     return People(
         plan=plan,
@@ -216,7 +221,8 @@ def draw_people(plan: Plan, seed: int, block: int) -> People:
         moved_ago=moved_ago,
         departed_ago=departed_ago,
         register_street=register_street,
-        marital=_marital(rng, spouse, age),
+        marital=marital,
+        marital_days=_marital_days(generator(seed, "truth/marital", block), marital, spouse, age),
         spouse=spouse,
         mother=mother,
         father=father,
@@ -253,12 +259,23 @@ def _mothers(rng: np.random.Generator, children: Flags, women: Flags, day: Ints)
 
 
 def _marital(rng: np.random.Generator, spouse: Ints, age: Ints) -> Ints:
-    """Return GB/T 2261.2 codes: 10 single, 21 first marriage, 22 remarried, 30 widowed, 40 divorced."""
+    """Return GB/T 2261.2 codes."""
     draw = rng.integers(0, 100, len(age))
-    alone = np.where(
-        age < 23, 10, np.where(age >= 60, np.where(draw < 70, 30, 40), np.where(draw < 80, 10, 40))
-    )
-    return np.where(spouse >= 0, np.where(draw < 92, 21, 22), alone)
+    old = np.where(draw < 70, WIDOWED, DIVORCED)
+    grown = np.where(age >= 60, old, np.where(draw < 80, SINGLE, DIVORCED))
+    alone = np.where(age < 23, SINGLE, grown)
+    return np.where(spouse >= 0, np.where(draw < 92, MARRIED, REMARRIED), alone)
+
+
+def _marital_days(rng: np.random.Generator, marital: Ints, spouse: Ints, age: Ints) -> Ints:
+    """Return for how many days everybody's marital status has been so: the same for both of a couple."""
+    everybody = np.arange(len(age))
+    other = np.where(spouse >= 0, spouse, everybody)
+    # Drawn at the one of the two who comes first; the younger was of age then.
+    draw = rng.random(len(age))[np.minimum(everybody, other)]
+    youngest = np.minimum(age, age[other])
+    days = (draw * np.maximum(youngest - 22, 1) * 365).astype(np.int64)
+    return np.where(marital == SINGLE, -1, days)
 
 
 def _amounts(rng: np.random.Generator, quantiles: tuple[int, ...], eligible: Flags, per_mille: int) -> Ints:
@@ -330,6 +347,11 @@ def truth_tables(people: People) -> dict[str, pa.Table]:
         "moved_month": month(people.moved_ago),
         "register_street": codes.take(pa.array(people.register_street, mask=people.register_street < 0)),
         "marital": pa.array(people.marital, type=pa.int8()),
+        "marital_since": pc.if_else(
+            pa.array(people.marital_days >= 0),
+            dates(SNAPSHOT_DAY - np.maximum(people.marital_days, 0)),
+            pa.scalar(None, pa.date32()),
+        ),
         "spouse_id": of(people.spouse),
         "mother_id": of(people.mother),
         "father_id": of(people.father),

@@ -53,6 +53,14 @@ UNTRUE_SHARES: Final = (55, 20, 15, 10)
 POLICE_PER_MILLE: Final = 920
 """Distinct keys on the police's list, per mille of the residents; assumed."""
 
+MARITAL_STALE_PER_MILLE: Final = 300
+"""Of those who married or divorced within MARITAL_STALE_YEARS, whom the police have as before; assumed."""
+
+MARITAL_STALE_YEARS: Final = 3
+
+WIDOWED_ON_RECORD_PER_MILLE: Final = 250
+"""Widowed people whom the marriage register still has as married: nobody tells it of a death; assumed."""
+
 VILLAGERS_PER_MILLE: Final = (450, 80)
 """Of those who live in a street with urban villages, who lives in one of them: floating, and with a household
 register in the city; assumed."""

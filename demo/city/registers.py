@@ -22,12 +22,34 @@ from demo.city.identity import (
     dates,
     drawn,
     generator,
+    mix,
     phones,
     text_array,
 )
-from demo.city.people import MONTHS, NEVER, STAGES, Flags, People, primary_year, stage_of
+from demo.city.people import (
+    DIVORCED,
+    MARRIED,
+    MONTHS,
+    NEVER,
+    REMARRIED,
+    SINGLE,
+    STAGES,
+    WIDOWED,
+    Flags,
+    People,
+    primary_year,
+    stage_of,
+)
 from demo.city.plan import EDU, HEALTH, HOUSING, HR, Cohort, Ints
-from demo.city.profile import AREA_CODES, BIRTH_MISMATCH_PER_MILLE, NO_PERMIT_PER_MILLE, SNAPSHOT
+from demo.city.profile import (
+    AREA_CODES,
+    BIRTH_MISMATCH_PER_MILLE,
+    MARITAL_STALE_PER_MILLE,
+    MARITAL_STALE_YEARS,
+    NO_PERMIT_PER_MILLE,
+    SNAPSHOT,
+    WIDOWED_ON_RECORD_PER_MILLE,
+)
 
 Column: TypeAlias = pa.Array | npt.NDArray[Any]
 """A column before repeats: Arrow array, integers, or n x width ASCII."""
@@ -189,6 +211,7 @@ def _police(people: People, rng: np.random.Generator, keep: Flags) -> Sheet:
     ago = np.minimum(rng.integers(0, 12, len(who)), _months_since(people.birth_day[who]))
     address = np.where(household, people.register_street[who], people.street_then(who, ago))
     residence = np.where(household, people.street[who], address)
+    marital = _marital_as_told(people)[who]
     codes, areas = pa.array(people.plan.street_codes), pa.array(AREA_CODES)
     registered, district = people.register_street[who], people.plan.street_district
     return Sheet(
@@ -197,7 +220,7 @@ def _police(people: People, rng: np.random.Generator, keep: Flags) -> Sheet:
             "kind": _choice(("floating", "register"), household.astype(np.int64)),
             "sex": _sex(people, who),
             "birth_date": dates(people.birth_day[who]),
-            "marital": people.marital[who].astype(np.int8),
+            "marital": marital.astype(np.int8),
             "register_street": codes.take(pa.array(registered, mask=~household)),
             "register_district": areas.take(pa.array(district[registered], mask=~household)),
             "residence_street": codes.take(pa.array(residence)),
@@ -213,8 +236,22 @@ def _police(people: People, rng: np.random.Generator, keep: Flags) -> Sheet:
         people.ids,
         ago=ago,
         street=address,
-        logged={"no-residence-permit": ~household & ~permit},
+        logged={"no-residence-permit": ~household & ~permit, "stale-marital": marital != people.marital[who]},
     )
+
+
+def _marital_as_told(people: People) -> Ints:
+    """Return everybody's marital status as the police have it: of some marriages and divorces nobody told."""
+    days = people.marital_days
+    recent = (days >= 0) & (days < MARITAL_STALE_YEARS * 365) & (people.marital != WIDOWED)
+    untold = (mix(people.lot, _UNTOLD) % np.uint64(1000)).astype(np.int64) < MARITAL_STALE_PER_MILLE
+    return np.where(recent & untold, _FORMER[people.marital], people.marital)
+
+
+_UNTOLD: Final = 0x3A217A1
+_FORMER: Final = np.zeros(DIVORCED + 1, dtype=np.int64)
+_FORMER[[MARRIED, REMARRIED, DIVORCED]] = SINGLE, DIVORCED, MARRIED
+"""Marital status before the present one."""
 
 
 def police_population(people: People, rng: np.random.Generator) -> Sheet:
@@ -368,22 +405,24 @@ def human_resources_pension(people: People, rng: np.random.Generator) -> Sheet:
 
 
 def civil_affairs_marriage(people: People, rng: np.random.Generator) -> Sheet:
-    """One row per person with a marriage, or a divorce."""
-    who = np.flatnonzero((people.spouse >= 0) | (people.living & (people.marital == 40)))
-    spouse = people.spouse[who]
-    partner = np.where(spouse >= 0, spouse, who)
-    # Drawn at the one of the two who comes first, so that both rows carry one date.
-    draw = rng.random(len(people.age))[np.minimum(who, partner)]
-    youngest = np.minimum(people.age[who], people.age[partner])
-    ago = (draw * np.maximum(youngest - 22, 1) * 365).astype(np.int64)
+    """One row per person with a marriage or a divorce; some who lost their spouse are still married."""
+    on_record = rng.integers(0, 1000, len(people.age)) < WIDOWED_ON_RECORD_PER_MILLE
+    widowed = (people.marital == WIDOWED) & on_record
+    divorced = people.marital == DIVORCED
+    who = np.flatnonzero((people.spouse >= 0) | (people.living & (divorced | widowed)))
+    spouse, alone = people.spouse[who], widowed[who]
+    # A marriage that ended with a death began twenty years before, or at twenty-two.
+    began = np.where(alone, people.marital_days[who] + 20 * 365, people.marital_days[who])
+    began = np.minimum(began, SNAPSHOT_DAY - people.birth_day[who] - 22 * 365)
     return Sheet(
         who,
         {
-            "status": people.marital[who].astype(np.int8),
+            "status": np.where(alone, MARRIED, people.marital[who]).astype(np.int8),
             "spouse_id": text_array(people.ids).take(pa.array(spouse, mask=spouse < 0)),
-            "registered_on": dates(SNAPSHOT_DAY - ago),
+            "registered_on": dates(SNAPSHOT_DAY - np.maximum(began, 0)),
         },
         people.ids,
+        logged={"stale-marital": alone},
     )
 
 

@@ -63,6 +63,23 @@ class Gap:
     verdict: str
 
 
+@dataclass(frozen=True, slots=True)
+class Uncounted:
+    """One register's dead: released by district beside the truth, and who they are by age and month.
+
+    Args:
+        city: released count of all, None where it is withheld.
+        districts: released count, None where it is withheld, and the truth; of nobody there is no count.
+        ages: persons by age, in truth.
+        months: persons on both lists by months before the extract, past the grace and within it, in truth.
+    """
+
+    city: int | None
+    districts: Mapping[str, tuple[int | None, int]]
+    ages: Mapping[str, int]
+    months: Mapping[int, tuple[int, int]]
+
+
 class Words:
     """Says things in both languages, or in English where no font has Chinese characters."""
 
@@ -366,6 +383,195 @@ def villages(
             ),
         )
         _save(figure, stem)
+
+
+def uncancelled(stem: Path, questions: Mapping[str, Uncounted], *, minimum: int, grace_days: int) -> None:
+    """Draw scenario 2: what the bureau is told of each register's dead, and what only the truth says.
+
+    Args:
+        stem: path without its ending.
+        questions: by name, `register` and `pension`.
+        minimum: smallest published group.
+        grace_days: days of grace.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    with _drawing() as words:
+        figure = _figure(
+            words.line("应销未销与养老金续领", "The dead on the register, and on the pension list"),
+            words.line(
+                "卫健死亡证明 × 公安户籍, 民政殡葬 × 人社养老金",
+                "death certificates (health) on the household register (police); "
+                "funerals (civil affairs) on the pension list (human resources)",
+            ),
+            13.6,
+            7.6,
+        )
+        rows = figure.subplots(len(questions), 3, width_ratios=(1.5, 1, 1.4), squeeze=False)
+        titles = {
+            "register": words.line("仍在户籍, 按区", "still registered, by district"),
+            "pension": words.line("仍领养老金, 按区", "still paid a pension, by district"),
+        }
+        for (name, one), (left, middle, right) in zip(questions.items(), rows, strict=True):
+            _uncounted_districts(left, one, words)
+            left.set_title(titles[name])
+            at = list(range(len(one.ages)))
+            middle.bar(at, list(one.ages.values()), 0.62, color=_FAINT)
+            middle.set_xticks(at, list(one.ages), fontsize=7.5)
+            middle.set_title(words.line("按年龄, 真值", "by age, in truth"))
+            months = sorted(one.months)
+            past, within = ([one.months[ago][side] for ago in months] for side in (0, 1))
+            right.bar(months, past, 0.7, color=_RED, label=words.line("在密封名单上", "on the sealed list"))
+            right.bar(months, within, 0.7, bottom=past, color=_GRID, edgecolor=_FAINT, linewidth=0.6,
+                      label=words.line("宽限期内, 不告知", "within the grace, not told"))  # fmt: skip
+            right.set_xlabel(words.line("死亡距数据时点的月数", "months from death to the extracts"))
+            right.set_title(words.line("按死亡时间, 真值", "by time of death, in truth"))
+            right.set_ylim(0, 1.35 * max(1, *(sum(each) for each in one.months.values())))
+            right.legend(frameon=False, fontsize=7.5, loc="upper right")
+            for axes in (left, middle, right):
+                axes.grid(axis="y", color=_GRID, linewidth=0.6)
+                axes.set_axisbelow(True)
+                axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        _note(
+            figure,
+            words.lines(
+                f"左: 公布的数 (小于 {minimum} 的组及为其遮蔽的组不公布, 其余四舍五入到 5); × 为真值。"
+                f"中、右: 真值, 真实城市中只有名单接收方知晓; 死亡未满 {grace_days} 天的不在名单上。",
+                f"Left: groups below {minimum}, and others that would give one away, are withheld; the rest "
+                "is rounded to 5. Crosses: the truth.\n"
+                "Middle and right: the truth, which in a real city only the list's recipient learns; "
+                f"whose death is less than {grace_days} days back is not on it.",
+            ),
+        )
+        _save(figure, stem)
+
+
+def differing(
+    stem: Path,
+    pairs: Mapping[tuple[str, str], int | None],
+    districts: Mapping[str, int | None],
+    *,
+    minimum: int,
+) -> None:
+    """Draw scenario 8: of how many people two departments have another marital status, and which.
+
+    Args:
+        stem: path without its ending.
+        pairs: people by what the one and the other department has, in truth; None for too few.
+        districts: the same people by district; None for too few.
+        minimum: fewest people that are shown.
+    """
+    chinese = {"single": "未婚", "married": "已婚", "widowed": "丧偶", "divorced": "离婚"}
+    with _drawing() as words:
+        figure = _figure(
+            words.line("婚姻状况校核", "Marital status, as two departments have it"),
+            words.line(
+                "公安人口登记 × 民政婚姻登记: 各部门只得知本部门哪些记录与对方不一致",
+                "police and marriage register: each learns which of its own records differ, and no value",
+            ),
+            12.6,
+            5.6,
+        )
+        left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
+        shown = {pair: persons for pair, persons in pairs.items() if persons is not None}
+        ordered = sorted(shown, key=lambda pair: -shown[pair])
+        names = [
+            words.line(f"公安 {chinese[one]}, 民政 {chinese[other]}", f"police {one}, civil affairs {other}")
+            for one, other in ordered
+        ]
+        for axes, labels, values, title in (
+            (left, names, [shown[pair] for pair in ordered], words.line("按两部门取值", "by what each has")),
+            (
+                right,
+                list(districts),
+                [persons or 0 for persons in districts.values()],
+                words.line("按居住区", "by district of residence"),
+            ),
+        ):
+            at = list(range(len(labels)))
+            bars = axes.barh(at, values, 0.62, color=_BLUE)
+            axes.bar_label(
+                bars, [f"{value:,}" if value else "×" for value in values], padding=3, fontsize=7.5
+            )
+            axes.set_yticks(at, labels, fontsize=7.5)
+            axes.invert_yaxis()
+            axes.margins(x=0.12)
+            axes.set_xlabel(words.line("人", "people"))
+            axes.set_title(title)
+        _note(
+            figure,
+            words.lines(
+                "两图均为合成城市的真值, 真实城市中无人知晓: 每个部门只有自己的密封名单。"
+                f"少于 {minimum} 人的不列出 (×)。",
+                "Both are the truth, which nobody has in a real city: each department has its sealed list, "
+                f"the bureau nothing. Fewer than {minimum} people are not shown (×).",
+            ),
+        )
+        _save(figure, stem)
+
+
+def latencies(stem: Path, milliseconds: Sequence[float], *, people: int) -> None:
+    """Draw scenario 10: how long look-ups took, one after the other.
+
+    Args:
+        stem: path without its ending.
+        milliseconds: of each look-up, in order.
+        people: whom the table has.
+    """
+    with _drawing() as words:
+        figure = _figure(
+            words.line("以核代填", "Verify instead of filling in"),
+            words.line(
+                f"街道窗口逐人核验本街道 {people:,} 名登记人口; 公安只知次数, 不知查询了谁",
+                f"a street's clerk asks about its {people:,} residents one by one; the police count the "
+                "look-ups, and learn of nobody who it was",
+            ),
+            12.6,
+            5.2,
+        )
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
+        left.hist(milliseconds, bins=24, color=_BLUE, edgecolor="white", linewidth=0.5)
+        left.set_xlabel(words.line("毫秒", "milliseconds"))
+        left.set_ylabel(words.line("查询次数", "look-ups"))
+        left.set_title(words.line("单人核验用时分布", "time of one look-up"))
+        right.plot(range(1, len(milliseconds) + 1), milliseconds, linewidth=0.9, color=_BLUE)
+        right.set_ylim(0)
+        right.set_xlabel(words.line("第几次查询", "look-up"))
+        right.set_ylabel(words.line("毫秒", "milliseconds"))
+        right.set_title(words.line("依次用时", "one after the other"))
+        for axes in (left, right):
+            axes.grid(axis="y", color=_GRID, linewidth=0.6)
+            axes.set_axisbelow(True)
+        _note(
+            figure,
+            words.lines(
+                "从窗口提交到得到答案, 含两个节点写入日志; 全部进程在同一台机器上, 互相争用。",
+                "From the window to the answer, both nodes' journal entries included; all processes share "
+                "one machine.",
+            ),
+        )
+        _save(figure, stem)
+
+
+def _uncounted_districts(axes: "Axes", one: Uncounted, words: Words) -> None:
+    at = list(range(len(one.districts)))
+    shown = [
+        (x, count) for x, (count, _) in zip(at, one.districts.values(), strict=True) if count is not None
+    ]
+    axes.bar([x for x, _ in shown], [count for _, count in shown], 0.62, color=_BLUE,
+             label=words.line("公布", "published"))  # fmt: skip
+    _crosses(axes, at, [truth for _, truth in one.districts.values()], words.line("真值", "truth"))
+    hidden = sum(count is None and truth > 0 for count, truth in one.districts.values())
+    axes.set_xticks(at, list(one.districts), rotation=60, ha="right", fontsize=7)
+    axes.set_ylim(0, 1.35 * max(1, *(max(count or 0, truth) for count, truth in one.districts.values())))
+    city = "withheld" if one.city is None else f"{one.city:,}"
+    axes.set_xlabel(
+        words.lines(
+            f"公布: 全市 {'不公布' if one.city is None else city}; 不公布 {hidden} 个区",
+            f"published: city {city}; {hidden} districts withheld",
+        )
+    )
+    axes.legend(frameon=False, fontsize=7.5, ncols=2, loc="upper right")
 
 
 def _each(axes: "Axes", each: Mapping[str, Estimate], minimum: int, words: Words) -> None:

@@ -13,13 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from demo.city import keys_sha256
+from demo.city.plan import make_plan
+from demo.city.profile import AREA_CODES, profile_named
 from demo.collaboration import (
+    BUREAU,
     Collaboration,
     Department,
     command,
     command_json,
+    for_a_city_of,
     trusted,
 )
 from demo.narration import Failed, Narrator, explained
@@ -28,9 +33,12 @@ from demo.run import await_questions
 
 if TYPE_CHECKING:
     from coordinator.client.release import Release
+    from coordinator.client.sdk import Job
     from minshu import Bureau
 
-JOB_TYPE = 'job_type = "'
+JOB_TYPE: Final = 'job_type = "'
+DIRECTED: Final = ("dpo", "owner")
+"""Who approves at each department where records about persons leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +63,6 @@ def codes_of(profile: str) -> Codes:
     Raises:
         InputError: there is no such profile.
     """
-    from demo.city.plan import make_plan
-    from demo.city.profile import AREA_CODES, profile_named
-
     plan = make_plan(profile_named(profile))
     return Codes(AREA_CODES, plan.street_codes, plan.village_codes)
 
@@ -191,24 +196,65 @@ class Play(Narrator):
         self.say(f"Nodes, each with a policy that two officers signed: {names}.")
 
     def _policy(self, department: Department) -> str:
-        """Return a department's policy with the keys and days of this run."""
-        return self.collaboration.policy(department, policy_template(self.scenario.number, department))
+        """Return a department's policy with the keys and days of this run, and caps for so large a city."""
+        text = self.collaboration.policy(department, policy_template(self.scenario.number, department))
+        text = text.replace(f'organisation = "{BUREAU}"', f'organisation = "{self.collaboration.bureau}"')
+        return for_a_city_of(profile_named(self.profile).population, text)
 
     @property
     def _folder(self) -> Any:
         return files(f"demo.scenarios.scenario_{self.scenario.number}")
 
-    def ask(self, name: str, *, approvers: Iterable[Department] = ()) -> "Release":
+    def ask(
+        self, name: str, *, approvers: Iterable[Department] = (), roles: Sequence[str] = ("dpo",)
+    ) -> "Release":
         """Ask the question in NAME.toml and return its answer, which stays in releases/NAME/.
+
+        Args:
+            name: of the question.
+            approvers: see `answered`.
+            roles: see `answered`.
+
+        Raises:
+            Failed: the job did not succeed.
+        """
+        release = self.answered(name, approvers=approvers, roles=roles).release()
+        release.save(self.result / "releases" / name)
+        if "within" in release.facts:
+            self.say(f"{release.facts['within']}.")
+        return release
+
+    def answered(
+        self, name: str, *, approvers: Iterable[Department] = (), roles: Sequence[str] = ("dpo",)
+    ) -> "Job":
+        """Ask the question in NAME.toml and return the job, which has succeeded.
 
         Where noise is added, what `minshu plan` says of it is printed before.
 
         Args:
             name: of the question.
-            approvers: departments whose data protection officer approves.
+            approvers: departments that approve.
+            roles: who of each: DIRECTED where records leave, which takes two.
 
         Raises:
             Failed: the job did not succeed.
+        """
+        begun, job = self.submitted(name, approvers=approvers, roles=roles)
+        with self.children.watched(job.cancel):
+            view = job.wait(progress=False)
+        if view.state != "SUCCEEDED":
+            raise Failed(f"{name} ended {view.state}: {view.code} {view.sentence}")
+        self.seconds[name] = time.perf_counter() - begun
+        self.say(f"Answered in {self.seconds[name]:.1f} s.")
+        return job
+
+    def submitted(
+        self, name: str, *, approvers: Iterable[Department], roles: Sequence[str]
+    ) -> tuple[float, "Job"]:
+        """Ask the question in NAME.toml, and have it approved; return when it was asked, and the job.
+
+        Raises:
+            Failed: it ended before its approvals.
         """
         file, job_type = self._question(name)
         if job_type == "release/1":
@@ -219,18 +265,32 @@ class Play(Narrator):
         if waiting:
             await_questions(job)
             for department in waiting:
-                self.collaboration.approve(department, job.id, "dpo")
-            self.say(f"Approved at {', '.join(d.title for d in waiting)}.")
-        with self.children.watched(job.cancel):
-            view = job.wait(progress=False)
-        if view.state != "SUCCEEDED":
-            raise Failed(f"{name} ended {view.state}: {view.code} {view.sentence}")
-        release = job.release()
-        self.seconds[name] = time.perf_counter() - begun
-        release.save(self.result / "releases" / name)
-        within = f" {release.facts['within']}." if "within" in release.facts else ""
-        self.say(f"Answered in {self.seconds[name]:.1f} s.{within}")
-        return release
+                for role in roles:
+                    self.collaboration.approve(department, job.id, role)
+            people = "" if len(roles) == 1 else ", by two people at each"
+            self.say(f"Approved at {', '.join(d.title for d in waiting)}{people}.")
+        return begun, job
+
+    def check_records(self, job: "Job", department: Department, persons: int, sha256: str) -> None:
+        """Open the sealed list at its recipient, and hold the persons on it against the truth.
+
+        Args:
+            job: that made it.
+            department: the recipient.
+            persons: how many are right.
+            sha256: see `demo.city.keys_sha256`.
+
+        Raises:
+            Failed: there are others.
+        """
+        listed = self.collaboration.open_records(department, job.id)["key"].to_pylist()
+        keys = [str(key).removeprefix("RIC:").encode() for key in listed]
+        if len(keys) != persons or keys_sha256(keys) != sha256:
+            raise Failed(f"the sealed list of {department.title} has other people than the truth")
+        self.say(
+            f"The sealed list of {department.title}: [bold]{len(keys):,}[/bold] people, suspected, needs "
+            "human verification (疑似, 需人工核实). They are those of the truth."
+        )
 
     def refused(self, name: str) -> str:
         """Ask the question in NAME.toml, which must be refused; return the code.
@@ -250,6 +310,7 @@ class Play(Narrator):
     def _question(self, name: str) -> tuple[Path, str]:
         """Write the job.toml of a question and print its first line; return the file and the job type."""
         text = self.codes.fill(self._folder.joinpath(f"{name}.toml").read_text("utf-8"))
+        text = for_a_city_of(profile_named(self.profile).population, text)
         file = self.jobs / f"{name}.toml"
         file.write_text(text, encoding="utf-8")
         job_type = text.partition(JOB_TYPE)[2].partition('"')[0]

@@ -12,6 +12,9 @@ JOB_TYPES: tuple[JobType, ...]
 def _job_types() -> tuple[JobType, ...]:
     # Imported when asked for: what they build on is written in the words of `job_type`, which lies in here.
     from protocols.jobs.crosscheck import Crosscheck
+    from protocols.jobs.lookup import Lookups
+    from protocols.jobs.match import Matching
+    from protocols.jobs.overlap import Overlap
     from protocols.jobs.release import Release
     from protocols.jobs.table import CrossTable
 
@@ -19,6 +22,9 @@ def _job_types() -> tuple[JobType, ...]:
         Crosscheck(),
         CrossTable(),
         Release(),
+        Matching(),
+        Overlap(),
+        Lookups(),
     )
 
 

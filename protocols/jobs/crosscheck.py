@@ -2,14 +2,16 @@
 
 Two questions of one shape. `present_in: at_least` finds persons whom at least k departments know and the
 register does not (疑似漏登); `present_in: all` finds persons on the register whom every source holds, such
-as the dead (应销未销). The register's organisation alone receives records; the requester receives a street
-table. Messages, locks, guards and what each coalition learns: `protocols/psi/SPEC.md`.
+as the dead (应销未销), perhaps only where every source's date is some days of grace back. The register's
+organisation alone receives records; the requester receives a street table. Messages, locks, guards and what
+each coalition learns: `protocols/psi/SPEC.md`.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from fractions import Fraction
 from itertools import chain
 from typing import Any, Final, Self
@@ -63,13 +65,16 @@ STREET_TABLE: Final = "street-table"
 
 KEY_TYPE: Final = "resident-id"
 
+MAX_GRACE_DAYS: Final = 3650
+
 
 @dataclass(frozen=True, slots=True)
 class Params:
     """What a job of this type asks.
 
     `everywhere` is `present_in: all`; `k` is the smallest number of lists a flagged person is on: of sources,
-    or, with `everywhere`, of all lists, the register's included.
+    or, with `everywhere`, of all lists, the register's included. With a `grace`, a source's row counts if its
+    date is far enough back.
     """
 
     everywhere: bool
@@ -77,6 +82,7 @@ class Params:
     sources: int
     key_holder: Role
     areas: AreaTable
+    grace: "Grace | None" = None
 
     @classmethod
     def of(cls, spec: JobSpec) -> Self:
@@ -121,13 +127,16 @@ class Params:
                 hint='write key_holder = "source-1", the source that shares the tag key with the register',
             )
         areas = area_table(params.pop("areas", "national"))
+        everywhere = present_in == "all"
+        grace = Grace.of(params, spec.created.date()) if everywhere else None
         if params:
             raise InputError(
-                f"{len(params)} unknown param(s), expected present_in, k (with at_least), key_holder, areas",
+                f"{len(params)} unknown param(s), expected present_in, k (with at_least), grace_days and "
+                "as_of (with all), key_holder, areas",
                 code="unknown-param",
                 hint="remove what crosscheck/1 does not know",
             )
-        return cls(present_in == "all", k, sources, Role(key_holder), areas)
+        return cls(everywhere, k, sources, Role(key_holder), areas, grace)
 
     @property
     def owners(self) -> tuple[Role, ...]:
@@ -139,13 +148,72 @@ class Params:
         return index or self.sources + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """How far back a source's date has to be for its row to count.
+
+    Attributes:
+        days: so many days, or more.
+        as_of: before this day, None for the day the job was created.
+        until: the last day that is far enough back.
+    """
+
+    days: int
+    as_of: date | None
+    until: date
+
+    @classmethod
+    def of(cls, params: dict[str, Any], created: date) -> Self | None:
+        """Take the grace off `params`; None where there is none.
+
+        Raises:
+            InputError: no number of days, or no day that has come.
+        """
+        if not {"grace_days", "as_of"} & params.keys():
+            return None
+        named = "as_of" in params
+        days, text = params.pop("grace_days", None), params.pop("as_of", created.isoformat())
+        if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= MAX_GRACE_DAYS:
+            raise InputError(
+                f"params.grace_days is no whole number from 1 to {MAX_GRACE_DAYS}",
+                code="bad-params",
+                hint="grace_days = 60 leaves out rows whose dates are less than 60 days back",
+            )
+        as_of = _day(text)
+        # A later day would shorten the grace that officers read in the job.
+        if as_of is None or not created - timedelta(MAX_GRACE_DAYS) <= as_of <= created:
+            raise InputError(
+                "params.as_of is no day such as 2026-11-30 on which the job was created, or of the "
+                f"{MAX_GRACE_DAYS} days before",
+                code="bad-params",
+                hint="leave it out to count from the day of the job, or give the day of the extracts",
+            )
+        return cls(days, as_of if named else None, as_of - timedelta(days))
+
+    def asks(self) -> dict[str, int | str]:
+        """Return what makes it another question: the days, and the day where the job chose one."""
+        return {"grace_days": self.days, **({} if self.as_of is None else {"as_of": self.as_of.isoformat()})}
+
+
+def _day(text: object) -> date | None:
+    """Return the day that is written as 2026-11-30, None for anything else."""
+    try:
+        day = date.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return day if day is not None and day.isoformat() == text else None
+
+
 _KEY = ColumnNeed("key", "join", ("resident-id", "identifier"))
 _STREET = ColumnNeed("street", "group", ("enum", "text", "code"))
 _LAST_SEEN = ColumnNeed("last_seen", "carry", ("date", "month"), required=False)
+_SINCE = ColumnNeed("since", "filter", ("date",))
 
 
-def _columns(owner: Role) -> tuple[ColumnNeed, ...]:
-    return (_KEY,) if owner == REGISTER else (_KEY, _STREET, _LAST_SEEN)
+def _columns(params: Params, owner: Role) -> tuple[ColumnNeed, ...]:
+    if owner == REGISTER:
+        return (_KEY,)
+    return (_KEY, _STREET, _LAST_SEEN) if params.grace is None else (_KEY, _STREET, _LAST_SEEN, _SINCE)
 
 
 class Crosscheck:
@@ -176,7 +244,7 @@ class Crosscheck:
                 hint="give the register and every source one dataset; the matcher brings none",
             )
         for given in spec.inputs:
-            needs = _columns(given.role)
+            needs = _columns(params, given.role)
             known = {need.slot for need in needs}
             required = {need.slot for need in needs if need.required}
             check_columns(given, required, known)
@@ -207,8 +275,12 @@ class Crosscheck:
         return frozenset({kind, "key-holder"}) if holds_key else frozenset({kind})
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
-        """Return the slots of a list: a key, and from sources the street and perhaps when last seen."""
-        return _columns(role) if role in Params.of(spec).owners else ()
+        """Return the slots of a list: a key, and from sources the street and perhaps when last seen.
+
+        With a grace, from sources also the date that it is counted from.
+        """
+        params = Params.of(spec)
+        return _columns(params, role) if role in params.owners else ()
 
     def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
         """Return the records for the register's organisation and the street table for the requester."""
@@ -252,14 +324,15 @@ class Crosscheck:
         A coalition that is not listed learns the union of what its listed parts learn.
         """
         params = Params.of(spec)
+        sizes = _list_sizes(params)
         table: dict[frozenset[Role], tuple[Statement, ...]] = {
-            frozenset({REGISTER}): (_LIST_SIZES, _flagged(params), _CRAFTED),
-            frozenset({MATCHER}): (_LIST_SIZES, _VENN),
+            frozenset({REGISTER}): (sizes, _flagged(params), _CRAFTED),
+            frozenset({MATCHER}): (sizes, _VENN),
             frozenset({Role(REQUESTER)}): (_STREET_TABLE,),
-            frozenset({Role(COORDINATOR)}): (_LIST_SIZES, _TRAFFIC),
+            frozenset({Role(COORDINATOR)}): (sizes, _TRAFFIC),
         }
         for role in params.owners[1:]:
-            table[frozenset({role})] = (_LIST_SIZES,)
+            table[frozenset({role})] = (sizes,)
             table[frozenset({MATCHER, role})] = (_rows_elsewhere(role),)
         together = frozenset({MATCHER, REGISTER})
         opened = _opened_from(params.k) if params.k > 1 else _OPENED_WITHOUT_LOCK
@@ -282,7 +355,7 @@ class Crosscheck:
         return Cost(rows=0 if role == REGISTER else constraints.max_rows or 0, queries=1)
 
     def query(self, spec: JobSpec, role: Role) -> Query | None:
-        """Return whose lists are compared at which threshold; another set or threshold is another group."""
+        """Return whose lists are compared at which threshold and grace; if one differs, so does the group."""
         params = Params.of(spec)
         if role not in params.owners:
             return None
@@ -291,6 +364,8 @@ class Crosscheck:
             for i in spec.inputs
         )
         asks = {"job_type": self.name, "lists": lists, "k": params.k, "everywhere": params.everywhere}
+        if params.grace is not None:
+            asks |= params.grace.asks()
         return Query(canonical_json(asks).decode("utf-8"))
 
     def sources_asked(self, spec: JobSpec) -> int:
@@ -365,7 +440,9 @@ class Crosscheck:
         """
         if not self.columns(spec, role):
             raise InputError(f"the role {role} brings no dataset", code="no-dataset")
-        return KeyedListBuilder(as_of=spec.created.date(), areas=Params.of(spec).areas, kind=KEY_TYPE)
+        params = Params.of(spec)
+        until = None if role == REGISTER or params.grace is None else params.grace.until
+        return KeyedListBuilder(as_of=spec.created.date(), areas=params.areas, kind=KEY_TYPE, until=until)
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; only the register's has outputs: records and street table.
@@ -396,13 +473,28 @@ _LIST_SIZES: Final = Statement(
 )
 
 
+def _list_sizes(params: Params) -> Statement:
+    if params.grace is None:
+        return _LIST_SIZES
+    until = params.grace.until.isoformat()
+    return Statement(
+        _LIST_SIZES.key,
+        f"{_LIST_SIZES.en}; of a source, the distinct keys dated {until} or before",
+        f"{_LIST_SIZES.zh}; 来源的条数只计日期不晚于 {until} 的",
+    )
+
+
 def _flagged(params: Params) -> Statement:
     if params.everywhere:
+        dated, dated_zh = "", ""
+        if params.grace is not None:
+            until = params.grace.until.isoformat()
+            dated, dated_zh = f" with a date of {until} or before", f"且日期均不晚于 {until} "
         return Statement(
             "flagged-rows",
             "key, street and month last seen of every person on its list whom all "
-            f"{params.sources} source(s) hold, from one source each, and which source that is",
-            f"本清单中全部 {params.sources} 个来源均持有的人员: 证件号码、街道、最近出现月份, "
+            f"{params.sources} source(s) hold{dated}, from one source each, and which source that is",
+            f"本清单中全部 {params.sources} 个来源均持有{dated_zh}的人员: 证件号码、街道、最近出现月份, "
             "每人取自一个来源, 并知道是哪个来源",
         )
     return Statement(

@@ -5,7 +5,7 @@ Built batch by batch from Arrow columns, about 40 bytes per row; no row becomes 
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final
@@ -25,9 +25,14 @@ UNKNOWN_MONTH: Final = 0
 
 _FIRST_MONTH: Final = 1900 * 12
 _END_MONTH: Final = 2200 * 12
+_FIRST_DAY: Final = np.datetime64("1900-01-01", "D")
+_END_DAY: Final = np.datetime64("2200-01-01", "D")
 _ISO_MONTH: Final = r"^(19|20|21)[0-9]{2}-(0[1-9]|1[0-2])(-[0-9]{2})?$"
 _COMPACT_MONTH: Final = r"^([0-9]{4})([0-9]{2})$"
-_COMMIT_ROWS: Final = 1 << 16
+_COMPACT_DAY: Final = r"^([0-9]{4})([0-9]{2})([0-9]{2})$"
+_ISO_DAY: Final = r"^(19|20|21)[0-9]{2}-[0-9]{2}-[0-9]{2}([T ].*)?$"
+COMMIT_ROWS: Final = 1 << 16
+"""How many items of a list are committed to at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +55,8 @@ class KeyedList:
     def quality(self) -> Mapping[str, int]:
         """Return rows without key by reason code, `repeated-key` rows, keys with `no-street`, `no-month`.
 
+        Where rows count by their dates, also those with a key that are `within-grace` or have `no-date`.
+
         A reason that never applies is left out.
         """
         return dict(self.reasons)
@@ -63,27 +70,32 @@ class KeyedList:
         Raises:
             ValueError: the salt has another length.
         """
-        if len(salt) != 32:
-            raise ValueError(f"salt of {len(salt)} bytes, expected 32")
-        digest = hashlib.sha256(salt)
-        for start in range(0, len(self.keys), _COMMIT_ROWS):
-            items: list[bytes] = self.keys[start : start + _COMMIT_ROWS].tolist()
-            digest.update(b"".join(len(item).to_bytes(2, "big") + item for item in items))
-        return Digest("sha256:" + digest.hexdigest())
+        blocks = (self.keys[at : at + COMMIT_ROWS] for at in range(0, len(self.keys), COMMIT_ROWS))
+        return commit(blocks, salt)
 
     def __repr__(self) -> str:
         return f"KeyedList({self.rows} rows, {self.distinct_keys} keys)"
 
 
 class KeyedListBuilder:
-    """Takes slots `key`, and where the role has them `street` and `last_seen`, batch by batch.
+    """Takes slots `key`, and where the role has them `street`, `last_seen` and `since`, batch by batch.
 
-    Of the rows of one key the one last seen stays; of equals the one whose street sorts first.
+    Of the rows of one key the one last seen stays; of equals the one whose street sorts first. With `until`,
+    a row counts only if it is dated, and not later than that day.
     """
 
-    def __init__(self, *, as_of: date, areas: AreaTable, kind: str = "resident-id") -> None:
-        """Start an empty list whose keys are of type `kind`, judged as of a day with a table of areas."""
-        self._as_of, self._areas, self._kind = as_of, areas, kind
+    def __init__(
+        self, *, as_of: date, areas: AreaTable, kind: str = "resident-id", until: date | None = None
+    ) -> None:
+        """Start an empty list whose keys are of type `kind`, judged as of a day with a table of areas.
+
+        Args:
+            as_of: the day.
+            areas: the table.
+            kind: the keys' type.
+            until: last date in the slot `since` of a row that counts; None: there is no such slot.
+        """
+        self._as_of, self._areas, self._kind, self._until = as_of, areas, kind, until
         self._rows = 0
         self._reasons: Counter[str] = Counter()
         self._slots: set[str] = set()
@@ -97,23 +109,41 @@ class KeyedListBuilder:
 
         Args:
             batch: slot → pyarrow array; `key` and `street` text, `last_seen` a date, a time, or a month
-                such as 2026-11 or 202611, as text or as a number.
+                such as 2026-11 or 202611, as text or as a number; `since` a date, a time, or a day such as
+                2026-11-30 or 20261130, as text or as a number.
 
         Raises:
-            InputError: a column of another type or length, or streets that are none.
+            InputError: a column of another type or length, streets that are none, or no dates where rows
+                count by their dates.
         """
         column = batch["key"]
-        if unknown := set(batch) - {"key", "street", "last_seen"}:
+        dated = frozenset() if self._until is None else frozenset({"since"})
+        if unknown := set(batch) - {"key", "street", "last_seen"} - dated:
             raise InputError(f"{len(unknown)} unknown slot(s) in a batch", code="unknown-slot")
         if len({len(array) for array in batch.values()}) != 1:
             raise InputError("columns of a batch differ in length", code="length-mismatch")
+        if missing := dated - set(batch):
+            raise InputError(f"a batch without the slot {', '.join(missing)}", code="missing-slot")
         found = normalise(column, self._kind, as_of=self._as_of, areas=self._areas)
         self._rows += len(column)
         self._slots.update(batch)
         self._reasons.update(found.counts())
-        self._keys.append(found.keys)
-        self._streets.append(self._coded(batch.get("street"), len(column))[found.rows])
-        self._months.append(_months(batch.get("last_seen"), len(column))[found.rows])
+        counts = self._past(batch.get("since"), found.rows)
+        rows = found.rows[counts]
+        self._keys.append(found.keys[counts])
+        self._streets.append(self._coded(batch.get("street"), len(column))[rows])
+        self._months.append(months_of(batch.get("last_seen"), len(column))[rows])
+
+    def _past(self, column: Any, rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Return which of these rows count by their dates, and count the reasons of the others."""
+        if self._until is None:
+            return np.ones(len(rows), dtype=np.bool_)
+        days = _days(column)[rows]
+        undated = np.isnat(days)
+        past: npt.NDArray[np.bool_] = days <= np.datetime64(self._until, "D")
+        self._reasons["no-date"] += int(undated.sum())
+        self._reasons["within-grace"] += int((~past & ~undated).sum())
+        return past
 
     def finish(self) -> KeyedList:
         """Return the list."""
@@ -152,26 +182,11 @@ class KeyedListBuilder:
         if column is None:
             code = self._street_codes.setdefault("", len(self._street_codes))
             return np.full(rows, code, dtype=np.uint16)
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        try:
-            plain = pc.fill_null(column.cast(pa.string()), "")
-            plain.validate(full=True)
-        except pa.ArrowException:
-            # Arrow's message may quote the value.
-            raise InputError(
-                "the street column is not text in UTF-8",
-                code="not-text",
-                hint="cast it to text at the source",
-            ) from None
-        if isinstance(plain, pa.ChunkedArray):
-            plain = plain.combine_chunks()
-        coded = plain.dictionary_encode()
-        codes = np.zeros(len(coded.dictionary) or 1, dtype=np.uint16)
-        for place, value in enumerate(coded.dictionary.to_pylist()):
-            codes[place] = self._street_code(value.strip())
-        return codes[np.asarray(coded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)]
+        texts, places = texts_of(column, "street")
+        codes = np.zeros(len(texts) or 1, dtype=np.uint16)
+        for place, text in enumerate(texts):
+            codes[place] = self._street_code(text.strip())
+        return codes[places]
 
     def _street_code(self, name: str) -> int:
         if len(name.encode()) > MAX_STREET_BYTES or not name.isprintable():
@@ -189,7 +204,7 @@ class KeyedListBuilder:
         return self._street_codes.setdefault(name, len(self._street_codes))
 
 
-def _months(column: Any, rows: int) -> npt.NDArray[np.uint16]:
+def months_of(column: Any, rows: int) -> npt.NDArray[np.uint16]:
     """Return the month of each row; UNKNOWN_MONTH where it is null, unreadable or not in 1900 to 2199."""
     if column is None:
         return np.zeros(rows, dtype=np.uint16)
@@ -225,6 +240,97 @@ def _months(column: Any, rows: int) -> npt.NDArray[np.uint16]:
     months = np.asarray(number.to_numpy(zero_copy_only=False), dtype=np.int64) - 1
     months[(months < _FIRST_MONTH) | (months >= _END_MONTH)] = UNKNOWN_MONTH
     return months.astype(np.uint16)
+
+
+def _days(column: Any) -> npt.NDArray[np.datetime64]:
+    """Return the day of each row; not-a-time where it is null, unreadable or not in 1900 to 2199."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    fits = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_integer)
+    try:
+        if any(fit(kind) for fit in fits):
+            text = pc.replace_substring_regex(column.cast(pa.string()), _COMPACT_DAY, r"\1-\2-\3")
+            text = pc.utf8_slice_codeunits(
+                pc.if_else(pc.match_substring_regex(text, _ISO_DAY), text, ""), 0, 10
+            )
+            read = pc.strptime(text, format="%Y-%m-%d", unit="s", error_is_null=True)
+            # A day that no month has, such as the 30th of February, is read as another one.
+            column = pc.if_else(pc.equal(pc.strftime(read, format="%Y-%m-%d"), text), read, None)
+        elif not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
+            raise InputError(
+                f"the since column is of type {kind}, expected a date, a time, text or whole numbers",
+                code="not-a-date",
+                hint="cast it to a date at the source, or give days such as 2026-11-30 or 20261130",
+            )
+        number = column.cast(pa.date32(), safe=False).cast(pa.int32())
+    except pa.ArrowException:
+        raise InputError(
+            "the since column cannot be read as dates", code="not-a-date", hint="cast it at the source"
+        ) from None
+    if isinstance(number, pa.ChunkedArray):
+        number = number.combine_chunks()
+    known = np.asarray(number.is_valid().to_numpy(zero_copy_only=False))
+    plain = np.asarray(number.fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)
+    days = plain.astype("datetime64[D]")
+    days[~known | (days < _FIRST_DAY) | (days >= _END_DAY)] = np.datetime64("NaT")
+    return days
+
+
+def commit(blocks: Iterable[npt.NDArray[np.bytes_]], salt: bytes) -> Digest:
+    """Return SHA-256(salt ‖ every item in order, each after its length as u16).
+
+    Args:
+        blocks: the items of a list, block by block.
+        salt: 32 random bytes.
+
+    Raises:
+        ValueError: the salt has another length.
+    """
+    if len(salt) != 32:
+        raise ValueError(f"salt of {len(salt)} bytes, expected 32")
+    digest = hashlib.sha256(salt)
+    for block in blocks:
+        width = block.dtype.itemsize
+        letters = np.ascontiguousarray(block).view(np.uint8).reshape(len(block), width)
+        if letters[:, -1].all():  # none is shorter than the others
+            rows = np.empty((len(block), 2 + width), dtype=np.uint8)
+            rows[:, :2] = divmod(width, 256)
+            rows[:, 2:] = letters
+            digest.update(rows.data)
+            continue
+        items: list[bytes] = block.tolist()
+        digest.update(b"".join(len(item).to_bytes(2, "big") + item for item in items))
+    return Digest("sha256:" + digest.hexdigest())
+
+
+def texts_of(column: Any, what: str) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Return the different texts of a column, "" for null, and of each row its text's place among them.
+
+    Args:
+        column: a pyarrow array.
+        what: the slot, for the error.
+
+    Raises:
+        InputError: `not-text`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        plain = pc.fill_null(column.cast(pa.string()), "")
+        plain.validate(full=True)
+    except pa.ArrowException:
+        # Arrow's message may quote the value.
+        raise InputError(
+            f"the {what} column is not text in UTF-8", code="not-text", hint="cast it to text at the source"
+        ) from None
+    if isinstance(plain, pa.ChunkedArray):
+        plain = plain.combine_chunks()
+    coded = plain.dictionary_encode()
+    places = np.asarray(coded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return coded.dictionary.to_pylist(), places
 
 
 def month_text(month: int) -> str:

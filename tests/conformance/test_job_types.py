@@ -9,7 +9,10 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from crosscheck_case import job_spec
+from crosscheck_case import graced_spec, job_spec
+from lookup_case import lookup_spec
+from match_case import MARITAL, match_spec
+from overlap_case import pair_spec, venn_spec
 from release_case import ASKS, release_spec
 from table_case import DISTRICT, INCOME, table_spec
 
@@ -30,6 +33,7 @@ EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
         job_spec(3, k=2, key_holder=3),
         job_spec(1, present_in="all"),
         job_spec(3, present_in="all"),
+        graced_spec(2, as_of="2025-12-31"),
     ),
     "table/1": lambda: (
         table_spec(1),
@@ -56,6 +60,24 @@ EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
             unit_rows=12,
             filters=[{"slot": "year", "low": "2020"}, {"slot": "status", "values": ["open"]}],
         ),
+    ),
+    "overlap/1": lambda: (
+        pair_spec(),
+        pair_spec(epsilon="0.1", delta="1/1000000"),
+        venn_spec(2),
+        venn_spec(3, key_holders=["source-3", "source-1"], rho="0.2"),
+        venn_spec(6),
+    ),
+    "match/1": lambda: (
+        match_spec(500),
+        match_spec(500, compare="held"),
+        match_spec(500, values=MARITAL),
+        match_spec(500, values=[["1"], ["2"]]),
+    ),
+    "lookup/1": lambda: (
+        lookup_spec(),
+        lookup_spec(verified=True, scope=None, fields=["status"], columns={"last_seen": "the_seen"}),
+        lookup_spec(scope={"street": "990101001", "kind": "a"}, fields=["street", "status"]),
     ),
 }
 """Valid specs of each job type, one or more per variant."""

@@ -7,7 +7,7 @@ import pytest
 
 from demo.scenarios import pictures
 from demo.scenarios.comparing import Released
-from demo.scenarios.pictures import Estimate, Gap
+from demo.scenarios.pictures import Estimate, Gap, Uncounted
 
 NAN = float("nan")
 GONE = Estimate(NAN, NAN, NAN, 7, shown=False)
@@ -41,7 +41,24 @@ def draw_villages(stem: Path) -> None:
     pictures.villages(stem, {"990101": estimate(200)}, each, minimum=50, departments=3)
 
 
-DRAWN = [draw_separation, draw_school_places, draw_villages]
+def draw_uncancelled(stem: Path) -> None:
+    one = Uncounted(20, {"990101": (20, 21), "990102": (None, 3)}, {"60-69": 24}, {0: (0, 5), 3: (24, 0)})
+    none = Uncounted(None, {"990101": (None, 0)}, {"60-69": 0}, {0: (0, 0)})
+    pictures.uncancelled(stem, {"register": one, "pension": none}, minimum=10, grace_days=60)
+
+
+def draw_differing(stem: Path) -> None:
+    pairs = {("single", "married"): 30, ("widowed", "married"): None}
+    pictures.differing(stem, pairs, {"990101": 30, "990102": None}, minimum=10)
+
+
+def draw_latencies(stem: Path) -> None:
+    pictures.latencies(stem, [3.5, 4.0, 12.0, 3.6], people=137)
+
+
+DRAWN = [
+    draw_separation, draw_school_places, draw_villages, draw_uncancelled, draw_differing, draw_latencies
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("draw", DRAWN)

@@ -12,15 +12,18 @@ import pytest
 
 from demo.city import (
     PRIMARY_YEARS,
+    SNAPSHOT,
     generate,
     load_school_places,
     load_separation,
     load_villages,
 )
 from demo.city.crosstabs import VILLAGE_LISTS
+from demo.city.persons import GRACE_DAYS, GROUPS
+from demo.city.persons import QUESTIONS as QUESTIONS_OF_THE_DEAD
 from demo.cli import main
 from demo.scenario import NUMBERS
-from demo.scenarios import school_places, separation, villages
+from demo.scenarios import deaths, marital, school_places, separation, verifying, villages
 from demo.scenarios.play import codes_of, policy_template
 from policies.jobfile import suppose_job
 from policies.parse import parse_policy
@@ -28,9 +31,18 @@ from protocols.jobs import job_type
 from protocols.jobs.job_type import UNIT, Unit
 from protocols.wire import JobSpec
 
-SCENARIOS = {3: separation, 4: school_places, 9: villages}
-QUESTIONS = [(3, "districts"), (3, "finer"), (3, "streets"), (3, "matrix"), (4, "children"), (4, "demand"),
-             (4, "places"), (9, "villages")]  # fmt: skip
+SCENARIOS = {
+    2: deaths, 3: separation, 4: school_places, 8: marital, 9: villages, 10: verifying
+}  # fmt: skip
+COUNTING = [(3, "districts"), (3, "finer"), (3, "streets"), (3, "matrix"), (4, "children"), (4, "demand"),
+            (4, "places"), (9, "villages")]  # fmt: skip
+"""Questions about groups."""
+PERSONS = [(2, "register"), (2, "pension"), (2, "no-grace"), (8, "police"), (8, "civil-affairs"), (8, "held"),
+           (10, "session"), (10, "another-street"), (10, "too-many")]  # fmt: skip
+"""Questions about persons; some of them are refused by what was answered, or by what they ask for."""
+UNOPENED = {(2, "cause"): "cause", (8, "spouse"): "spouse_id", (10, "another-field"): "marital"}
+"""Questions that are refused for a column."""
+QUESTIONS = [*COUNTING, *PERSONS]
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +93,45 @@ def test_every_question_is_well_formed_and_its_columns_are_in_a_rule_of_the_poli
         policy = found[given.organisation]
         (rule,) = (
             rule for rule in policy.rules
-            if spec.job_type in rule.job_types and given.dataset in rule.datasets
+            if spec.job_type in rule.job_types
+            and given.dataset in rule.datasets
+            and spec.purpose in rule.purposes
         )  # fmt: skip
         assert set(given.columns.values()) <= set(rule.columns) <= set(policy.datasets[given.dataset].columns)
-        assert spec.purpose in rule.purposes
+        kinds = job_type(spec.job_type).kinds(spec, given.role)
+        assert kinds <= set(rule.roles)
+        if spec.recipients:
+            assert spec.recipients == rule.recipients
+
+
+@pytest.mark.parametrize(("number", "name"), UNOPENED)
+def test_a_question_that_a_department_must_not_answer_names_a_column_that_no_rule_opens(number, name) -> None:
+    spec = question(number, name)
+    job_type(spec.job_type).check(spec)
+    asked = {column for given in spec.inputs for column in given.columns.values()}
+    opened = {c for policy in policies(number).values() for rule in policy.rules for c in rule.columns}
+    assert asked - opened == {UNOPENED[number, name]}
+
+
+def test_the_grace_of_scenario_2_is_that_of_the_expected_answers() -> None:
+    for name in QUESTIONS_OF_THE_DEAD:
+        params = question(2, name).params
+        assert (params["grace_days"], params["as_of"]) == (GRACE_DAYS, SNAPSHOT.isoformat())
+
+
+def test_marital_status_is_compared_by_the_groups_of_the_expected_answer() -> None:
+    groups = [{str(code) for code in codes} for codes in GROUPS.values()]
+    for name in ("police", "civil-affairs"):
+        values = question(8, name).params["values"]
+        assert len(values) == len(groups)
+        assert all(group <= set(listed) for group, listed in zip(groups, values, strict=True))
+
+
+def test_a_policy_lets_a_session_have_as_many_look_ups_as_the_scenario_makes() -> None:
+    assert question(10, "session").params["lookups"] == verifying.LOOKUPS
+    (rule,) = policies(10)["police.gz.example"].rules
+    assert verifying.LOOKUPS <= rule.max_rows < question(10, "too-many").params["lookups"]
+    assert dict(rule.only) == {"street": (verifying.STREET,)}
 
 
 def test_the_register_counts_the_separation_matrix(city: Path) -> None:
@@ -116,7 +163,7 @@ def table(nested, rows: Sequence[str], columns: Sequence[str]) -> list[list[int]
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_nobody_has_more_rows_than_the_policy_says(city: Path, number: int) -> None:
-    for name in (name for n, name in QUESTIONS if n == number):
+    for name in (name for n, name in COUNTING if n == number):
         spec = question(number, name)
         for given in spec.inputs:
             dataset = policies(number)[given.organisation].datasets[given.dataset]
@@ -143,7 +190,7 @@ def test_what_one_scenario_asks_fits_into_its_budgets() -> None:
 
 
 def test_the_codes_of_the_job_files_are_all_filled_in() -> None:
-    for number, name in QUESTIONS:
+    for number, name in (*QUESTIONS, *UNOPENED):
         text = files(f"demo.scenarios.scenario_{number}").joinpath(f"{name}.toml").read_text("utf-8")
         assert not re.search(r"\{\w+\}", codes_of("demo").fill(text).replace("{ ", ""))
 
@@ -151,7 +198,7 @@ def test_the_codes_of_the_job_files_are_all_filled_in() -> None:
 def test_a_scenario_that_is_not_played_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["scenario", "7", "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "minshu-demo: error: scenario 7 is not among those that are played: 3, 4, 9"
+    assert said[0] == "minshu-demo: error: scenario 7 is not among those that are played: 2, 3, 4, 8, 9, 10"
     assert said[1].startswith("hint: ")
     assert list(tmp_path.iterdir()) == []
 

@@ -35,6 +35,7 @@ REFUSED = {
     r"human-resources\.gz\.example/node-a, education\.gz\.example/node-a had agreed$",
     "forged job": r"too-few-signatures: 0 valid signatures",
     "same lists at another threshold": r"REFUSED, differencing: ",
+    "overlap asked once more": r"REFUSED, budget-exceeded: (education|housing)\.gz\.example/node-a refused: ",
     "job over the quota": r"REFUSED, budget-exceeded: human-resources\.gz\.example/node-a refused: "
     r"The job would take 20,000 records about persons of quota records; of 40,000 ",
     "job under a stop": r"health\.gz\.example/node-a: stopped: The department has stopped jobs",

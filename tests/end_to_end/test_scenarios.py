@@ -1,19 +1,28 @@
 """Scenarios at the ci profile, as somebody would type them: real processes, real noise, an honest exit code.
 
-Each takes twenty seconds, so they are `long`; `.ci/run` plays all three by their commands.
+Each takes twenty seconds, so they are `long`; `.ci/run` plays them by their commands.
 """
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from demo.city import PRIMARY_YEARS, SchoolPlaces, generate, load_school_places
+from demo.city import (
+    PRIMARY_YEARS,
+    SchoolPlaces,
+    generate,
+    load_deaths,
+    load_marital,
+    load_school_places,
+)
 from demo.scenarios.play import codes_of
 
 DEMO = Path(sys.executable).with_name("minshu-demo")
@@ -59,7 +68,6 @@ def check_left(played: Played, number: int) -> None:
         assert (played.out / name).stat().st_size > 200
     assert {path.name for path in (played.out / "bundles").iterdir()} >= {"coordinator", "statistics"}
     assert not list(played.out.parent.glob(".out.work-*"))
-    assert "within ±" in played.output  # what the plan says, before anything is spent
 
 
 def check_places_are_those_of_the_register(school_places: Played, truth: SchoolPlaces) -> None:
@@ -109,6 +117,7 @@ def test_school_places_are_exact_children_noisy_and_every_verdict_is_one_that_it
     generate("ci", 2, city, workers=2)
     truth = load_school_places(city)
     check_left(played, 4)
+    assert "within ±" in played.output  # what the plan says, before anything is spent
     check_places_are_those_of_the_register(played, truth)
     check_children_have_noise_and_intervals(played, truth)
     check_every_area_has_a_gap_and_a_verdict_that_its_interval_allows(played, truth)
@@ -146,3 +155,64 @@ def test_villages_are_counted_by_three_departments_and_shown_from_fifty_people_o
     assert shown
     assert all(row["value"] >= 150 for row in shown)
     assert summary["per_department"] == pytest.approx(summary["records"] / 3, abs=0.1)
+
+
+def check_nobody_is_named(played: Played, city: Path) -> None:
+    """Check that no identifier of the city stands in what was printed, or in the tables that are left."""
+    people = pq.read_table(city / "truth" / "persons.parquet", columns=["resident_id"])
+    ids = people["resident_id"].to_pylist()
+    left = [played.output, *(path.read_text("utf-8") for path in played.out.glob("*.[cj]s*"))]
+    found = {digits for text in left for digits in re.findall(r"\d{17}[\dX]", text)}
+    assert not found & set(ids)
+
+
+@pytest.mark.long  # see the top
+def test_the_dead_are_told_to_their_departments_after_the_grace_and_counted_for_the_bureau(tmp_path):
+    played = play(tmp_path, 2)
+    city = tmp_path / "city"
+    generate("ci", 2, city, workers=2)
+    truth = load_deaths(city).questions
+    check_left(played, 2)
+    check_nobody_is_named(played, city)
+    summary = played.summary
+    assert summary["flagged"] == {name: one.flagged for name, one in truth.items()}
+    assert summary["within_grace"] == {name: one.within_grace for name, one in truth.items()}
+    assert summary["refused"] == {"cause": "negative-list", "no-grace": "differencing"}
+    for name in truth:
+        with pa.OSFile(str(played.out / "releases" / name / "street-table.arrow")) as file:
+            rows = pa.ipc.open_stream(file).read_all().to_pylist()
+        assert all(row["withheld"] or row["count"] >= 10 for row in rows)
+
+
+@pytest.mark.long  # see the top
+def test_each_department_learns_which_of_its_own_records_differ_and_the_bureau_nothing(tmp_path):
+    played = play(tmp_path, 8)
+    city = tmp_path / "city"
+    generate("ci", 2, city, workers=2)
+    truth = load_marital(city)
+    check_left(played, 8)
+    check_nobody_is_named(played, city)
+    summary = played.summary
+    assert (summary["both"], summary["differing"]) == (truth.both, truth.differing)
+    assert played.output.count(f": {truth.differing} people, suspected") == 2
+    assert summary["refused"] == {"spouse": "negative-list", "held": "differencing"}
+    assert not (played.out / "releases").exists()
+
+
+@pytest.mark.long  # see the top
+def test_a_clerk_verifies_the_own_street_and_nothing_else(tmp_path):
+    played = play(tmp_path, 10)
+    city = tmp_path / "city"
+    generate("ci", 2, city, workers=2)
+    check_left(played, 10)
+    check_nobody_is_named(played, city)
+    summary = played.summary
+    assert (summary["lookups"], summary["found"], summary["wrong"]) == (300, 120, 0)
+    refused = summary["refused"]
+    assert "used up" in refused.pop("one-too-many")
+    assert refused == {
+        "another-street": "outside-scope",
+        "too-many": "budget-exceeded",
+        "another-field": "column-not-allowed",
+    }
+    assert len(played.rows()) == 140

@@ -319,4 +319,7 @@ def test_what_a_secure_sum_sends_before_it_answers_is_the_same_whatever_the_data
     # A public key is drawn by SEAL itself, before it sees any data.
     assert [m[:3] for m in one] == [m[:3] for m in other]
     assert [m for m in one if m[2] != PUBLIC_KEY] == [m for m in other if m[2] != PUBLIC_KEY]
-    assert {kind.name for kind in JOB_TYPES if kind.silent_until_answering} == {"table/1", "release/1"}
+    # Types that are no secure sums show it in tests of their own.
+    shown_elsewhere = {"match/1", "overlap/1", "lookup/1"}
+    silent = {kind.name for kind in JOB_TYPES if kind.silent_until_answering}
+    assert silent - shown_elsewhere == {"table/1", "release/1"}

@@ -30,6 +30,7 @@ from node.desk import ask
 from node.gate import MAX_OFFER_BYTES
 from node.generation import begin
 from node.home import Home
+from node.letters import Later
 from node.rpc import AddCheckpoint, Attempt, ControlRequest, Offer
 from node.stops import HISTORY_GAP
 from protocols.encoding import b64encode
@@ -186,7 +187,7 @@ def test_a_witness_that_was_put_back_cosigns_no_other_branch_before_it_knows_its
             assert old < journal.published
             proof = journal.consistency_proof(old, journal.published)
             body = encode_request(old, proof, journal.checkpoint())
-            assert health.agent.witness.cosign("", AddCheckpoint(body)) is None
+            assert isinstance(health.agent.witness.cosign("", AddCheckpoint(body)), Later)
             assert health.state.witness_head(journal.origin) == seen
             assert not health.agent.cosigning.knows
 

@@ -215,7 +215,7 @@ OTHERS: dict[str, Sequence[Any]] = {
 """Key → values that may stand there, or in the list there."""
 SCOPES = {
     "stops": ["all", "requester", "purpose", "dataset"],
-    "": ["all-requesters", "per-requester", "per-purpose"],
+    "": ["all-requesters", "per-requester", "per-purpose", "per-pair"],
 }
 FRACTIONS = ("limit", "delta", "max_cost", "max_fraction", "min_coverage")
 OPTIONAL: dict[str, dict[str, Any]] = {
@@ -224,6 +224,7 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "budget": "year",
         "rate": {"jobs": 1, "per": "month"}, "roles": ["source"], "quotas": ["records"],
         "window": {"days": ["mon"], "from": time(9), "to": time(10)}, "approvers": ["owner"], "max_rows": 10,
+        "only": {"street": ["east"]}, "max_per_minute": 30,
     },
     "requesters": {"organisation": "police.gz.example"},
     "budgets": {"delta": "1e-8"},
@@ -492,6 +493,9 @@ def jobs(world: Any, members: Roster) -> list[JobSpec]:
         replace(asked, roles=neutral, inputs=inputs),
         replace(count, params={"rho": "1/10"}),
         replace(count, params={"rho": "1/4"}),
+        replace(count, params={"rho": "1/50", "values": ["east"]}),
+        replace(count, params={"rho": "1/50", "values": ["east", "west"]}),
+        replace(count, params={"rho": "1/10"}, inputs=count.inputs[:3]),
         replace(count, params={"rho": "1/10"}, **other),
         replace(count, params={"streets": ["east"]}),
         replace(count, params={"streets": ["east", "west"]}),
@@ -552,6 +556,7 @@ class City:
             job=spec.job_id, attempt=1, time=now, requester=spec.requester, purpose=spec.purpose,
             job_type=spec.job_type, source=terms.source, unit=terms.unit, cost=terms.cost, query=terms.query,
             charged=True, exact=terms.query is not None and not terms.query.noisy, rule=answer.rule,
+            partners=terms.partners,
         )  # fmt: skip
 
     def lived(self, policy: Policy, rng: random.Random) -> Remembered:
@@ -691,7 +696,7 @@ def test_a_cost_rests_on_no_constraint_but_the_row_cap(world: Any):
     loose = Constraints(max_rows=100)
     strict = Constraints(
         min_group_size=99, min_organisations=9, min_sources=9, max_rows=100, max_fraction=Fraction(1, 9),
-        min_coverage=Fraction(8, 9), max_runtime_s=1,
+        min_coverage=Fraction(8, 9), max_runtime_s=1, max_per_minute=1,
     )  # fmt: skip
     for job_type in JOB_TYPES:
         for role in spec.roles:
@@ -705,6 +710,7 @@ def test_a_cost_rests_on_no_constraint_but_the_row_cap(world: Any):
 # -- the sentences -----------------------------------------------------------------------------------------
 
 
+EACH_PAIR = "for each dataset of others that it is joined with"
 RECKON = "a job has to reckon with one person being"
 
 
@@ -737,6 +743,14 @@ def changes_of(world: Any, place: Place, value: Any) -> tuple[Change, ...]:
          "Budget quarter: the limit falls from 0.5 to 0.4; what was spent stays spent"),
         (("rules", 0, "max_fraction"), "0.255", Effect.TIGHTER,
          "Rule R1: the largest share that a list may name falls from 30 % to 25.5 %"),
+        (("rules", 1, "only"), {"street": ["east", "west"]}, Effect.TIGHTER,
+         "Rule R2: is now only for rows whose street is one of east, west"),
+        (("rules", 1, "max_per_minute"), 30, Effect.TIGHTER,
+         "Rule R2: the number of look-ups a minute is now 30; there was no limit"),
+        (("quotas", "questions", "scope"), "per-pair", Effect.BOTH,
+         f"Quota questions: counted for each requester → {EACH_PAIR}"),
+        (("budgets", "quarter", "scope"), "per-pair", Effect.LOOSER,
+         f"Budget quarter: counted for everybody together → {EACH_PAIR}"),
         (("rules", 1, "persons_in"), 2, Effect.LOOSER,
          f"Rule R2: {RECKON} in every department that gives data → 2 departments"),
         (("rules", 0, "approvals"), 3, Effect.TIGHTER, "Rule R1: the number of approvals rises from 2 to 3"),

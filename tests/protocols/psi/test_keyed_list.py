@@ -159,6 +159,58 @@ def test_months_as_plain_numbers_are_refused():
     assert refused(key=pa.array([person(1)]), last_seen=pa.array([2025.11])).code == "not-a-date"
 
 
+UNTIL = date(2025, 11, 30)
+
+
+def dated(column: pa.Array) -> KeyedList:
+    built = KeyedListBuilder(as_of=date(2026, 1, 1), areas=demo_area_table(), until=UNTIL)
+    built.add({"key": pa.array([person(number) for number in range(len(column))]), "since": column})
+    return built.finish()
+
+
+@pytest.mark.parametrize(
+    ("column", "reasons"),
+    [
+        (pa.array([date(2025, 11, 30), date(2025, 12, 1), None]), {"within-grace": 1, "no-date": 1}),
+        (pa.array([datetime(2025, 11, 30, 23, 59, tzinfo=UTC), None]), {"no-date": 1}),
+        (pa.array([datetime(2025, 11, 30, 23, 59, 59, 999)]), {}),
+        (pa.array(["2025-11-30", "2025-11-30T08:00", "2025-11-30 08:00:00", "20251130"]), {}),
+        (
+            pa.array(["2025-12-01", "2025-02-29", "2025-11", "November", ""]),
+            {"within-grace": 1, "no-date": 4},
+        ),
+        (pa.array([20251130, 20251201, 202511]), {"within-grace": 1, "no-date": 1}),
+        (pa.array(["2025-11-30", None]).dictionary_encode(), {"no-date": 1}),
+        (pa.chunked_array([["2025-11-30"], ["2025-12-01"]]), {"within-grace": 1}),
+        (pa.array([date(1899, 12, 31), date(1900, 1, 1), date(2200, 1, 1)]), {"no-date": 2}),
+    ],
+)
+def test_a_row_counts_until_a_day_and_only_with_a_date(column, reasons):
+    found = dated(column)
+    assert dict(found.quality()) == reasons
+    assert (found.rows, found.distinct_keys) == (len(column), len(column) - sum(reasons.values()))
+
+
+def test_dates_as_plain_numbers_are_refused():
+    with pytest.raises(InputError) as error:
+        dated(pa.array([2025.5]))
+    assert error.value.code == "not-a-date"
+
+
+def test_a_date_is_taken_where_rows_count_by_it_and_nowhere_else():
+    assert refused(key=pa.array([person(1)]), since=pa.array([UNTIL])).code == "unknown-slot"
+    built = KeyedListBuilder(as_of=UNTIL, areas=demo_area_table(), until=UNTIL)
+    with pytest.raises(InputError) as error:
+        built.add({"key": pa.array([person(1)])})
+    assert error.value.code == "missing-slot"
+
+
+def test_rows_without_a_key_are_counted_by_that_alone():
+    built = KeyedListBuilder(as_of=UNTIL, areas=demo_area_table(), until=UNTIL)
+    built.add({"key": pa.array(["x", person(1)]), "since": pa.array([None, None], pa.date32())})
+    assert dict(built.finish().quality()) == {"bad-length": 1, "no-date": 1}
+
+
 @pytest.mark.parametrize("month", [1, 1900 * 12 - 1, 2200 * 12])
 def test_a_number_that_is_no_month_has_no_text(month):
     with pytest.raises(ValueError, match="month"):

@@ -1,0 +1,116 @@
+"""Scenario 2, 应销未销 and 养老金续领: the dead who are still registered, or still paid a pension.
+
+Each department is asked with the list of the dead that it is told by, and receives its own people alone. The
+bureau receives two street tables. How much was paid too much, no job here says.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from demo.city import Deaths, Uncancelled, load_deaths
+from demo.collaboration import Department
+from demo.narration import Failed
+from demo.scenarios.pictures import Uncounted, uncancelled
+from demo.scenarios.play import DIRECTED, Play
+from protocols.jobs.crosscheck import street_table
+
+POLICE: Final = Department("police", "公安 police", {"register": "register"})
+HUMAN_RESOURCES: Final = Department("human-resources", "人社 human resources", {"pension": "pension"})
+HEALTH: Final = Department("health", "卫健 health", {"deaths": "deaths"})
+CIVIL_AFFAIRS: Final = Department("civil-affairs", "民政 civil affairs", {"funeral": "funeral"})
+DEPARTMENTS: Final = (
+    POLICE,
+    HUMAN_RESOURCES,
+    HEALTH,
+    CIVIL_AFFAIRS,
+    Department("statistics", "统计 statistics (neutral)"),
+)
+MINIMUM: Final = 10
+
+ASKED: Final[Mapping[str, tuple[Department, Department]]] = {
+    "register": (POLICE, HEALTH),
+    "pension": (HUMAN_RESOURCES, CIVIL_AFFAIRS),
+}
+"""Who holds the register and the list of the dead of each question."""
+
+Area = tuple[str, str, str, int | None]
+"""A released row: level, district, street, persons; None where they are withheld."""
+
+
+class DeathsScenario:
+    """Two cross-checks with a grace, and what the nodes refuse beside them."""
+
+    number: Final = 2
+    title: Final = "应销未销, 养老金续领: the dead on the register, and on the pension list"
+    departments: Sequence[Department] = DEPARTMENTS
+
+    def play(self, play: Play) -> Mapping[str, Any]:
+        """Ask both questions; see `Scenario`."""
+        expected = load_deaths(play.city)
+        refused = {"cause": play.refused("cause")}
+        released = {name: self._asked(play, name, expected) for name in ASKED}
+        refused["no-grace"] = play.refused("no-grace")
+        play.write_table(
+            ("question", "level", "district", "street", "persons", "withheld", "truth"),
+            [
+                (name, *row, row[-1] is None, _truth(expected.questions[name], row))
+                for name, rows in released.items()
+                for row in rows
+            ],
+        )
+        uncancelled(
+            play.picture,
+            {name: _uncounted(one, released[name], play) for name, one in expected.questions.items()},
+            minimum=MINIMUM,
+            grace_days=expected.grace_days,
+        )
+        return {
+            "dead": expected.dead,
+            "grace_days": expected.grace_days,
+            "flagged": {name: one.flagged for name, one in expected.questions.items()},
+            "within_grace": {name: one.within_grace for name, one in expected.questions.items()},
+            "missed": {name: one.missed for name, one in expected.questions.items()},
+            "refused": refused,
+        }
+
+    @staticmethod
+    def _asked(play: Play, name: str, expected: Deaths) -> list[Area]:
+        """Ask one question and hold both of its answers against the truth; return the released table."""
+        truth, (receiver, giver) = expected.questions[name], ASKED[name]
+        job = play.answered(name, approvers=(receiver, giver), roles=DIRECTED)
+        play.check_records(job, receiver, truth.flagged, truth.flagged_sha256)
+        play.say(
+            f"{truth.within_grace:,} more are on both lists, but within {expected.grace_days} days, and not "
+            f"told. {truth.missed:,} whom the list of the dead does not have yet are missed."
+        )
+        release = job.release()
+        release.save(play.result / "releases" / name)
+        table = release.to_arrow()
+        right = street_table(truth.streets, MINIMUM).table
+        if any(table[column].to_pylist() != values.tolist() for column, values in right.columns.items()):
+            raise Failed(f"the street table of {name} is not that of the truth")
+        return [
+            (r["level"], r["district"], r["street"], None if r["withheld"] else r["count"])
+            for r in table.to_pylist()
+        ]
+
+
+def _truth(truth: Uncancelled, row: Area) -> int:
+    """Return how many people a released row is about."""
+    level, district, street, _ = row
+    area = {"city": "", "district": district, "street": street}[level]
+    return sum(persons for code, persons in truth.streets.items() if code.startswith(area))
+
+
+def _uncounted(truth: Uncancelled, rows: Sequence[Area], play: Play) -> Uncounted:
+    shown = {district: persons for level, district, _, persons in rows if level == "district"}
+    (city,) = (persons for level, _, _, persons in rows if level == "city")
+    return Uncounted(
+        city=city,
+        districts={
+            district: (shown.get(district), _truth(truth, ("district", district, "", None)))
+            for district in play.codes.districts
+        },
+        ages=truth.ages,
+        months={int(ago): (past, within) for ago, (past, within) in truth.months.items()},
+    )

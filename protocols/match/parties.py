@@ -1,0 +1,323 @@
+"""The parties of a comparison: a receiver that learns which of its items the sender has, and a sender.
+
+`form` picks one of two protocols by the public sizes: DH for short lists (dh.py), or KKRT:
+
+    receiver  -- HELLO -->   sender      the sizes and a salt
+    receiver  <-- BASE --    sender      the same, and points for 512 base transfers
+    receiver  -- REPLY -->   sender      a point
+    receiver  -- MATRIX -->  sender      units of four messages; `Shape.window` units ahead at most
+    receiver  <-- MASKS --   sender      the masks of each unit, in ascending order
+
+A unit is answered before the receiver sends the one that comes `window` units later, so that both sides
+compute at once and neither waits for room in the other's inbox while the other waits for room in its own.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from protocols.errors import ProtocolAborted
+from protocols.match import base_ot, dh
+from protocols.match.dh import unexpected
+from protocols.match.hashing import PLANES, SALT_BYTES, Joint
+from protocols.match.kkrt import Awaited, Masks, ReceiverUnits, SenderUnits
+from protocols.match.shape import COLUMNS, Match, Shape
+from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
+from protocols.psi.tagging import check_chunk
+
+HELLO: Final = 0x3000
+"""Round: receiver → sender, the sizes and the receiver's salt."""
+BASE: Final = 0x3001
+"""Round: sender → receiver, the sizes, the sender's salt and the points of the base transfers."""
+REPLY: Final = 0x3002
+"""Round: receiver → sender, the reply to the base transfers."""
+MATRIX: Final = 0x3100
+"""Round: receiver → sender, the corrections of 128 columns for the rows of a unit."""
+MASKS: Final = 0x3200
+"""Round: sender → receiver, masks."""
+
+Publish = Callable[[npt.NDArray[np.bool_]], Any]
+
+__all__ = ["Match", "Receiver", "Sender"]
+
+
+class Receiver:
+    """Learns which of its items the sender has; its output is what `publish` makes of that."""
+
+    def __init__(
+        self,
+        match: Match,
+        keys: npt.NDArray[np.bytes_],
+        marks: npt.NDArray[np.uint8],
+        rand: Rand,
+        publish: Publish,
+    ) -> None:
+        """Take the own list.
+
+        Args:
+            match: what is compared.
+            keys: n distinct keys of at most 32 bytes, none with a zero byte at its end.
+            marks: n; an item is found where the sender has its key with its mark.
+            rand: draws salts, scalars and keys.
+            publish: makes the output of n booleans, in the order of `keys`; called once.
+
+        Raises:
+            ProtocolAborted: `count-changed`, not the admitted number of items.
+        """
+        _check_count(len(keys), match.receiver_items)
+        if marks.shape != keys.shape:
+            raise ValueError(f"marks of shape {marks.shape}, expected one for each of {len(keys)} keys")
+        self._publish = publish
+        self._nothing = np.zeros(len(keys), dtype=np.bool_) if match.empty else None
+        self._party: Party
+        if match.form == "dh":
+            self._party = dh.Receiver(match, keys, marks, rand, publish)
+        else:
+            self._party = _KkrtReceiver(match, keys, marks, rand, publish)
+
+    def start(self) -> Step:
+        """Begin; where a list is empty, this is the end as well."""
+        if self._nothing is not None:
+            return Finished((), self._publish(self._nothing))
+        return self._party.start()
+
+    def receive(self, message: Incoming) -> Step:
+        """Take a message of the sender.
+
+        Raises:
+            InputError: `key-too-long`.
+            ProtocolAborted: the message breaks the protocol, or hashes leave no room in a bucket.
+        """
+        return self._party.receive(message)
+
+
+class Sender:
+    """Lets the receiver find what both have, and learns nothing. Its output is `()`."""
+
+    def __init__(
+        self, match: Match, keys: npt.NDArray[np.bytes_], marks: npt.NDArray[np.uint8], rand: Rand
+    ) -> None:
+        """Take the own list.
+
+        Args:
+            match: what is compared.
+            keys: n distinct keys of at most 32 bytes, none with a zero byte at its end.
+            marks: n x values, different within each row.
+            rand: draws salts, scalars, choice bits and keys.
+
+        Raises:
+            ProtocolAborted: `count-changed`, not the admitted number of keys.
+        """
+        _check_count(len(keys), match.sender_items)
+        if marks.shape != (len(keys), match.values):
+            raise ValueError(f"marks of shape {marks.shape}, expected {match.values} for each key")
+        self._empty = match.empty
+        self._party: Party
+        if match.form == "dh":
+            self._party = dh.Sender(match, keys, marks, rand)
+        else:
+            self._party = _KkrtSender(match, keys, marks, rand)
+
+    def start(self) -> Step:
+        """Begin; where a list is empty, this is the end as well."""
+        return Finished((), ()) if self._empty else self._party.start()
+
+    def receive(self, message: Incoming) -> Step:
+        """Take a message of the receiver.
+
+        Raises:
+            InputError: `key-too-long`.
+            ProtocolAborted: the message breaks the protocol, or hashes leave no room in a bucket.
+        """
+        return self._party.receive(message)
+
+
+class _KkrtReceiver:
+    def __init__(
+        self,
+        match: Match,
+        keys: npt.NDArray[np.bytes_],
+        marks: npt.NDArray[np.uint8],
+        rand: Rand,
+        publish: Publish,
+    ) -> None:
+        self._match, self._keys, self._marks, self._rand = match, keys, marks, rand
+        self._publish = publish
+        self._salt = rand(SALT_BYTES)
+        self._found = np.zeros(len(keys), dtype=np.bool_)
+        self._answers: _Answers | None = None
+        self._units: ReceiverUnits | None = None
+        self._awaited: deque[Awaited] = deque()
+
+    def start(self) -> Step:
+        body = self._match.sizes + self._salt
+        return Waiting((Outgoing(self._match.sender, HELLO, body),), Progress("matching", 0, 1))
+
+    def receive(self, message: Incoming) -> Step:
+        due = BASE if self._answers is None else MASKS
+        if message.sender != self._match.sender or message.round != due:
+            raise unexpected(message)
+        if self._answers is None:
+            return self._take_base(message)
+        return self._take_masks(message, self._answers)
+
+    def _take_base(self, message: Incoming) -> Step:
+        shape = self._match.shape
+        self._answers = _Answers(shape)
+        salt, points = _opened(message, self._match)
+        reply, pairs = base_ot.answer(points, COLUMNS, self._match.ctx, self._rand)
+        joint = Joint(self._match.ctx, self._salt, salt)
+
+        def first() -> Iterator[Outgoing]:
+            yield Outgoing(self._match.sender, REPLY, reply)
+            self._units = ReceiverUnits(shape, joint, self._keys, self._marks, self._rand)
+            self._units.hold(pairs)
+            for unit in range(min(shape.window, shape.units)):
+                yield from self._unit(unit)
+
+        return Waiting(first(), Progress("matching", 0, shape.units))
+
+    def _unit(self, unit: int) -> Iterator[Outgoing]:
+        if self._units is None:
+            raise RuntimeError("units are sent after the base transfers")
+        ends = unit == self._match.shape.units - 1
+        for plane, body in enumerate(self._units.planes(unit, self._awaited.append)):
+            yield Outgoing(self._match.sender, MATRIX, body, last=ends and plane == PLANES - 1)
+
+    def _take_masks(self, message: Incoming, answers: "_Answers") -> Step:
+        shape = self._match.shape
+        if not self._awaited:
+            raise unexpected(message)
+        masks = answers.take(message)
+        if masks is not None:
+            self._found[self._awaited.popleft().found(masks)] = True
+        progress = Progress("matching", answers.units, shape.units)
+        if answers.units == shape.units:
+            return Finished((), self._publish(self._found))
+        ahead = answers.units + shape.window - 1
+        follows = masks is not None and ahead < shape.units
+        return Waiting(self._unit(ahead) if follows else (), progress)
+
+
+class _KkrtSender:
+    def __init__(
+        self, match: Match, keys: npt.NDArray[np.bytes_], marks: npt.NDArray[np.uint8], rand: Rand
+    ) -> None:
+        self._match, self._keys, self._marks, self._rand = match, keys, marks, rand
+        self._salt = rand(SALT_BYTES)
+        bits = np.frombuffer(rand(COLUMNS // 8), dtype=np.uint8)
+        self._choices = np.unpackbits(bits, bitorder="little").astype(np.bool_)
+        self._chooser = base_ot.Chooser(self._choices, match.ctx, rand)
+        self._units: SenderUnits | None = None
+        self._due = HELLO
+        self._planes = 0
+
+    def start(self) -> Step:
+        body = self._match.sizes + self._salt + self._chooser.message
+        return Waiting((Outgoing(self._match.receiver, BASE, body),), Progress("matching", 0, 1))
+
+    def receive(self, message: Incoming) -> Step:
+        if message.sender != self._match.receiver or message.round != self._due:
+            raise unexpected(message)
+        if self._units is None:
+            return self._take_hello(message)
+        if self._due == REPLY:
+            if not message.last:
+                raise _bad_length(message)
+            self._units.choose(self._choices, self._chooser.keys(message.body))
+            self._due = MATRIX
+            return Waiting((), self._progress())
+        return self._take_plane(message, self._units)
+
+    def _progress(self) -> Progress:
+        return Progress("matching", self._planes // PLANES, self._match.shape.units)
+
+    def _take_hello(self, message: Incoming) -> Step:
+        salt, rest = _opened(message, self._match)
+        if rest:
+            raise _bad_length(message)
+        joint = Joint(self._match.ctx, salt, self._salt)
+        self._units = SenderUnits(self._match.shape, joint, self._keys, self._marks, self._rand)
+        self._due = REPLY
+        return Waiting((), self._progress())
+
+    def _take_plane(self, message: Incoming, units: SenderUnits) -> Step:
+        shape = self._match.shape
+        if len(message.body) != shape.plane_bytes:
+            raise _bad_length(message)
+        check_chunk(self._planes, 1, PLANES * shape.units, 1, last=message.last)
+        unit, plane = divmod(self._planes, PLANES)
+        units.take(plane, message.body)
+        self._planes += 1
+        if plane < PLANES - 1:
+            return Waiting((), self._progress())
+        masks = self._masks(unit, units)
+        return Finished(masks, ()) if message.last else Waiting(masks, self._progress(), answering=True)
+
+    def _masks(self, unit: int, units: SenderUnits) -> Iterator[Outgoing]:
+        shape = self._match.shape
+        masks = units.masks(unit)
+        for start in range(0, shape.masks, shape.mask_chunk):
+            last = unit == shape.units - 1 and start + shape.mask_chunk >= shape.masks
+            body = masks.body(start, start + shape.mask_chunk, shape.mask_bytes)
+            yield Outgoing(self._match.receiver, MASKS, body, last)
+
+
+class _Answers:
+    """The stream of masks: what has come, cut into units."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._pieces: list[Masks] = []
+        self._seen = 0
+        self.units = 0
+
+    def take(self, message: Incoming) -> Masks | None:
+        """Take a message; return all masks of the unit that it ends, if it ends one."""
+        shape = self._shape
+        due = min(shape.mask_chunk, shape.masks - self._seen)
+        if len(message.body) != due * shape.mask_bytes:
+            raise _bad_length(message)
+        self._pieces.append(Masks.of(message.body, shape.mask_bytes))
+        self._seen += due
+        complete = self._seen == shape.masks
+        if message.last != (complete and self.units == shape.units - 1):
+            code = "too-few-items" if message.last else "too-many-items"
+            raise ProtocolAborted("the stream of masks does not end with the last unit", code=code)
+        if not complete:
+            return None
+        masks = Masks.joined(self._pieces)
+        self._pieces, self._seen = [], 0
+        self.units += 1
+        return masks
+
+
+def _check_count(found: int, admitted: int) -> None:
+    if found != admitted:
+        raise ProtocolAborted("own list does not have the admitted number of keys", code="count-changed")
+
+
+def _opened(message: Incoming, match: Match) -> tuple[bytes, bytes]:
+    """Return the salt of a first message and what follows it; the other side has to mean the same sizes."""
+    sizes, body = match.sizes, message.body
+    start = len(sizes) + SALT_BYTES
+    if len(body) < start or not message.last:
+        raise _bad_length(message)
+    if body[: len(sizes)] != sizes:
+        raise ProtocolAborted(
+            f"{message.sender} compares lists of other sizes than were admitted",
+            code="sizes-differ",
+            hint="bring both nodes to one version; they read the same admissions",
+        )
+    return body[len(sizes) : start], body[start:]
+
+
+def _bad_length(message: Incoming) -> ProtocolAborted:
+    return ProtocolAborted(
+        f"message of {len(message.body)} bytes in round {message.round}, which is not what the sizes ask for",
+        code="bad-length",
+        hint="the other side runs another version, or has other sizes than were admitted",
+    )

@@ -1,0 +1,58 @@
+"""The list of a department as an overlap counts it: each person once, whatever the rows."""
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any, Final
+
+from protocols.errors import InputError
+from protocols.identifiers import AreaTable
+from protocols.jobs.job_type import UNIT, Unit
+from protocols.psi.keyed_list import KeyedList, KeyedListBuilder
+
+KEY: Final = "key"
+"""The slot of the identifier."""
+
+
+class ListBuilder:
+    """Takes the slot `key`, and with a unit the column that the policy names, batch by batch.
+
+    What noise hides is what the policy calls a unit. Both have to be one column: were a unit a household, one
+    that leaves could change the count by more than one.
+    """
+
+    def __init__(self, *, created: date, areas: AreaTable, unit: Unit | None) -> None:
+        """Start an empty list.
+
+        Args:
+            created: the day of the job; keys are judged as of it where the data's own day is not known.
+            areas: table of areas.
+            unit: whom a row is about; None where it is about nobody.
+        """
+        as_of = created if unit is None or unit.as_of is None else unit.as_of
+        self._unit = unit
+        self._builder = KeyedListBuilder(as_of=as_of, areas=areas)
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        """Take one batch.
+
+        Raises:
+            InputError: `key-not-unit`, the two columns differ; or see `KeyedListBuilder.add`.
+        """
+        slots = dict(batch)
+        about = slots.pop(UNIT, None)
+        if (about is None) != (self._unit is None) or set(slots) != {KEY}:
+            raise InputError(
+                f"a batch of {len(batch)} slot(s), expected the key and, with a unit, the unit",
+                code="unknown-slot",
+            )
+        if about is not None and not about.equals(slots[KEY]):
+            raise InputError(
+                "the slot key is another column than the one that the policy names as the unit",
+                code="key-not-unit",
+                hint="map key to the unit's column: noise is reckoned for one key on one list",
+            )
+        self._builder.add(slots)
+
+    def finish(self) -> KeyedList:
+        """Return the list."""
+        return self._builder.finish()
