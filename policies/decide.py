@@ -73,28 +73,30 @@ def decide(
 ) -> Decision:
     """Decide one job at one node.
 
-    (1) The clock is trusted. (2) A policy is active, for this node, and valid now. (3) The node has a seat in
-    the job. (4) No stop halts everything. (5) The job names the roster this node holds, and only its members.
-    (6) Where releases are cosigned, the roster lists witnesses enough. (7) The job is neither early, late nor
-    long-lived. (8) The requester is an analyst on the roster and known to the policy; whoever is not learns
-    nothing of what follows. (9) Nothing is asked for that no rule can allow: what a stop halts (the
-    requester, the purpose, the dataset, the job), a column of the negative list, core data. (10) The job type
-    is known. (11) The job is well-formed for its type. (12) The purpose is known, still valid and on the
-    legal basis stated. (13) Exactly one rule fits requester, purpose, job type and dataset, or role. (14) The
-    rule covers everything the seat plays. (15) Every column exists, is in the rule, of a fitting type, used
-    as allowed, in values, bins and a range that the policy states. (16) The job keeps to the rows that the
-    rule is for, as its `only` says. (17) Where persons are counted, the policy says whom a row of personal
-    data is about. (18) One person is taken to be in as many departments as the rule's `persons_in` says,
-    without it in all. (19) Everyone who receives something is a recipient of the rule; the requester may
-    receive numbers about groups, never records. (20) Organisations that must stay apart are apart. (21)
-    Enough organisations and sources take part. (22) Noise over personal data is paid for by a budget of the
-    rule. (23) The job has attempts left here. (24) The rule's rate leaves room for one more job in this
-    period. (25) No exact answer of the last `differencing_days` is about a group that differs from this one
-    and overlaps it; nor, where amounts are added up, about this very question. (26) One job costs no more
-    than the rule's `max_cost`. (27) The cost fits into what the rule's budget and quotas have left in this
-    period; where one counts for each pair of datasets, into what each pair has left. (28) Enough distinct
-    people have approved this very job, at this cost, under this very policy; two at least on important data,
-    and where class B meets sensitive data. (29) The rule's window is open, for a session until it ends.
+    (1) The clock is trusted. (2) A policy is active, for this node, and valid now. (3) The node has a
+    seat in the job. (4) No stop halts everything. (5) The job names the roster this node holds, and only
+    its members. (6) Where releases are cosigned, the roster lists witnesses enough. (7) The job is
+    neither early, late nor long-lived. (8) The requester is an analyst on the roster and known to the
+    policy; whoever is not learns nothing of what follows. (9) Nothing is asked for that no rule can
+    allow: what a stop halts (the requester, the purpose, the dataset, the job), a column of the negative
+    list, core data. (10) The job type is known. (11) The job is well-formed for its type. (12) The
+    purpose is known, still valid and on the legal basis stated. (13) Exactly one rule fits requester,
+    purpose, job type and dataset, or role. (14) The rule covers everything the seat plays. (15) Every
+    column exists, is in the rule, of a fitting type, used as allowed, in values, bins and a range that
+    the policy states. (16) The job keeps to the rows that the rule is for, as its `only` says. (17) Where
+    persons are counted, the policy says whom a row of personal data is about. (18) One person is taken to
+    be in as many departments as the rule's `persons_in` says, without it in all. (19) Everyone who
+    receives something is a recipient of the rule; the requester may receive numbers about groups, never
+    records. (20) Organisations that must stay apart are apart. (21) Enough organisations and sources take
+    part. (22) Noise over personal data is paid for by a budget of the rule. (23) The job has attempts
+    left here. (24) The rule's rate leaves room for one more job in this period. (25) No exact answer of
+    the last `differencing_days` is about a group that differs from this one and overlaps it; nor, where
+    amounts are added up, about this very question. (26) One job costs no more than the rule's `max_cost`,
+    nor gives more records than its `max_rows`. (27) The cost fits into what the rule's budget and quotas
+    have left in this period; where one counts for each pair of datasets, into what each pair has left.
+    (28) Enough distinct people have approved this very job, at this cost, under this very policy; two at
+    least on important data, and where class B meets sensitive data. (29) The rule's window is open, for a
+    session until it ends.
 
     Periods are the policy's calendar's, of the later of `now` and the newest row of the history: none opens
     again. Until (28) and (29) hold the answer is `Ask`.

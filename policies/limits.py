@@ -156,7 +156,18 @@ def check_differencing(
 
 
 def check_max_cost(rule: Rule, budget: Limit | None, cost: Cost) -> Refuse | None:
-    """Refuse a job that costs more than the rule lets one job cost, in the measure of its budget."""
+    """Refuse a job that costs more than the rule lets one job cost: in records, or as its budget measures."""
+    if rule.max_rows is not None and cost.rows > rule.max_rows:
+        rows, rows_zh = measure("rows", str(rule.max_rows))
+        asked = grouped(str(cost.rows))
+        return Refuse(
+            "rows-above-rule",
+            f"The rule lets one job give at most {rows}; this one may give {asked}.",
+            f"规则规定每个任务最多给出{rows_zh}, 本任务最多可达 {asked}。",
+            "state a smaller number in the job, or have the rule's max_rows raised",
+            "请在任务中申报较小的数量, 或提高规则的 max_rows",
+            rule.id,
+        )
     most = rule.max_cost
     if most is None or budget is None or cost.within(budget.notion, most, budget.delta):
         return None

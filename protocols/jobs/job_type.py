@@ -57,7 +57,8 @@ class Domain:
     """What a job says of a column's values, for the policy to hold against its own words of the column.
 
     Attributes:
-        values: texts that count; where the policy lists values, each is one of them.
+        values: texts that count; where the policy lists values, each is one of them. Of a row with another
+            text nothing is in any output: a rule's `only` rests on that.
         bins: ascending lower bounds; where the policy states bins, each is one of them.
         bounds: least and greatest value that counts.
         covering: the policy has to state a range, and the bounds have to hold all of it, so that no value of

@@ -113,6 +113,10 @@ def test_rate_and_quota_of_records_end_the_asking(world: Any) -> None:
     [
         ({"params": {"receiver_keys": 9, "compare": "differs", "values": [["10"], ["90"]]}}, "column-values"),
         ({"params": {"receiver_keys": 9, "compare": "same"}}, "bad-params"),
+        (
+            {"params": {"receiver_keys": 200_001, "compare": "differs", "values": VALUES}},
+            "rows-above-rule",  # before anybody is asked to approve
+        ),
         ({"purpose": "P-2026-009", "legal_basis": "DPIA-2026-046"}, "role-not-allowed"),
     ],
 )
