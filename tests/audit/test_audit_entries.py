@@ -31,6 +31,7 @@ from protocols.errors import DecodeError, InputError
 FOLDER = Path(__file__).parents[1] / "vectors"
 VECTORS = json.loads((FOLDER / "audit_entries.json").read_text())
 VECTORS_V2 = json.loads((FOLDER / "audit_entries_v2.json").read_text())
+VECTORS_V3 = json.loads((FOLDER / "audit_entries_v3.json").read_text())
 VOCABULARY = json.loads((FOLDER / "audit_vocabulary.json").read_text())
 FUTURE = "a format of the future"
 DIGEST = "sha256:" + "ab" * 32
@@ -97,6 +98,12 @@ def v1_reader(monkeypatch) -> None:
 def v2_reader(monkeypatch) -> None:
     """A reader of the time when v = 2 was the newest."""
     monkeypatch.setattr(entries_module, "KINDS_BY_VERSION", {v: KINDS_BY_VERSION[v] for v in (1, 2)})
+
+
+@pytest.fixture
+def v3_reader(monkeypatch) -> None:
+    """A reader of the time when v = 3 was the newest."""
+    monkeypatch.setattr(entries_module, "KINDS_BY_VERSION", {v: KINDS_BY_VERSION[v] for v in (1, 2, 3)})
 
 
 @pytest.mark.parametrize("v", KINDS_BY_VERSION)
@@ -206,6 +213,51 @@ def test_what_a_reader_of_v2_refused_is_refused_still_unless_it_was_the_future(c
     assert caught.value.code == case["code"]
 
 
+@pytest.mark.parametrize("data", VECTORS_V3["good"], ids=lambda d: json.loads(d)["kind"])
+def test_an_entry_of_v3_is_read_and_written_back(data):
+    entry = Entry.decode(data.encode())
+    assert (entry.v, entry.encode()) == (3, data.encode())
+
+
+@pytest.mark.parametrize("data", VECTORS_V3["good"], ids=lambda d: json.loads(d)["kind"])
+def test_a_reader_of_v2_says_that_it_is_too_old_for_an_entry_of_v3(data, v2_reader):
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(data.encode())
+    assert (caught.value.code, caught.value.hint) == (
+        "unknown-version",
+        "read this log with a newer release",
+    )
+
+
+def test_the_vectors_of_v3_hold_every_kind_and_key_that_is_new_in_it():
+    said = {kind: set() for kind in KINDS_BY_VERSION[3]}
+    for entry in map(json.loads, VECTORS_V3["good"]):
+        said[entry["kind"]] |= entry["body"].keys()
+    for kind, now in KINDS_BY_VERSION[3].items():
+        before = KINDS_BY_VERSION[2].get(kind)
+        if now != before:
+            new = now.optional - before.optional if before else now.required | now.optional
+            assert said[kind] >= new, kind
+
+
+@pytest.mark.parametrize("case", VECTORS_V3["bad"], ids=lambda c: c["why"])
+def test_a_bad_entry_of_v3_is_refused_at_the_step_that_must_fail(case, v3_reader):
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(case["entry"].encode())
+    assert caught.value.code == case["code"]
+
+
+@pytest.mark.parametrize("case", VECTORS_V3["bad"], ids=lambda c: c["why"])
+def test_what_a_reader_of_v3_refused_is_refused_still_unless_it_was_the_future(case):
+    data = case["entry"].encode()
+    if case["why"] == FUTURE:
+        assert Entry.decode(data).v == 4
+        return
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(data)
+    assert caught.value.code == case["code"]
+
+
 @pytest.mark.parametrize("text", ["0", "0.000000000000001", "9999999999", "9999999999.99999999999999999999"])
 def test_an_amount_is_exact_from_the_smallest_delta_to_ten_digits(text):
     for key in ("cost", "spent", "limit", "rho", "delta"):
@@ -293,7 +345,9 @@ def test_the_fast_way_to_read_an_entry_says_what_the_strict_one_says(entry, data
     assert outcome(Entry.decode, changed) == outcome(strict, changed)
 
 
-@pytest.mark.parametrize("case", [*VECTORS["bad"], *VECTORS_V2["bad"]], ids=lambda c: c["why"])
+@pytest.mark.parametrize(
+    "case", [*VECTORS["bad"], *VECTORS_V2["bad"], *VECTORS_V3["bad"]], ids=lambda c: c["why"]
+)
 def test_both_ways_refuse_the_published_bad_entries_alike(case):
     data = case["entry"].encode()
     assert outcome(Entry.decode, data) == outcome(Entry._decode_strictly, data)
