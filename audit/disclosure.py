@@ -6,7 +6,8 @@ that digest or by its note, and looked at as a reader would who wants to know wh
 published cells of a table, how much of each withheld cell follows? Tables with noise are held against the
 noise that their job paid for. Nothing here needs the true counts, which nobody but the node ever had.
 
-Tables of streets, districts and a city are looked at here, cross-tabs and noisy ones in `disclosure_tables`.
+Tables of streets, districts and a city are looked at here, cross-tabs and noisy ones in `disclosure_tables`,
+overlaps in `disclosure_overlap`.
 """
 
 import csv
@@ -21,13 +22,13 @@ from audit.findings import Check
 from protocols.encoding import decode_json, sha256_digest
 from protocols.envelope import decode_envelope
 from protocols.errors import DecodeError, InputError, MinshuError
-from protocols.ids import Digest
+from protocols.ids import Digest, Role
 from protocols.statistics.suppress import MIN_GROUP, ROUNDING, rounded
 from protocols.wire import Constraints, JobSpec, ReleaseNote
 
 NOT_OPENED: Final = "opened releases, as their recipients have saved them (--release)"
 NO_RULES: Final = (
-    "rules for tables of this form; this version knows street tables, cross-tabs and noisy tables"
+    "rules for tables of this form; this version knows street tables, cross-tabs, noisy tables and overlaps"
 )
 NO_JOB: Final = (
     "the text of the job that a table is of: it says what the cells are, and what noise was paid for"
@@ -35,6 +36,8 @@ NO_JOB: Final = (
 
 CELL_TABLES: Final = frozenset({"table/1", "release/1"})
 """Job types whose releases are tables of cells."""
+
+OVERLAP: Final = "overlap/1"
 
 STREET_TABLE: Final = frozenset({"level", "district", "street", "count", "withheld"})
 ARROW: Final = ".arrow"
@@ -54,6 +57,7 @@ class Released:
     Attributes:
         spec: None where the job's text is not there any more.
         persons: whether the policy of that moment named whom the maker's rows are about.
+        keys: the distinct keys of each list, as all admissions of the run state them.
     """
 
     note: ReleaseNote
@@ -61,6 +65,7 @@ class Released:
     constraints: Constraints
     spec: JobSpec | None = None
     persons: bool = True
+    keys: Mapping[Role, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ def disclose(opened: Mapping[str, bytes], releases: Mapping[str, Released], chec
 
     (1) An Arrow stream is, to the byte, content that the log's note names; a note beside it names the
     release. (2) It is a table in which nothing that was withheld can be told, see `examine`; or a table of
-    cells as its job asked for, see `disclosure_tables`.
+    cells, or an overlap, as its job asked for, see `disclosure_tables` and `disclosure_overlap`.
 
     Args:
         opened: file name → bytes; what belongs together has one name before the ending.
@@ -128,6 +133,10 @@ def _problems(
         from audit.disclosure_tables import examine_cells
 
         return examine_cells(columns, facts, found.spec, found.constraints, persons=found.persons)
+    if found.spec is not None and found.spec.job_type == OVERLAP:
+        from audit.disclosure_overlap import examine_overlap
+
+        return examine_overlap(columns, facts, found.spec, found.keys)
     if not STREET_TABLE.issubset(columns):
         return None
     return examine(columns, minimum=found.constraints.min_group_size or MIN_GROUP, facts=facts)

@@ -77,8 +77,8 @@ def examine_cells(
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """A table of cells, row by row. A withheld row has no numbers."""
+class Rows:
+    """A table of cells or regions, row by row. A withheld row has no numbers."""
 
     value: Floats
     withheld: Bools
@@ -88,12 +88,12 @@ class _Rows:
     @classmethod
     def of(
         cls, columns: Mapping[str, Sequence[Any]], texts: Mapping[str, Texts], *, intervals: bool
-    ) -> "_Rows":
+    ) -> "Rows":
         """Read the columns.
 
         Args:
             columns: as the release has them.
-            texts: axes and `measure` as they have to be, row by row.
+            texts: axes, or lists, and `measure` as they have to be, row by row.
             intervals: whether the table has them.
 
         Raises:
@@ -173,7 +173,7 @@ def _noisy(
             raise InputError("a key is there twice", code="bad-table")
         texts = {params.keys: as_texts(names), "measure": as_texts([PERSONS] * len(names))}
     # (1)
-    rows = _Rows.of(columns, texts, intervals=True)
+    rows = Rows.of(columns, texts, intervals=True)
     stated = {key: empty.facts[key] for key in _STATED if key in empty.facts}
     problems = _against(facts, stated | {"withheld_cells": int(rows.withheld.sum())}, asked)
     # (2)
@@ -191,7 +191,7 @@ def _noisy(
             return _again(rows, made, asked, tuple(texts[params.keys].tolist()) if params.keys else ())
 
 
-def _again(rows: _Rows, made: Plan, asked: int, keys: Sequence[str]) -> list[Problem]:
+def _again(rows: Rows, made: Plan, asked: int, keys: Sequence[str]) -> list[Problem]:
     """(3) (4) Hold numbers against those that this version makes of totals which round to the same values.
 
     What was rounded off is not known: an interval has to lie between those for the least and for the largest
@@ -222,7 +222,7 @@ def _again(rows: _Rows, made: Plan, asked: int, keys: Sequence[str]) -> list[Pro
     return []
 
 
-def _totals(rows: _Rows, made: Plan) -> tuple[tuple[Ints, ...], Bools]:
+def _totals(rows: Rows, made: Plan) -> tuple[tuple[Ints, ...], Bools]:
     """Return the whole totals that a table was made of, and of which rows it does not tell them.
 
     Raises:
@@ -260,7 +260,7 @@ def _whole(values: Floats, made: Plan) -> Ints:
     return nearest.astype(np.int64)
 
 
-def _tree(rows: _Rows, made: Plan, asked: int) -> list[Problem]:
+def _tree(rows: Rows, made: Plan, asked: int) -> list[Problem]:
     """(3) (4) (5) of a tree. How far its intervals reach depends on noise and geography alone."""
     problems = []
     tree = geography(made.params).tree
@@ -290,7 +290,7 @@ def _tree(rows: _Rows, made: Plan, asked: int) -> list[Problem]:
     return problems
 
 
-def _quantiles(rows: _Rows, made: Plan) -> list[Problem]:
+def _quantiles(rows: Rows, made: Plan) -> list[Problem]:
     """(4) The bounds of an interval are bounds of bins, and a higher quantile is not below a lower one."""
     (axis,) = made.params.layout.axes
     edges = np.array([float(each) for each in (*axis.bins, made.params.end)])
@@ -327,7 +327,7 @@ def _exact(
     cells = prod(len(axis.labels) + params.margins for axis in layout.axes)
     texts = {slot: np.tile(each, len(names)) for slot, each in labels.items()}
     # (1)
-    rows = _Rows.of(columns, texts | {"measure": np.repeat(as_texts(names), cells)}, intervals=False)
+    rows = Rows.of(columns, texts | {"measure": np.repeat(as_texts(names), cells)}, intervals=False)
     figures = dict(zip(names, rows.value.reshape(len(names), -1), strict=True))
     hidden = dict(zip(names, rows.withheld.reshape(len(names), -1), strict=True))
     dark, counts = hidden[names[0]], figures[names[0]]

@@ -93,6 +93,7 @@ class Attempt:
         permit: the decision, taken again; None once it is over, and where it could not be taken.
         undecided: it could not be decided again, or not as the node did.
         constraints: what all participants demand of the run.
+        keys: the distinct keys of each list, as all participants state them.
         due: bodies of the `budget.*` entries of `due_kind` that have not come yet.
         freeing: how many `budget.released` have come.
         admitted: the entry that says so, empty before.
@@ -112,6 +113,7 @@ class Attempt:
     permit: Permit | None = None
     undecided: bool = False
     constraints: Constraints = field(default_factory=Constraints)
+    keys: dict[Role, int] = field(default_factory=dict)
     due: list[dict[str, Any]] = field(default_factory=list)
     due_kind: str = ""
     freeing: int = 0

@@ -103,7 +103,9 @@ class Outputs:
         if note.output_class == OutputClass.AGGREGATE:
             spec = self._spec(entry.job, where)
             persons = bool(attempt.permit.terms.unit)
-            self.releases[note.content_sha256] = Released(note, where, attempt.constraints, spec, persons)
+            self.releases[note.content_sha256] = Released(
+                note, where, attempt.constraints, spec, persons, attempt.keys
+            )
 
     def _spec(self, job: str, where: str) -> JobSpec | None:
         """Return what was asked, None where the job's text is not there; `executed` says so."""

@@ -692,6 +692,7 @@ class Redecider:
             return
         permit, moment = decided
         attempt.permit, attempt.constraints = permit, agreed.constraints
+        attempt.keys = {role: summary.distinct_keys for role, summary in agreed.inputs.items()}
         attempt.planned = {p.name: p for p in permit.terms.releases if p.made_by == attempt.role}
         run = agreed.constraints.max_runtime_s
         attempt.until = moment + (LONGEST_RUN if run is None else timedelta(seconds=run))

@@ -174,12 +174,13 @@ def built(folder: Path) -> tuple[float, float]:
             clerk=Role("clerk"),
             table="0" * 32,
             dataset="residents",
-            clerk_node=CLERK.node,
             mode=Mode.VOPRF,
             fields=("status",),
             rows=BUILT,
             lookups=1,
             per_minute=None,
+            session_s=60,
+            day=date(2026, 12, 1),
         )
         started = time.perf_counter()
         shelf = DiskShelf(folder / f"shelf-{next(shelves)}")

@@ -7,7 +7,7 @@ runner's threads.
 import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from node import catalogue, lookups, rotation, rpc
 from node.activation import InForce, activate_roster, own_keys, take_freshness
@@ -27,7 +27,7 @@ from node.receipts import Receipts
 from node.retention import delete_due
 from node.rpc import AddCheckpoint, AskHead, Attempt, ControlRequest, Message, Question, Reply
 from node.runner import Office, Runner
-from node.state import WAITING, DeskItem, RunState, State
+from node.state import WAITING, RunState, State
 from node.witness import Witness
 from protocols.envelope import Signer, decode_envelope
 from protocols.errors import MinshuError, Unreachable
@@ -380,7 +380,7 @@ class Agent:
             try:
                 for item in self._state.desk_waiting():
                     try:
-                        answer = self._carry_out(item)
+                        answer = self.desk.handle(item.kind, item.body)
                     except MinshuError as error:
                         answer = error_to_json(error)
                     with self._state.change() as change:
@@ -388,11 +388,6 @@ class Agent:
             except MinshuError as error:
                 self._log.failure(error.code, sentence=error.message)
             await asyncio.sleep(self._config.desk_poll_s)
-
-    def _carry_out(self, item: DeskItem) -> dict[str, Any]:
-        if item.kind == lookups.ROTATE:
-            return lookups.rotate(self._home, self._state, item.body["dataset"])
-        return self.desk.handle(item.kind, item.body)
 
     async def _tick(self) -> None:
         """Do what time asks for: look at the clock, publish, answer, open windows, expire, delete."""

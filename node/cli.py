@@ -916,9 +916,9 @@ def _lookup_close(arguments: argparse.Namespace, home: "Home") -> int:
 
 
 def _lookup_rotate(arguments: argparse.Namespace, home: "Home") -> int:
-    from node.lookups import ask_rotate
+    from node.desk import ask
 
-    done = ask_rotate(home, arguments.name, signer=home.signer, now=_now)
+    done = ask(home, "lookup-rotate", {"dataset": arguments.name}, signer=home.signer, now=_now)
     return _show(
         arguments,
         done,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from node import lookups
 from node.activation import InForce, activate_policy, pin_signers
 from node.approvals import record_approval
 from node.cosigning import cosigned_size, requires_cosigned
@@ -90,6 +91,8 @@ class Desk:
                 return self.outcomes.file(job, checked, confirmed, body["note"])
             case "rotate":
                 return rotation_to_json(self.announce())
+            case "lookup-rotate":
+                return lookups.rotate(self.home, self.state, body["dataset"])
         raise InputError("the desk does not know this command", code="unknown-command")
 
     def _policy(self, envelope: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from node.clock import Heard
 from node.home import Enrolled, Home
+from node.shelf import entries_of
 from node.state import Reader, read_state
 from policies.index import source_of
 from protocols.errors import InputError, MinshuError, Refused
@@ -43,6 +44,7 @@ def examine(home: Home, now: datetime) -> Iterator[Finding]:
     yield _try("keys", lambda: _keys(home))
     yield _try("temporary directory", _temporary)
     yield _disk(home)
+    yield from _shelf(home)
     enrolled = None
     try:
         enrolled = home.enrolled()
@@ -86,6 +88,25 @@ def _disk(home: Home) -> Finding:
     state = "ok" if free >= MIN_DISK_BYTES else "warning"
     hint = "" if state == "ok" else "free space: a full disk makes this node refuse jobs"
     return Finding("disk", state, f"{free / (1 << 30):.1f} GiB free", hint)
+
+
+def _shelf(home: Home) -> Iterator[Finding]:
+    """Look for what others than this node's account may open: keys of look-up tables lie on a shelf."""
+    try:
+        entries, open_to_others = entries_of(home)
+    except MinshuError as error:
+        yield Finding("shelf", "error", error.message, error.hint)
+        return
+    if open_to_others:
+        yield Finding(
+            "shelf",
+            "error",
+            f"{open_to_others} of {entries} files and folders in shelf/ may be opened by other accounts",
+            "run chmod -R go= on the folder shelf/; if others have read it, have the datasets' keys "
+            "changed with minshu-node lookup rotate DATASET",
+        )
+    elif entries:
+        yield Finding("shelf", "ok", "this node's account alone can open it")
 
 
 def _certificate(home: Home, now: datetime) -> Finding:

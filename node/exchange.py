@@ -66,6 +66,12 @@ class _Queue:
             self._changed.wait_for(lambda: self._closed or bool(self._waiting))
             return None if self._closed else self._take()
 
+    def get_now(self) -> Handed | None:
+        """Thread: return what is next, None where nothing is; the end stays where it is."""
+        with self._changed:
+            there = bool(self._waiting) and self._waiting[0] != _END
+            return self._take() if there and not self._closed else None
+
     async def put_soon(self, frame: bytes) -> None:
         """Loop: append a frame, waiting for room; into a closed queue nothing goes."""
         while True:
@@ -162,6 +168,10 @@ class Exchange:
                 hint="another node or the coordinator went away; the job may be tried again",
             )
         return handed
+
+    def receive_now(self) -> Handed | None:
+        """Return what has come already, None where nothing has."""
+        return self._inbox.get_now()
 
     def check(self) -> None:
         """Raise what `stop` was called with, if it was."""

@@ -36,7 +36,7 @@ from protocols.envelope import JOB, Signer, decode_envelope, key_id, verify
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
 from protocols.ids import JobId, Role
 from protocols.jobs import job_type
-from protocols.jobs.job_type import Unit
+from protocols.jobs.job_type import Standing, Unit
 from protocols.succession import CLOCK_TOLERANCE
 from protocols.wire import JobSpec, Roster
 
@@ -334,8 +334,11 @@ class Gate:
         """Return the earlier job of this requester and purpose that answered the very same question here.
 
         What may not be asked now is not answered from store either: no stop, policy or roster is got round.
+        Nor is a session, of which nothing is stored that another could be answered with.
         """
         if isinstance(decision, Refuse) and decision.code not in BY_HISTORY:
+            return ""
+        if isinstance(job_type(spec.job_type), Standing):
             return ""
         try:
             dataset = dataset_of(self._state, self._force, spec)

@@ -8,6 +8,7 @@ keys/witness.pem              Ed25519: cosignatures on the logs of others
 keys/witness-mldsa.pem        ML-DSA-44: a second cosignature beside each
 keys/witness.1.pem …          those of a journal that could not be continued, and its number
 keys/recipient.key            HPKE private key of the suite, for class-B lists sealed to this node
+keys/reasons.salt             of digests that stand for what look-ups are for, from the first session on
 tls/leaf.pem authority.pem    from enrolment
 enrolment.json                coordinator address and pinned roots, from enrolment
 node.db                       state and journal, one database
@@ -16,6 +17,8 @@ journal.1/ …                  journals that could not be continued, as they we
 journal.generation            the number of the present one, from the second on
 releases/                     class-B lists, sealed
 outbox/                       releases on their way to the coordinator, sealed
+shelf/                        what job types keep from job to job: keys and tables of look-ups
+lookup.sock                   where people at this node ask, only while a session is open
 node.log                      plain lines with codes
 """
 

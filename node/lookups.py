@@ -4,24 +4,17 @@ A department that answers keeps the key that its tables are made with, and a cle
 both on their shelves, for the next session. Where one is gone it is made again, and sent again.
 """
 
-from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from node import desk
-from node.generation import require_begun
 from node.home import Home
-from node.journal import named, open_journal
+from node.journal import named
 from node.logs import Log
 from node.shelf import shelf_of, shelves
-from node.state import State, open_state
+from node.state import State
 from policies.model import ActivePolicy
-from protocols.envelope import Signer
-from protocols.errors import InputError, MinshuError, StateConflict
+from protocols.errors import InputError, MinshuError
 from protocols.lookup import build
-
-ROTATE: Final = "lookup-rotate"
-"""The command as another terminal leaves it for a running node."""
 
 JOB_TYPE: Final = "lookup/1"
 
@@ -46,26 +39,6 @@ def rotate(home: Home, state: State, dataset: str) -> dict[str, Any]:
     with state.change() as change:
         change.log("lookup.rotated", {"dataset": named(dataset), "count": tables})
     return {"dataset": dataset, "tables": tables}
-
-
-def ask_rotate(home: Home, dataset: str, *, signer: Signer, now: Callable[[], datetime]) -> Mapping[str, Any]:
-    """Carry `rotate` out, here or by the running node.
-
-    Raises:
-        MinshuError: see `rotate`; or the running node did not answer in time.
-    """
-    try:
-        journal = open_journal(home, now)
-    except StateConflict as error:
-        if error.code != "journal-locked":
-            raise
-        return desk.ask(home, ROTATE, {"dataset": dataset}, signer=signer, now=now)
-    state = open_state(journal, home.database)
-    try:
-        require_begun(state, journal.public_key)
-        return rotate(home, state, dataset)
-    finally:
-        state.close()
 
 
 def delete_unused(state: State, home: Home, active: ActivePolicy | None, now: datetime, log: Log) -> None:

@@ -36,7 +36,7 @@ from node.admission import (
 from node.config import Config
 from node.cosigning import requires_cosigned
 from node.counter import Counter, Session, session_over
-from node.exchange import Close, Exchange, Question
+from node.exchange import Close, Exchange, Handed, Question
 from node.gate import HINDRANCES, Allowed, Gate, about_of, dataset_of
 from node.home import Home
 from node.journal import job_facts, policy_ref
@@ -76,7 +76,7 @@ from protocols.errors import (
 from protocols.ids import JobId, Role
 from protocols.jobs import job_type
 from protocols.jobs.job_type import Content, OutputClass, PreparedInput, Setup, Standing
-from protocols.party import UNDER_WAY, Answer, Finished, Party, Progress, Rand, Serving, Step, Waiting
+from protocols.party import UNDER_WAY, Finished, Party, Progress, Rand, Serving, Step, Waiting
 from protocols.wire import Admission, JobSpec
 
 if TYPE_CHECKING:
@@ -88,6 +88,10 @@ T = TypeVar("T")
 ADMISSION_LIFETIME: Final = timedelta(hours=1)
 MAX_THREADS: Final = 64
 PROGRESS_EVERY_S: Final = 0.5
+SESSION_PROGRESS_S: Final = 5.0
+"""How often it is told how many look-ups there were."""
+TOGETHER: Final = 32
+"""Steps of a session that one transaction records at most."""
 LINGER_S: Final = 30.0
 DECISIONS: Final = 3
 """How often a job is decided again because another one was set aside in between."""
@@ -770,8 +774,9 @@ class Runner:
                 office.monotonic,
                 lambda step: loop.call_soon_threadsafe(office.post, rpc.progress(live.attempt, step)),
                 lambda: asyncio.run_coroutine_threadsafe(self._answering(live), loop).result(),
-                lambda facts, answers: self._record(live, facts, answers),
+                lambda steps: self._record(live, steps),
                 live.session,
+                TOGETHER if isinstance(job_type(spec.job_type), Standing) else 1,
             )
             live.opened = True
 
@@ -849,11 +854,11 @@ class Runner:
             why = live.why or (error if isinstance(error, MinshuError) else session_over())
             self._counter.close(live.session, why)
 
-    def _record(self, live: _Live, facts: Mapping[str, int | str], answers: tuple[Answer, ...]) -> None:
-        """Make it durable what a step of a session gives; called in the party's thread, which waits for it.
+    def _record(self, live: _Live, steps: Sequence[Waiting]) -> None:
+        """Make it durable what steps of a session give; called in the party's thread, which waits for it.
 
-        `event` of the facts is the kind of the entry: `lookup-asked` stands as `lookup.asked`.
-        Several sessions that record at once share one commit and one checkpoint.
+        `event` of a step's facts is the kind of the entry: `lookup-asked` stands as `lookup.asked`. All of
+        them are one transaction, under one checkpoint; sessions that record at once share the checkpoint.
 
         Raises:
             Refused: `admission-outdated`: another policy or roster than this was admitted under is in force.
@@ -867,20 +872,15 @@ class Runner:
         now = (policy and policy.digest, roster and roster.digest)
         if now != (admission.policy_digest, admission.roster_digest):
             raise _OUTDATED
-        kind = str(facts["event"]).replace("-", ".", 1)
-        # In a journal, `question` is the digest of what a job asks.
-        said = {"request" if name == "question" else name: fact for name, fact in facts.items()}
-        del said["event"]
-        body = {"role": live.role, **said}
-        reason = None if live.session is None else live.session.reason(answers)
-        self._office.state.journal.record(
-            kind,
-            body if reason is None else {**body, "reason_sha256": reason},
-            job=live.attempt.job,
-            attempt=live.attempt.number,
-            policy=_policy(live),
-            actor=live.allowed.spec.requester,
-        )
+        under, actor = _policy(live), live.allowed.spec.requester
+        with self._office.state.change() as change:
+            for step in steps:
+                facts = dict(step.record or {})
+                kind = str(facts.pop("event")).replace("-", ".", 1)
+                reason = None if live.session is None else live.session.reason(step.answers)
+                about = {} if reason is None else {"reason_sha256": reason}
+                body = {"role": live.role, **facts, **about}
+                change.log(kind, body, attempt=live.attempt, policy=under, actor=actor)
 
     async def _release(self, live: _Live, contents: tuple[Content, ...]) -> None:
         """Commit point 2: sealed bytes durable, then state and `output.commit` in one transaction."""
@@ -1050,10 +1050,13 @@ class Playing:
     progress: Callable[[Progress], object]
     answering: Callable[[], object]
     """Returns once it is durable that an answer is under way."""
-    record: Callable[[Mapping[str, int | str], tuple[Answer, ...]], object] | None = None
-    """Returns once the facts of a step, with these answers, are durable in the journal."""
+    record: Callable[[Sequence[Waiting]], object] | None = None
+    """Returns once the facts of these steps are durable in the journal."""
     session: Session | None = None
     """Where people at this node ask; None where nobody does."""
+    together: int = 1
+    """Steps that are recorded at once at most, made of what waits at the same time. Where it is more than
+    one, the party does not mind that the next message comes before `outgoing` of a step is sent."""
 
     def run(self, party: Party) -> tuple[Content, ...]:
         """Play the party to its end and return its output.
@@ -1063,57 +1066,72 @@ class Playing:
             Unreachable: the link or a peer went away.
             Ended: the attempt was stopped from outside.
         """
-        last_told = -PROGRESS_EVERY_S
+        last_told = -SESSION_PROGRESS_S
         phase, said = "", False
-        step = party.start()
+        steps: Sequence[Step] = (party.start(),)
         while True:
-            if not said and (isinstance(step, Finished) or step.answering):
+            if not said and any(isinstance(step, Finished) or step.answering for step in steps):
                 self.answering()
                 said = True
-            if not isinstance(step, Finished):
-                self._note(step)
-            for message in step.outgoing:
-                if self.recorder is not None:
-                    self.recorder.body(self.attempt, self.role, message)
-                self.exchange.send(self.sealer.seal(message))
-            if isinstance(step, Finished):
-                self.opener.check_complete()
-                output: tuple[Content, ...] = tuple(step.output or ())
-                return output
-            if step.answers and self.session is not None:
-                self.session.answered(step.answers)
-            told = step.progress
-            now = self.monotonic()
-            if told is not None and (told.phase != phase or now >= last_told + PROGRESS_EVERY_S):
-                phase, last_told = told.phase, now
-                self.progress(told)
-            step = self._next(party)
+            self._note(steps)
+            for step in steps:
+                if isinstance(step, Waiting) and step.answers and self.session is not None:
+                    self.session.answered(step.answers)
+                for message in step.outgoing:
+                    if self.recorder is not None:
+                        self.recorder.body(self.attempt, self.role, message)
+                    self.exchange.send(self.sealer.seal(message))
+                if isinstance(step, Finished):
+                    self.opener.check_complete()
+                    output: tuple[Content, ...] = tuple(step.output or ())
+                    return output
+                told = step.progress
+                now = self.monotonic()
+                every = PROGRESS_EVERY_S if step.record is None else SESSION_PROGRESS_S
+                if told is not None and (told.phase != phase or now >= last_told + every):
+                    phase, last_told = told.phase, now
+                    self.progress(told)
+            steps = self._next(party)
 
-    def _note(self, step: Waiting) -> None:
-        """Have a step's facts made durable, before anything of it goes out."""
-        if step.record is not None and self.record is not None:
-            self.record(step.record, step.answers)
-        elif step.record is not None or step.answers:
+    def _note(self, steps: Sequence[Step]) -> None:
+        """Have the facts of steps made durable, before anything of any of them goes out."""
+        waiting = [step for step in steps if isinstance(step, Waiting)]
+        facts = [step for step in waiting if step.record is not None]
+        if any(step.answers and step.record is None for step in waiting) or (facts and self.record is None):
             # No answer without an entry that says so, and nobody to say it.
             raise StateConflict("a step is not recorded, so nothing of it may leave", code="not-recorded")
+        if facts and self.record is not None:
+            self.record(facts)
 
-    def _next(self, party: Party) -> Step:
-        """Return the step that the next frame, or what people here ask, leads to."""
-        while True:
-            match self.exchange.receive():
-                case Question(number, body):
-                    try:
-                        return _serving(party).ask(number, body)
-                    except InputError as error:
-                        assert self.session is not None
-                        self.session.refused(number, error)
-                case Close():
-                    return _serving(party).close()
-                case frame:
-                    # A frame opened before is a replay; it is dropped without a word.
-                    incoming = self.opener.open(frame)
-                    if incoming is not None:
-                        return party.receive(incoming)
+    def _next(self, party: Party) -> Sequence[Step]:
+        """Return the step that the next frame or question leads to, and those of what waits behind it."""
+        steps: list[Step] = []
+        while len(steps) < self.together:
+            handed = self.exchange.receive_now() if steps else self.exchange.receive()
+            if handed is None:
+                break
+            step = self._step(party, handed)
+            if step is not None:
+                steps.append(step)
+            if isinstance(step, Finished):
+                break
+        return steps
+
+    def _step(self, party: Party, handed: Handed) -> Step | None:
+        match handed:
+            case Question(number, body):
+                try:
+                    return _serving(party).ask(number, body)
+                except InputError as error:
+                    assert self.session is not None
+                    self.session.refused(number, error)
+                    return None
+            case Close():
+                return _serving(party).close()
+            case frame:
+                # A frame opened before is a replay; it is dropped without a word.
+                incoming = self.opener.open(frame)
+                return None if incoming is None else party.receive(incoming)
 
 
 def _serving(party: Party) -> Serving:

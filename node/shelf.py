@@ -11,6 +11,7 @@ import mmap
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -161,6 +162,20 @@ def shelves(home: Home) -> list[DiskShelf]:
         return [DiskShelf(Path(entry)) for entry in os.scandir(shelf_folder(home)) if entry.is_dir()]
     except FileNotFoundError:
         return []
+
+
+def entries_of(home: Home) -> tuple[int, int]:
+    """Return how many files and folders the shelves are, and how many others than the owner may open.
+
+    Raises:
+        StateConflict: `shelf-unreadable`.
+    """
+    folder = shelf_folder(home)
+    with _readable():
+        if not folder.exists():
+            return 0, 0
+        modes = [path.lstat().st_mode for path in (folder, *folder.rglob("*"))]
+    return len(modes), sum(bool(mode & (stat.S_IRWXG | stat.S_IRWXO)) for mode in modes)
 
 
 def clear_leftovers(home: Home) -> None:

@@ -415,8 +415,8 @@ def _explain_limits(say: _Page, policy: Policy, rule: Rule) -> None:
     if rule.rate is not None:
         en, zh = rate_words(rule.rate)
         say.line(
-            f"  Pace: {en}; one that fails counts once data could have left",
-            f"  频次: {zh}, 失败的任务如数据可能已送出, 也计入",
+            f"  Pace: {en}; one that fails counts unless it told nothing of the data",
+            f"  频次: {zh}, 失败的任务也计入, 确知未透露任何数据信息的除外",
         )
     if rule.window is not None:
         en, zh = window_words(rule.window)

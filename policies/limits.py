@@ -23,7 +23,7 @@ from protocols.statistics.differencing import Query
 from protocols.wire import CostLine
 
 ATTEMPTS_PER_JOB: Final = 3
-"""How many attempts of one job may be charged at one node; failed ones count."""
+"""How many attempts of one job may be charged at one node; a failed one counts unless it told nothing."""
 
 _lookback: Final = Derived(Lookback.of, keep=32)
 
@@ -76,7 +76,8 @@ def check_rate(index: Index, clause: Clause, history: History, job: JobId, momen
     """Refuse one job too many in the period of the rule's rate, whichever of its datasets it asks for.
 
     A job counts that the rule allowed or, as it stands now, covers: another id in a new version resets
-    nothing. So does one by a key, or for a purpose, that the policy no longer lists.
+    nothing. So does one by a key, or for a purpose, that the policy no longer lists. Attempts that told
+    nothing were freed (`policies.attempts.free_again`), are no part of the history and do not count.
     """
     rule = clause.rule
     if rule.rate is None:

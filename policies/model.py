@@ -293,7 +293,7 @@ class Window(_Clause, frozen=True, kw_only=True):
 
 
 class Rate(_Clause, frozen=True, kw_only=True):
-    """How many jobs may run in each calendar period; one that was aborted counts."""
+    """How many jobs may run in each calendar period; one that failed counts unless it told nothing."""
 
     jobs: Jobs
     per: Literal["hour", "day", "week", "month", "quarter", "year"]

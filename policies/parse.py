@@ -28,6 +28,7 @@ from policies.model import (
     DigestText,
     Policy,
     PurposeId,
+    Quota,
     Rule,
     Stop,
     StopDocument,
@@ -40,7 +41,7 @@ from protocols.dp.cost import UNIT
 from protocols.encoding import sha256_digest
 from protocols.ids import Digest, NodeName
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.job_type import CountsAcross, Forecaster, JobType, OutputClass
+from protocols.jobs.job_type import CountsAcross, Forecaster, JobType, OutputClass, Standing
 from protocols.wire import organisation_of
 
 MAX_POLICY_BYTES: Final = 256 << 10
@@ -74,6 +75,7 @@ _GUARD_EXAMPLES: Final = {
     "max_fraction": 'max_fraction = "0.30"',
     "min_coverage": 'min_coverage = "0.80"',
     "rate": 'rate = { jobs = 10, per = "month" }',
+    "max_per_minute": "max_per_minute = 30",
 }
 
 _STOP_VALUES: Final[dict[str, tuple[Any, str]]] = {
@@ -107,7 +109,7 @@ def parse_policy(data: bytes, *, job_types: Sequence[JobType] = JOB_TYPES) -> Pa
     document = read_toml(data, limit=MAX_POLICY_BYTES, what="policy.toml")
     _check_schema(document, SCHEMA)
     policy: Policy = build(document, Policy, document.root, ())
-    _check(document, policy, _directed(job_types))
+    _check(document, policy, _directed(job_types), _standing(job_types))
     return ParsedPolicy(policy, sha256_digest(data), document)
 
 
@@ -151,7 +153,7 @@ def cautions(parsed: ParsedPolicy, *, job_types: Sequence[JobType] = JOB_TYPES) 
         *_uncounted(parsed, job_types),
         *_in_vain(parsed, job_types),
         *_alone(parsed, job_types),
-        *_pair_by_pair(parsed),
+        *_pair_by_pair(parsed, job_types),
     )
     return sorted(found, key=lambda caution: caution.line)
 
@@ -174,13 +176,23 @@ def _watched_by_few(parsed: ParsedPolicy) -> Iterator[Caution]:
 
 
 def _uncounted(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterator[Caution]:
-    """Yield class-B rules over a dataset that no quota of theirs is for."""
-    policy, directed = parsed.policy, _directed(job_types)
+    """Yield class-B rules over a dataset for which no quota of theirs is one that each such job spends."""
+    policy = parsed.policy
     for index, rule in enumerate(policy.rules):
-        if not rule.datasets or not directed & set(rule.job_types):
-            continue
-        counted = {quota.dataset for quota in map(policy.quotas.__getitem__, rule.quotas)}
-        without = [name for name in rule.datasets if name not in counted]
+        kinds = [
+            known
+            for known in job_types
+            if known.name in rule.job_types and known.output_class is OutputClass.DIRECTED
+        ]
+        quotas = [policy.quotas[name] for name in rule.quotas]
+        without = [
+            name
+            for name in rule.datasets
+            if any(
+                not any(quota.dataset == name and _spends(known, rule, quota) for quota in quotas)
+                for known in kinds
+            )
+        ]
         if without:
             names, line = ", ".join(without), parsed.document.lines.line(("rules", index))
             yield Caution(
@@ -236,16 +248,41 @@ def _alone(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterator[Cauti
             )
 
 
-def _pair_by_pair(parsed: ParsedPolicy) -> Iterator[Caution]:
-    """Yield rules over a dataset whose limits count for each pair alone: another name is another pair."""
+def _spends(known: JobType, rule: Rule, limit: Budget | Quota) -> bool:
+    """Return whether jobs of a type under a rule ever take something of a limit of their dataset.
+
+    Every one is a question. Records leave a source alone, of class B; noise has a price where there is any.
+    """
+    if isinstance(limit, Budget):
+        return isinstance(known, Forecaster)
+    if limit.counts == "queries":
+        return True
+    return known.output_class is OutputClass.DIRECTED and (not rule.roles or "source" in rule.roles)
+
+
+def _pair_by_pair(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterator[Caution]:
+    """Yield rules over a dataset of which a job spends limits for each pair alone: another name is another.
+
+    A limit that a type of job never spends does not bound it.
+    """
     policy = parsed.policy
     for index, rule in enumerate(policy.rules):
         named = {name: policy.quotas[name] for name in rule.quotas} | (
             {} if rule.budget is None else {rule.budget: policy.budgets[rule.budget]}
         )
         for dataset in rule.datasets:
-            limits = {name: limit.scope for name, limit in named.items() if limit.dataset == dataset}
-            if set(limits.values()) != {"per-pair"}:
+            limits: set[str] = set()
+            for known in job_types:
+                if known.name not in rule.job_types:
+                    continue
+                spent = {
+                    name: limit.scope
+                    for name, limit in named.items()
+                    if limit.dataset == dataset and _spends(known, rule, limit)
+                }
+                if set(spent.values()) == {"per-pair"}:
+                    limits.update(spent)
+            if not limits:
                 continue
             names = ", ".join(sorted(limits))
             yield Caution(
@@ -263,7 +300,12 @@ def _directed(job_types: Iterable[JobType]) -> frozenset[str]:
     return frozenset(known.name for known in job_types if known.output_class is OutputClass.DIRECTED)
 
 
-def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None:
+def _standing(job_types: Iterable[JobType]) -> frozenset[str]:
+    """Return the job types whose sessions answer about one person after another."""
+    return frozenset(known.name for known in job_types if isinstance(known, Standing))
+
+
+def _check(document: Document, policy: Policy, directed: frozenset[str], standing: frozenset[str]) -> None:
     """Check what spans several places.
 
     (1) Validity: at most 180 days, a known timezone.
@@ -284,7 +326,8 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
     (11) Approvals: as many people as are asked for exist; important data takes two.
     (12) Class B: every guard is set, one recipient that is one organisation, explicit roles; where data is
         given, a rate and two approvals; where one list is enough (k = 1, nothing locked), two approvals of
-        neutral seats, too.
+        neutral seats, too. Where a session answers about one person after another, a rate of look-ups, and a
+        quota that counts them for each dataset.
     (13) Numbers are in range, a window is open at some time.
     (14) The negative list speaks of datasets that are described; no rule names a column of it, and no row is
         about whom a column of it says.
@@ -315,6 +358,7 @@ def _check(document: Document, policy: Policy, directed: frozenset[str]) -> None
         _check_spending(document, policy, rule, path)  # (10)
         _check_approvals(document, policy, rule, path)  # (11)
         _check_directed(document, policy, rule, path, directed)  # (12)
+        _check_standing(document, policy, rule, path, standing)  # (12)
         _check_numbers(document, rule, path)  # (13)
     _check_negative_list(document, policy)  # (14)
     _check_overlaps(document, policy)  # (15)
@@ -820,6 +864,32 @@ def _check_directed(
     if rule.min_sources == 1:
         # Whoever is on one list alone stands under no lock, so the matcher could open every record.
         _check_two_people(document, rule, path, f"{kinds} with min_sources = 1, at any seat,")
+
+
+def _check_standing(
+    document: Document, policy: Policy, rule: Rule, path: Path, standing: frozenset[str]
+) -> None:
+    """Refuse a rule by which a session could look up everybody: a number and a rate stand against that."""
+    kinds = ", ".join(sorted(standing & set(rule.job_types)))
+    if not kinds or not rule.datasets:
+        return
+    if rule.max_per_minute is None:
+        document.fail(
+            path,
+            f"{kinds} answers about one person after another, so max_per_minute is required",
+            code="missing-guard",
+            hint=f"add max_per_minute, for example {_GUARD_EXAMPLES['max_per_minute']}",
+        )
+    quotas = [policy.quotas[name] for name in rule.quotas]
+    counted = {quota.dataset for quota in quotas if quota.counts == "rows"}
+    if without := [name for name in rule.datasets if name not in counted]:
+        document.fail(
+            (*path, "quotas") if rule.quotas else path,
+            f"{kinds} answers about one person after another, so a quota of rows is required for "
+            + ", ".join(without),
+            code="missing-guard",
+            hint='add a quota with counts = "rows", for example one of scope per-requester and period day',
+        )
 
 
 def _check_numbers(document: Document, rule: Rule, path: Path) -> None:

@@ -212,9 +212,11 @@ class Office:
         constraints: Constraints = OPEN,
         spec: JobSpec | None = None,
         seed: object = 0,
+        clock: Clock | None = None,
+        clerk: MemoryShelf | None = None,
         **params: Any,
     ) -> Session:
-        """Return a session about these rows, not opened yet."""
+        """Return a session about these rows, not opened yet; with another clock or shelf if given."""
         self.sessions += 1
         spec = spec or lookup_spec(**params)
         LOOKUPS.check(spec)
@@ -228,14 +230,15 @@ class Office:
             ZERO,
             people.rule_version,
         )
-        setup, clock = Setup(spec, 1, CTX, constraints, {OWNER: summary}), Clock()
+        setup, clock = Setup(spec, 1, CTX, constraints, {OWNER: summary}), clock or Clock()
+        clerk = self.clerk if clerk is None else clerk
 
         def rand(role: Role) -> Rand:
             return seeded(f"{seed}/{self.sessions}/{role}")
 
         parties = {
             OWNER: LOOKUPS.serving(OWNER, setup, people, rand(OWNER), shelf=self.owner, monotonic=clock),
-            CLERK: LOOKUPS.serving(CLERK, setup, None, rand(CLERK), shelf=self.clerk, monotonic=clock),
+            CLERK: LOOKUPS.serving(CLERK, setup, None, rand(CLERK), shelf=clerk, monotonic=clock),
         }
         return Session(spec, setup, people, parties, clock)
 

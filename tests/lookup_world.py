@@ -1,18 +1,22 @@
 """A collaboration of which one department answers look-ups about its residents, and two ask."""
 
+import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from session_case import ask
-from simulator import START, Post, Station, World, approve_all, person, until
+from simulator import START, Post, Station, World, approve_all, new_signer, person, until
 
 from node import catalogue
 from node.desk import register
 from node.sources import ReadLimits
+from protocols.channel import suites
+from protocols.envelope import JOB, KeySigner, key_id
 from protocols.ids import DatasetName, JobId, Organisation
 from protocols.jobs.lookup import CLERK, OWNER
-from protocols.wire import JobInput, JobSpec
+from protocols.wire import JobInput, JobSpec, Roster, RosterAnalyst
 
 OWNS = "human-resources"
 CLERKS = ("police", "health")
@@ -22,6 +26,10 @@ STREETS = ("990101001", "990101002")
 PURPOSES = dict(zip(CLERKS, ("P-1", "P-2"), strict=True))
 """Of one purpose, records go to one recipient."""
 
+_WINDOW = """[requesters.window-{clerk}]
+organisation = "{clerk}.gz.example"
+keys = ["{key}"]
+"""
 _ANOTHER = """[purposes."P-2"]
 title = "核验"
 legal_basis = "L-1"
@@ -29,7 +37,7 @@ valid_until = 2027-01-31
 """
 _OWNS = """[[rules]]
 id = "L-{clerk}"
-requesters = ["bureau"]
+requesters = ["window-{clerk}"]
 purposes = ["{purpose}"]
 job_types = ["lookup/1"]
 recipients = ["{clerk}.gz.example"]
@@ -41,7 +49,8 @@ max_rows = 500
 rate = {{ jobs = 50, per = "month" }}
 max_fraction = "1"
 min_coverage = "1"
-{per_minute}quotas = ["daily"]
+max_per_minute = {per_minute}
+quotas = ["daily"]
 approvals = 2
 approvers = ["dpo", "owner"]
 """
@@ -63,7 +72,7 @@ seen = {{ type = "month", use = ["carry", "filter"] }}
 """
 _ASKS = """[[rules]]
 id = "L-1"
-requesters = ["bureau"]
+requesters = ["window-{clerk}"]
 purposes = ["{purpose}"]
 job_types = ["lookup/1"]
 recipients = ["{clerk}.gz.example"]
@@ -87,21 +96,49 @@ def residents(people: Sequence[int] = range(40)) -> list[Row]:
 
 
 class LookupWorld(World):
-    """Limits as class attributes: look-ups a day of each who asks, and a minute of a session."""
+    """Limits as class attributes: look-ups a day and a minute of each who asks. Each clerk has an analyst."""
 
     daily = 1000
-    per_minute: int | None = None
+    per_minute = 500
+
+    def __init__(self, folder: Path, **more: Any) -> None:
+        """Make everything, the analysts of both clerks first."""
+        self.windows = {clerk: new_signer() for clerk in CLERKS}
+        super().__init__(folder, **more)
+
+    def make_roster(self, version: int = 1, previous: Any = None, **changes: Any) -> Roster:
+        """Return the roster with an analyst of each clerk's organisation."""
+        roster = super().make_roster(version, previous, **changes)
+        analysts = [
+            RosterAnalyst(
+                f"window-{clerk}",
+                Organisation(f"{clerk}.gz.example"),
+                signer.public_key,
+                suites.public_key(self.suite, suites.new_private_key(self.suite, secrets.token_bytes)),
+            )
+            for clerk, signer in self.windows.items()
+        ]
+        return replace(roster, analysts=(*roster.analysts, *analysts))
+
+    def sign_job(self, spec: JobSpec, signer: KeySigner | None = None, kind: str = JOB) -> bytes:
+        """Sign as whoever the job says asks."""
+        asking = {key_id(each.public_key): each for each in self.windows.values()}
+        return super().sign_job(spec, signer or asking.get(spec.requester), kind)
 
     def policy_of(self, name: str, **changes: Any) -> str:
         """Return the policy with rules for look-ups, before the tables of datasets that it ends with."""
         text = super().policy_of(name, **changes)
         if name not in NAMES:
             return text
+        asks = CLERKS if name == OWNS else (name,)
         text += _ANOTHER
+        for clerk in asks:
+            text += _WINDOW.format(clerk=clerk, key=key_id(self.windows[clerk].public_key))
         if name in CLERKS:
             return text + _ASKS.format(clerk=name, purpose=PURPOSES[name])
-        rate = f"max_per_minute = {self.per_minute}\n" if self.per_minute else ""
-        rules = [_OWNS.format(clerk=clerk, purpose=PURPOSES[clerk], per_minute=rate) for clerk in CLERKS]
+        rules = [
+            _OWNS.format(clerk=clerk, purpose=PURPOSES[clerk], per_minute=self.per_minute) for clerk in CLERKS
+        ]
         return text + "".join(rules) + _RESIDENTS.format(daily=self.daily)
 
     def list_residents(self, rows: Sequence[Row]) -> None:
@@ -151,6 +188,7 @@ class LookupWorld(World):
             inputs=(own,),
             roles={OWNER: self.homes[OWNS].name, CLERK: self.homes[clerk].name},
             recipients=(Organisation(f"{clerk}.gz.example"),),
+            requester=key_id(self.windows[clerk].public_key),
         )
 
 

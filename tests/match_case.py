@@ -28,7 +28,7 @@ LOOSE = Constraints(
 MARITAL = [["10"], ["20", "21", "22", "23"], ["30"], ["40"]]
 """Never married, married, widowed, divorced: GB/T 2261.2."""
 
-KKRT = Sizing(dh_below=1, least=128, receiver_mean=24, sender_mean=48, sender_most=64)
+KKRT = Sizing(dh_below=1, least=128, receiver_mean=24, sender_most=64)
 """Short lists in the form of long ones, in several buckets: for tests."""
 
 Row = tuple[int, str, str]

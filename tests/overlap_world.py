@@ -76,10 +76,15 @@ class OverlapWorld(World):
 
     def opened(self, post: Any, job: JobId) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Open the one release as the analyst does: its rows, and the facts beside them."""
-        [release] = post.tasks[job].uploads
-        opened = suites.open_sealed(2, self.analyst_private, release_info(release, job), post.release(job))
+        [opened] = self.release_of(post, job).values()
         table, about = decode_content(opened)
         return table.to_pylist(), about["facts"]
+
+    def release_of(self, post: Any, job: JobId) -> dict[str, bytes]:
+        """Open the one release as the analyst does: its file's name → content."""
+        [release] = post.tasks[job].uploads
+        opened = suites.open_sealed(2, self.analyst_private, release_info(release, job), post.release(job))
+        return {"overlap.arrow": opened}
 
     def clone(self, folder: Path) -> "OverlapWorld":
         """Return a copy of its own kind."""

@@ -21,9 +21,12 @@ from demo.city.profile import SNAPSHOT
 from demo.city.registers import Extract
 
 GRACE_DAYS: Final = 60
-"""How long after a death a register may still hold the person."""
+"""How long after a death a register may still hold the person, at least."""
 
-UNTIL: Final = SNAPSHOT - timedelta(GRACE_DAYS)
+UNTIL: Final = SNAPSHOT.replace(day=1) - timedelta(GRACE_DAYS)
+"""The last day that is past it: days are counted back from the first of the extracts' month."""
+
+_UNTIL_DAY: Final = SNAPSHOT_DAY - (SNAPSHOT - UNTIL).days
 
 QUESTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "register": ("police/register", "health/deaths", "death_date"),
@@ -55,7 +58,7 @@ class Uncancelled:
     Args:
         register, source: `organisation/table` of the list that should not hold them, and of the dead.
         register_keys: people on the register.
-        source_keys: of the dead, those whose date is past the grace.
+        source_keys: people on the list of the dead, past the grace or not.
         flagged: people on both lists whose date is past the grace.
         flagged_sha256: see `keys_sha256`.
         within_grace: people on both lists whose date is not.
@@ -196,9 +199,9 @@ class PersonTally:
         past = listed & (day <= np.datetime64(UNTIL))
         on_register = _first_rows(register, persons) >= 0
         flagged = past & on_register
-        died_before = (people.death_day >= 0) & (people.death_day <= SNAPSHOT_DAY - GRACE_DAYS)
+        died_before = (people.death_day >= 0) & (people.death_day <= _UNTIL_DAY)
         into.counts["register"] += int(on_register.sum())
-        into.counts["source"] += int(past.sum())
+        into.counts["source"] += int(listed.sum())
         into.counts["within"] += int((listed & ~past & on_register).sum())
         into.counts["missed"] += int((on_register & died_before & ~flagged).sum())
         into.keys.append(_ids(people, flagged))

@@ -80,7 +80,7 @@ class DeathsScenario:
         job = play.answered(name, approvers=(receiver, giver), roles=DIRECTED)
         play.check_records(job, receiver, truth.flagged, truth.flagged_sha256)
         play.say(
-            f"{truth.within_grace:,} more are on both lists, but within {expected.grace_days} days, and not "
+            f"{truth.within_grace:,} more are on both lists, but within their grace, and not "
             f"told. {truth.missed:,} whom the list of the dead does not have yet are missed."
         )
         release = job.release()

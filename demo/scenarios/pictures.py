@@ -436,11 +436,12 @@ def uncancelled(stem: Path, questions: Mapping[str, Uncounted], *, minimum: int,
             figure,
             words.lines(
                 f"左: 公布的数 (小于 {minimum} 的组及为其遮蔽的组不公布, 其余四舍五入到 5); × 为真值。"
-                f"中、右: 真值, 真实城市中只有名单接收方知晓; 死亡未满 {grace_days} 天的不在名单上。",
+                "中、右: 真值, 真实城市中只有名单接收方知晓; "
+                f"死亡距当月一日未满 {grace_days} 天的不在名单上。",
                 f"Left: groups below {minimum}, and others that would give one away, are withheld; the rest "
                 "is rounded to 5. Crosses: the truth.\n"
                 "Middle and right: the truth, which in a real city only the list's recipient learns; "
-                f"whose death is less than {grace_days} days back is not on it.",
+                f"whose death is less than {grace_days} days before the month of the extracts is not on it.",
             ),
         )
         _save(figure, stem)

@@ -2,9 +2,9 @@
 
 Two questions of one shape. `present_in: at_least` finds persons whom at least k departments know and the
 register does not (疑似漏登); `present_in: all` finds persons on the register whom every source holds, such
-as the dead (应销未销), perhaps only where every source's date is some days of grace back. The register's
-organisation alone receives records; the requester receives a street table. Messages, locks, guards and what
-each coalition learns: `protocols/psi/SPEC.md`.
+as the dead (应销未销), perhaps only where every source's date is some days of grace back from the first of a
+month. The register's organisation alone receives records; the requester receives a street table. Messages,
+locks, guards and what each coalition learns: `protocols/psi/SPEC.md`.
 """
 
 import math
@@ -43,7 +43,7 @@ from protocols.jobs.job_type import (
     Unit,
     source,
 )
-from protocols.jobs.sources import check_columns, check_names
+from protocols.jobs.sources import check_columns, check_names, check_sizes, check_summaries
 from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
 from protocols.psi import group, locks
 from protocols.psi.keyed_list import (
@@ -152,9 +152,12 @@ class Params:
 class Grace:
     """How far back a source's date has to be for its row to count.
 
+    It is counted from the first day of a month: within one month there is one answer. Two jobs a day apart
+    would tell whose date is one certain day, and pass for the same question.
+
     Attributes:
         days: so many days, or more.
-        as_of: before this day, None for the day the job was created.
+        as_of: before the first day of this day's month, None for the day the job was created.
         until: the last day that is far enough back.
     """
 
@@ -177,7 +180,7 @@ class Grace:
             raise InputError(
                 f"params.grace_days is no whole number from 1 to {MAX_GRACE_DAYS}",
                 code="bad-params",
-                hint="grace_days = 60 leaves out rows whose dates are less than 60 days back",
+                hint="grace_days = 60 leaves out rows dated less than 60 days before the month begins",
             )
         as_of = _day(text)
         # A later day would shorten the grace that officers read in the job.
@@ -186,9 +189,9 @@ class Grace:
                 "params.as_of is no day such as 2026-11-30 on which the job was created, or of the "
                 f"{MAX_GRACE_DAYS} days before",
                 code="bad-params",
-                hint="leave it out to count from the day of the job, or give the day of the extracts",
+                hint="leave it out to count from the month of the job, or give the day of the extracts",
             )
-        return cls(days, as_of if named else None, as_of - timedelta(days))
+        return cls(days, as_of if named else None, as_of.replace(day=1) - timedelta(days))
 
     def asks(self) -> dict[str, int | str]:
         """Return what makes it another question: the days, and the day where the job chose one."""
@@ -324,7 +327,7 @@ class Crosscheck:
         A coalition that is not listed learns the union of what its listed parts learn.
         """
         params = Params.of(spec)
-        sizes = _list_sizes(params)
+        sizes = _LIST_SIZES
         table: dict[frozenset[Role], tuple[Statement, ...]] = {
             frozenset({REGISTER}): (sizes, _flagged(params), _CRAFTED),
             frozenset({MATCHER}): (sizes, _VENN),
@@ -355,7 +358,10 @@ class Crosscheck:
         return Cost(rows=0 if role == REGISTER else constraints.max_rows or 0, queries=1)
 
     def query(self, spec: JobSpec, role: Role) -> Query | None:
-        """Return whose lists are compared at which threshold and grace; if one differs, so does the group."""
+        """Return whose lists are compared at which threshold and grace, and by which area table.
+
+        If one differs, so does the group: another table reads other keys as valid.
+        """
         params = Params.of(spec)
         if role not in params.owners:
             return None
@@ -363,7 +369,13 @@ class Crosscheck:
             [organisation_of(spec.roles[i.role]), i.dataset, "register" if i.role == REGISTER else "source"]
             for i in spec.inputs
         )
-        asks = {"job_type": self.name, "lists": lists, "k": params.k, "everywhere": params.everywhere}
+        asks = {
+            "job_type": self.name,
+            "lists": lists,
+            "k": params.k,
+            "everywhere": params.everywhere,
+            "areas": params.areas.digest,
+        }
         if params.grace is not None:
             asks |= params.grace.asks()
         return Query(canonical_json(asks).decode("utf-8"))
@@ -377,25 +389,17 @@ class Crosscheck:
     ) -> None:
         """Check what all admissions say of the lists, before anything derived from data leaves.
 
-        (1) A summary of every list and of nothing else, made by the same identifier rules. (2) The three
-        limits of class B are set. (3) No list is empty. (4) The register's list is within 2 % of its
-        catalogue. (5) Enough sources, organisations.
+        (1) A summary of every list and of nothing else, made by the same identifier rules; sizes that a list
+        can have. (2) The three limits of class B are set. (3) No list is empty. (4) The register's list is
+        within 2 % of its catalogue. (5) Enough sources, organisations.
 
         Raises:
             ProtocolAborted: with the guard that failed.
         """
         params = Params.of(spec)
         # (1)
-        if set(inputs) != set(params.owners):
-            raise ProtocolAborted(
-                f"{len(inputs)} input summaries, expected one of each list owner", code="guard-inputs"
-            )
-        if len({summary.rule_version for summary in inputs.values()}) != 1:
-            raise ProtocolAborted(
-                "the lists were normalised by different identifier rules, so equal persons may differ",
-                code="guard-rules",
-                hint="bring all nodes to one version and name the same area table",
-            )
+        check_summaries(inputs, params.owners)
+        check_sizes(inputs)
         # (2) Without them the matcher could guard nothing; a rule that forgets them refuses by that.
         if None in (constraints.max_rows, constraints.max_fraction, constraints.min_coverage):
             raise ProtocolAborted(
@@ -471,17 +475,6 @@ _LIST_SIZES: Final = Statement(
     "how many rows and distinct keys each list has and when it was taken, as the admissions state",
     "各清单的行数、去重后的条数和数据时点(准入声明中已载明)",
 )
-
-
-def _list_sizes(params: Params) -> Statement:
-    if params.grace is None:
-        return _LIST_SIZES
-    until = params.grace.until.isoformat()
-    return Statement(
-        _LIST_SIZES.key,
-        f"{_LIST_SIZES.en}; of a source, the distinct keys dated {until} or before",
-        f"{_LIST_SIZES.zh}; 来源的条数只计日期不晚于 {until} 的",
-    )
 
 
 def _flagged(params: Params) -> Statement:
@@ -620,7 +613,8 @@ def _nonce(position: int) -> bytes:
 def plaintexts(listed: KeyedList, rows: npt.NDArray[np.uint32]) -> bytes:
     """Return the envelope contents of these rows, `PLAIN_BYTES` each.
 
-    u8 length ‖ key in 31 bytes ‖ u8 length ‖ street in 47 bytes ‖ u16 month, zeros behind the texts.
+    u8 length ‖ key in 31 bytes ‖ u8 length ‖ street in 47 bytes ‖ u16 month, zeros behind the texts. Of a
+    row that waits for its day, zeros alone: nobody is to open that one.
     """
     keys = listed.keys[rows]
     plain = np.zeros((len(rows), PLAIN_BYTES), dtype=np.uint8)
@@ -633,6 +627,7 @@ def plaintexts(listed: KeyedList, rows: npt.NDArray[np.uint32]) -> bytes:
     ).reshape(-1, _STREET_FIELD)
     plain[:, _KEY_FIELD : _KEY_FIELD + _STREET_FIELD] = fields[listed.streets[rows]]
     plain[:, -2:] = listed.months[rows].astype(">u2").view(np.uint8).reshape(-1, 2)
+    plain[listed.waiting(rows)] = 0
     return plain.tobytes()
 
 

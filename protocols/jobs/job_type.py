@@ -281,7 +281,10 @@ class JobType(Protocol):
         ...
 
     def query(self, spec: JobSpec, role: Role) -> Query | None:
-        """Return what the job selects of the dataset of `role`, None for a role without one."""
+        """Return what the job selects of the dataset of `role`.
+
+        None for a role without one, and where every answer is about one person, never about a group.
+        """
         ...
 
     def sources_asked(self, spec: JobSpec) -> int:

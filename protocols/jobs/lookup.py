@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from protocols.dp.cost import NOTHING, Cost
-from protocols.encoding import canonical_json, sha256_digest
 from protocols.errors import InputError, ProtocolAborted
 from protocols.identifiers import AreaTable, area_table, normalise
 from protocols.ids import Organisation, Role
@@ -32,9 +31,11 @@ from protocols.jobs.job_type import (
     Unit,
 )
 from protocols.jobs.sources import check_columns, check_names, check_summaries
+from protocols.lookup.build import KEY_DAYS
 from protocols.lookup.clerk import SESSION, Clerk
 from protocols.lookup.inputs import KEY, LAST_SEEN, MAX_FIELDS, LookupList, LookupListBuilder
-from protocols.lookup.owner import Owner
+from protocols.lookup.owner import MARGIN_S, Owner, Pace
+from protocols.lookup.pace import Rates
 from protocols.lookup.plan import Lookup, table_name
 from protocols.party import Party, Rand, Serving
 from protocols.psi.oprf import Mode
@@ -47,9 +48,6 @@ CLERK: Final = Role("clerk")
 MAX_LOOKUPS: Final = 10_000_000
 MIN_SESSION_S: Final = 60
 MAX_SESSION_S: Final = 7 * 86_400 - MIN_SESSION_S
-MARGIN_S: Final = 60
-"""A session ends so many seconds before its job may run no longer."""
-
 MAX_SCOPES: Final = 8
 MAX_VALUE_CHARACTERS: Final = 64
 
@@ -187,6 +185,10 @@ class Lookups:
     counts_units: Final = False
     silent_until_answering: Final = True
 
+    def __init__(self) -> None:
+        """Begin with nobody having asked."""
+        self._rates = Rates()
+
     def check(self, spec: JobSpec) -> None:
         """Check params, roles, inputs and recipients.
 
@@ -238,8 +240,19 @@ class Lookups:
         clerk = organisation_of(spec.roles[CLERK])
         return (PlannedRelease(SESSION, OutputClass.DIRECTED, CLERK, clerk),)
 
-    def separation(self, spec: JobSpec, requester: Organisation) -> tuple[Separation, ...]:  # noqa: ARG002
-        """Return that owner and clerk are two organisations."""
+    def separation(self, spec: JobSpec, requester: Organisation) -> tuple[Separation, ...]:
+        """Return that owner and clerk are two organisations.
+
+        Raises:
+            InputError: `requester-not-clerk`, whoever asks for the session is of another organisation than
+                the clerk. Limits count for a requester, and answers go to the clerk: both are of one house.
+        """
+        if requester != organisation_of(spec.roles[CLERK]):
+            raise InputError(
+                "the one who asks for the session is not of the organisation at whose node people would ask",
+                code="requester-not-clerk",
+                hint="have an analyst of the clerk's organisation submit it",
+            )
         owner, clerk = (frozenset({organisation_of(spec.roles[role])}) for role in (OWNER, CLERK))
         return (Separation(_OPENED.en, owner, clerk),)
 
@@ -252,7 +265,7 @@ class Lookups:
         params = Params.of(spec)
         return {
             frozenset({OWNER}): (_LIST_SIZE, _COUNTED),
-            frozenset({CLERK}): (_LIST_SIZE, _TABLE, _found(params)),
+            frozenset({CLERK}): (_LIST_SIZE, _TABLE, _found(params), _LATER),
             frozenset({Role(REQUESTER)}): (_SESSION,),
             frozenset({Role(COORDINATOR)}): (_LIST_SIZE, _TRAFFIC),
             frozenset({OWNER, CLERK}): (_OPENED,),
@@ -263,21 +276,13 @@ class Lookups:
         params = Params.of(spec)
         return Cost(rows=params.lookups, queries=1) if role == OWNER else NOTHING
 
-    def query(self, spec: JobSpec, role: Role) -> Query | None:
-        """Return which rows are looked up in and which fields are handed out, whoever asks how often."""
-        params = Params.of(spec)
-        if role != OWNER:
-            return None
-        given = spec.inputs[0]
-        asks = {
-            "job_type": self.name,
-            "dataset": [organisation_of(spec.roles[OWNER]), given.dataset],
-            "key": given.columns[KEY],
-            "fields": sorted(given.columns[slot] for slot in params.fields),
-            "areas": params.areas.digest,
-        }
-        filters = {given.columns[slot]: frozenset({text}) for slot, text in params.scope.items()}
-        return Query(sha256_digest(canonical_json(asks)), filters)
+    def query(self, spec: JobSpec, role: Role) -> Query | None:  # noqa: ARG002  # the contract's form
+        """Return None: each answer is about one person, so it is no group that another answer differs by.
+
+        What sessions give away is counted in look-ups, by `cost`, and bound in time by the rate.
+        """
+        Params.of(spec)
+        return None
 
     def sources_asked(self, spec: JobSpec) -> int:
         """Return 1: the owner alone knows the person."""
@@ -383,13 +388,23 @@ class Lookups:
             )
         if role != OWNER or not isinstance(prepared, LookupList):
             raise TypeError(f"the role {role} needs the list that its builder returns")
-        return Owner(lookup, prepared, rand, shelf=shelf, monotonic=monotonic)
+        return Owner(
+            lookup, prepared, rand, shelf=shelf, monotonic=monotonic, pace=self._pace(lookup, spec, monotonic)
+        )
+
+    def _pace(self, lookup: Lookup, spec: JobSpec, monotonic: Callable[[], float]) -> Pace:
+        """Return the limit that all sessions of one requester over one dataset share at this node."""
+        name, most = (spec.roles[OWNER], lookup.dataset, spec.requester), lookup.per_minute
+        if most is None:
+            return lambda _count: 0
+        return lambda count: self._rates.take(name, count, most, monotonic)
 
 
 def _lookup(params: Params, setup: Setup) -> Lookup:
     spec, given = setup.spec, setup.spec.inputs[0]
     meaning = {
         "owner": organisation_of(spec.roles[OWNER]),
+        "clerk": spec.roles[CLERK],
         "dataset": given.dataset,
         "key": given.columns[KEY],
         "last_seen": given.columns.get(LAST_SEEN, ""),
@@ -402,12 +417,13 @@ def _lookup(params: Params, setup: Setup) -> Lookup:
         clerk=CLERK,
         table=table_name(meaning),
         dataset=given.dataset,
-        clerk_node=spec.roles[CLERK],
         mode=params.mode,
         fields=params.fields,
         rows=setup.inputs[OWNER].distinct_keys,
         lookups=params.lookups,
         per_minute=setup.constraints.max_per_minute,
+        session_s=params.session_s,
+        day=spec.created.date(),
     )
 
 
@@ -454,6 +470,14 @@ _TABLE: Final = Statement(
     "say, only by a look-up",
     "核查表的行数及每行大小档次, 与上一版相比新增、变化和删除的行数; 密钥不变时可凭无意义标签认出同一行; "
     "但属于谁、内容为何, 只能通过逐次查询得知",
+)
+_LATER: Final = Statement(
+    "later-rows",
+    "of persons it looked up, where its node keeps what it computed for that: every later row in tables "
+    f"under the same key, or that there is none any more, uncounted; a key {KEY_DAYS} days old is replaced "
+    "when the next session begins",
+    "若查询方节点保留了查询时算出的数值: 对查询过的人员, 无需再次查询、不计次数, 即可读到同一密钥后续核查表"
+    f"中的最新记录, 或得知其已不在表中; 密钥满 {KEY_DAYS} 天后, 下一次会话开始时即更换",
 )
 _SESSION: Final = Statement(
     "session-counts",

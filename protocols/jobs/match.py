@@ -37,6 +37,7 @@ from protocols.jobs.job_type import (
 from protocols.jobs.sources import check_columns, check_names, check_summaries
 from protocols.match.inputs import MAX_VALUES, MatchList, MatchListBuilder
 from protocols.match.parties import Match, Receiver, Sender
+from protocols.match.shape import SIZING, Shape
 from protocols.party import Party, Rand
 from protocols.statistics.differencing import Query
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
@@ -413,13 +414,14 @@ def other_groups(marks: npt.NDArray[np.uint8], params: Params) -> npt.NDArray[np
 def records(listed: MatchList, found: npt.NDArray[np.bool_], params: Params, sender: Organisation) -> Content:
     """Return the receiver's records of the keys that were found, in order of keys.
 
-    Columns `key`, as bytes; where values are compared `own_group`, the group of the own value, called by its
-    first one; and `organisation`, whose list it was compared with.
+    Columns `key`; where values are compared `own_group`, the group of the own value, called by its first one;
+    and `organisation`, whose list it was compared with. The first two as bytes, UTF-8: a text would take four
+    bytes a character.
     """
     keys = listed.keys[found]
     columns: dict[str, npt.NDArray[Any]] = {"key": keys}
     if params.differs:
-        names = np.array(["", *(group[0] for group in params.groups)], dtype=np.str_)
+        names = np.array([b"", *(group[0].encode() for group in params.groups)])
         columns["own_group"] = names[listed.marks[found]]
     columns["organisation"] = np.broadcast_to(np.array(str(sender)), len(keys))
     return Content(RECORDS, Table(columns), {"mark": SUSPECTED, "rows": len(keys)})
@@ -454,17 +456,26 @@ def _differing(groups: int) -> Statement:
     )
 
 
+_LEAST_ROWS: Final = Shape.of(1, SIZING.dh_below, 1, SIZING).rows
+"""Rows of the smallest table."""
+
+
 def _crafted(params: Params) -> Statement:
     what, what_zh = (
         ("persons and values it lists", "人员及取值") if params.differs else ("persons it lists", "人员")
     )
+    short = SIZING.dh_below
     return Statement(
         "crafted-list",
         f"the same about {what} on purpose, {params.receiver_keys} keys at most, each charged; the committed "
-        "input shows that afterwards to an auditor, unless it departs from the protocol, too, and compares "
-        "other keys than those, or more",
+        "input shows that afterwards to an auditor. If it departs from the protocol, too, it may compare "
+        "others, which the committed input does not show: no more than it was admitted with where both lists "
+        f"have fewer than {short} entries, else up to a third more, or {_LEAST_ROWS} for each million "
+        "entries of the sender, begun or full, if that is more",
         f"故意列入某些{what_zh}时, 可得到同样信息, 最多 {params.receiver_keys} 个证件号码, 逐一计入配额; "
-        "事后审计可凭输入承诺查出, 但若其违反协议、比对的号码与承诺不符或更多, 则查不出",
+        "事后审计可凭输入承诺查出。若其还违反协议, 则可比对承诺以外的号码, 输入承诺无法反映: "
+        f"双方清单均不足 {short} 项时, 数量不超过其准入条数; 否则可多出三分之一, "
+        f"或按发送方每百万项(不足百万按百万计) {_LEAST_ROWS} 个计, 以较多者为准",
     )
 
 

@@ -8,7 +8,7 @@ person can change and what each coalition learns: `protocols/overlap/SPEC.md`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -35,7 +35,7 @@ from protocols.jobs.job_type import (
     Unit,
     source,
 )
-from protocols.jobs.sources import check_sources, check_summaries
+from protocols.jobs.sources import check_sizes, check_sources, check_summaries
 from protocols.overlap.dummies import Dummies, dummies
 from protocols.overlap.lists import KEY, ListBuilder
 from protocols.overlap.parties import Matcher, Owner, Pair, Receiver, Sender, plan_of
@@ -299,9 +299,10 @@ class Overlap:
     ) -> None:
         """Check what all admissions say of the lists, before anything derived from data leaves.
 
-        (1) A summary of every list and of nothing else, made by the same rules. (2) Enough organisations.
-        (3) A rule that lends rows only to lists of several sources does not mean an overlap. Empty lists are
-        counted like others: what is released says no more of them than their sizes do.
+        (1) A summary of every list and of nothing else, made by the same rules; sizes that a list can have.
+        (2) Enough organisations. (3) A rule that lends rows only to lists of several sources does not mean an
+        overlap. Empty lists are counted like others: what is released says no more of them than their sizes
+        do.
 
         Raises:
             ProtocolAborted: with the guard that failed.
@@ -309,6 +310,7 @@ class Overlap:
         params = Params.of(spec)
         # (1)
         check_summaries(inputs, params.owners)
+        check_sizes(inputs)
         # (2)
         if constraints.min_organisations is not None and params.sources < constraints.min_organisations:
             raise ProtocolAborted(
@@ -336,8 +338,9 @@ class Overlap:
         self.check_inputs(setup.spec, setup.inputs, setup.constraints)
         counts = [setup.inputs[owner].distinct_keys for owner in params.owners]
         tags = plan_of(params.owners, params.key_holders, counts, setup.ctx)
+        table = partial(released, params, setup.spec, counts)
         if role == MATCHER:
-            return Matcher(tags, lambda sizes: (_regions(params, setup, counts, sizes, rand),))
+            return Matcher(tags, lambda sizes: (table(sizes + params.noise.draw(rand)),))
         if role not in params.owners or not isinstance(prepared, KeyedList):
             raise TypeError(f"the role {role} needs the list that its builder returns")
         if params.matched:
@@ -345,7 +348,8 @@ class Overlap:
         pair = Pair(RECEIVER, SENDER, counts[0], counts[1], params.dummies, setup.ctx)
         if role == SENDER:
             return Sender(pair, prepared.keys, rand)
-        return Receiver(pair, prepared.keys, rand, lambda raised: (_overlap(params, setup, counts, raised),))
+        half = params.dummies.half
+        return Receiver(pair, prepared.keys, rand, lambda raised: (table([raised - half]),))
 
     def forecast(self, spec: JobSpec, amounts: Sequence[Fraction]) -> tuple[Forecast, ...]:
         """Return how exact the figures would be for each amount, which stands for the spec's own ρ or ε.
@@ -365,53 +369,34 @@ class Overlap:
 # -- the table -------------------------------------------------------------------------------
 
 
-def _overlap(params: Params, setup: Setup, counts: Sequence[int], raised: int) -> Content:
-    """Return the released table of two departments.
+def released(params: Params, spec: JobSpec, counts: Sequence[int], noisy: "Ints | Sequence[int]") -> Content:
+    """Return the table of noisy sizes: values and intervals cut to what list sizes allow, post-processing.
 
     Args:
         params: of the job.
-        setup: of the attempt.
-        counts: distinct keys of each list.
-        raised: persons on both lists plus z.
+        spec: the job.
+        counts: distinct keys of each list, as admitted.
+        noisy: the overlap, or each region in the order of `Matcher`, with its noise.
     """
     import numpy as np
 
-    noisy = np.array([raised - params.dummies.half], np.int64)
-    return _table(params, setup, noisy, {}, np.array([min(counts)], np.int64))
+    labels: dict[str, Any] = {}
+    most = [min(counts)]
+    if params.matched:
+        held = [[set_ >> i & 1 for i in range(params.sources)] for set_ in range(1, 1 << params.sources)]
+        labels = {
+            str(owner): as_texts(["yes" if on[i] else "no" for on in held])
+            for i, owner in enumerate(params.owners)
+        }
+        most = [min(count for count, there in zip(counts, on, strict=True) if there) for on in held]
+    numbers, w, top = np.asarray(noisy, np.int64), params.half_width, np.array(most, np.int64)
+    value, low, high = (
+        np.clip(each, 0, top).astype(np.float64) for each in (numbers, numbers - w, numbers + w)
+    )
+    return content(TABLE, [Figure(PERSONS, labels, value, None, low, high)], _facts(params, spec))
 
 
-def _regions(params: Params, setup: Setup, counts: Sequence[int], sizes: "Ints", rand: Rand) -> Content:
-    """Return the released table of all regions; the noise is drawn here, once.
-
-    Args:
-        params: of the job.
-        setup: of the attempt.
-        counts: distinct keys of each list.
-        sizes: exact size of each region, see `Matcher`.
-        rand: draws the noise.
-    """
-    import numpy as np
-
-    sets = range(1, 1 << params.sources)
-    held = [[set_ >> i & 1 for i in range(params.sources)] for set_ in sets]
-    labels = {
-        str(owner): as_texts(["yes" if on[i] else "no" for on in held])
-        for i, owner in enumerate(params.owners)
-    }
-    most = [min(count for count, there in zip(counts, on, strict=True) if there) for on in held]
-    return _table(params, setup, sizes + params.noise.draw(rand), labels, np.array(most, np.int64))
-
-
-def _table(params: Params, setup: Setup, noisy: "Ints", labels: Mapping[str, Any], most: "Ints") -> Content:
-    """Return noisy counts with their intervals, both cut to what sizes of lists allow: post-processing."""
-    import numpy as np
-
-    w = params.half_width
-    value, low, high = (np.clip(each, 0, most).astype(np.float64) for each in (noisy, noisy - w, noisy + w))
-    return content(TABLE, [Figure(PERSONS, labels, value, None, low, high)], _facts(params, setup))
-
-
-def _facts(params: Params, setup: Setup) -> dict[str, int | str]:
+def _facts(params: Params, spec: JobSpec) -> dict[str, int | str]:
     w = params.half_width
     notion = "rho" if params.budget.notion == "zcdp" else "epsilon"
     shape = "discrete Gaussian" if notion == "rho" else "discrete Laplace"
@@ -430,7 +415,7 @@ def _facts(params: Params, setup: Setup) -> dict[str, int | str]:
         "statistic": "regions" if params.matched else "overlap",
         "mechanism": shape,
         **spent,
-        **{role: organisation_of(setup.spec.roles[role]) for role in params.owners},
+        **{role: organisation_of(spec.roles[role]) for role in params.owners},
         "confidence": "95 %",
         "within": f"{each} is within ±{w:,} with 95 %",
         "within_zh": f"{each_zh}有 95 % 的把握在 ±{w:,} 以内",

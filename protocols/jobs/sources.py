@@ -10,6 +10,9 @@ from protocols.sums.plan import MAX_SOURCES
 from protocols.tables.tally import LATEST
 from protocols.wire import InputSummary, JobInput, JobSpec, organisation_of
 
+MAX_KEYS: Final = 1 << 27
+"""Most distinct keys of a list: some 130 million, more than any province has people."""
+
 RECENT: Final = ColumnNeed(LATEST, "filter", ("date", "month", "int"), required=False)
 """Which of a person's rows count first; a source may leave it out."""
 
@@ -53,7 +56,7 @@ def check_sources(
         raise InputError(
             f"{len(spec.inputs)} inputs, expected one each of {', '.join(owners)}",
             code="bad-inputs",
-            hint="give every source one dataset; the aggregator brings none",
+            hint="give every source one dataset; no other role brings any",
         )
     for given in spec.inputs:
         check_columns(given, required, known)
@@ -118,6 +121,22 @@ def check_summaries(inputs: Mapping[Role, InputSummary], owners: Collection[Role
             "the datasets were counted by different rules, so equal rows may count differently",
             code="guard-rules",
             hint="bring all nodes to one version and name the same area table",
+        )
+
+
+def check_sizes(inputs: Mapping[Role, InputSummary]) -> None:
+    """Check that the stated sizes are those a list can have, before anything is set aside for so many keys.
+
+    For job types whose admissions state sizes; of others they are the catalogue's, and rounded.
+
+    Raises:
+        ProtocolAborted: `guard-sizes`.
+    """
+    if any(not summary.distinct_keys <= min(summary.rows, MAX_KEYS) for summary in inputs.values()):
+        raise ProtocolAborted(
+            f"a list is said to have more distinct keys than rows, or than {MAX_KEYS}",
+            code="guard-sizes",
+            hint="ask the department whose admission says so; its software may be broken",
         )
 
 

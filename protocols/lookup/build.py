@@ -7,9 +7,12 @@ wait in another until they are sent in order of tags. So nearly nothing of a tab
 """
 
 import hashlib
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import date
 from itertools import pairwise
 from typing import Final, Self
 
@@ -27,6 +30,7 @@ from protocols.lookup.table import (
     TAG_BYTES,
     Manifest,
     Offer,
+    check_size,
     lower_bound,
     row_bytes,
     seal,
@@ -39,6 +43,9 @@ from protocols.psi.oprf import KeyPair
 
 KEY_SCHEMA: Final = "minshu-lookup-key/1"
 LAST_SCHEMA: Final = "minshu-lookup-last/1"
+
+KEY_DAYS: Final = 30
+"""A key so many days old is replaced: a node that kept what it computed with it learns no more by that."""
 
 SHARD_ROWS: Final = 1 << 16
 """Persons of a shard, about."""
@@ -55,6 +62,9 @@ others, which need the interpreter for a moment after every exponentiation, do n
 
 _PIECE: Final = 1 << 16
 
+_KEEPING: Final = threading.Lock()
+"""Held while the record of a key is read and written again: people rotate while sessions begin."""
+
 _PRF: Final = np.dtype([("digest", f"S{DIGEST_BYTES}"), ("tag", f"S{TAG_BYTES}"), ("seed", f"V{SEED_BYTES}")])
 _HEAD: Final = np.dtype([("tag", f"S{TAG_BYTES}"), ("build", f"V{BUILD_BYTES}")])
 _SENT: Final = np.dtype([("tag", f"S{TAG_BYTES}"), ("build", f"V{BUILD_BYTES}"), ("mark", f"V{MARK_BYTES}")])
@@ -70,6 +80,7 @@ class OwnerKey:
         pair: the OPRF key.
         salt: for digests of keys and rows on the shelf.
         bits: of a digest, by which PRF outputs are cut into shards.
+        day: on which the job was created that it was drawn for.
         rotate: whether the next session draws another.
     """
 
@@ -78,6 +89,7 @@ class OwnerKey:
     pair: KeyPair
     salt: bytes
     bits: int
+    day: date
     rotate: bool = False
 
     def encode(self) -> bytes:
@@ -90,6 +102,7 @@ class OwnerKey:
             "public": b64encode(self.pair.public),
             "salt": b64encode(self.salt),
             "bits": self.bits,
+            "day": self.day.isoformat(),
             "rotate": self.rotate,
         })  # fmt: skip
 
@@ -109,14 +122,22 @@ class OwnerKey:
                 "public": str(public),
                 "salt": str(salt),
                 "bits": int(bits),
+                "day": str(day),
                 "rotate": bool(rotate),
-            } as value if len(value) == 8:
+            } as value if len(value) == 9:
                 pair = KeyPair(b64decode(secret), b64decode(public))
-                return cls(dataset, version, pair, b64decode(salt), bits, rotate)
+                return cls(dataset, version, pair, b64decode(salt), bits, _day(day), rotate)
         raise DecodeError("not the key of a look-up table", code="bad-key")
 
     def __repr__(self) -> str:
         return f"OwnerKey({self.dataset!r}, version {self.version})"
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise DecodeError("a key of no day", code="bad-key") from None
 
 
 def put(shelf: Shelf, name: str, data: bytes) -> None:
@@ -132,31 +153,36 @@ def rotate(shelf: Shelf, dataset: str) -> int:
     """
     marked = 0
     for name in shelf.names():
-        blob = shelf.get(name) if name.startswith("key.") else None
-        if blob is None:
+        if not name.startswith("key."):
             continue
-        key = OwnerKey.decode(blob.tobytes())
-        if key.dataset == dataset:
-            put(shelf, name, replace(key, rotate=True).encode())
-            marked += 1
+        with _KEEPING:
+            key = _kept_key(shelf, name)
+            if key is not None and key.dataset == dataset:
+                put(shelf, name, replace(key, rotate=True).encode())
+                marked += 1
     return marked
 
 
+def _kept_key(shelf: Shelf, name: str) -> OwnerKey | None:
+    blob = shelf.get(name)
+    return None if blob is None else OwnerKey.decode(blob.tobytes())
+
+
 def current_key(shelf: Shelf, lookup: Lookup, rand: Rand) -> OwnerKey:
-    """Return the key of a table; a new one, durable, where there is none or it is to be rotated.
+    """Return the key of a table; a new one, durable, where there is none, it is old, or is to be rotated.
 
     What was computed with an older key is dropped.
     """
-    blob = shelf.get(f"key.{lookup.table}")
-    old = OwnerKey.decode(blob.tobytes()) if blob is not None else None
-    if old is not None and not old.rotate:
-        return old
-    pair = oprf.derive_key_pair(rand(oprf.SEED_BYTES), b"minshu/lookup/1", lookup.mode)
-    key = OwnerKey(lookup.dataset, old.version + 1 if old else 1, pair, rand(SALT_BYTES), 0)
-    put(shelf, f"key.{lookup.table}", key.encode())
-    for name in shelf.names():
-        if name.startswith((f"prf.{lookup.table}.", f"last.{lookup.table}.", f"sent.{lookup.table}.")):
-            shelf.drop(name)
+    with _KEEPING:
+        old = _kept_key(shelf, f"key.{lookup.table}")
+        if old is not None and not old.rotate and (lookup.day - old.day).days < KEY_DAYS:
+            return old
+        pair = oprf.derive_key_pair(rand(oprf.SEED_BYTES), b"minshu/lookup/1", lookup.mode)
+        key = OwnerKey(lookup.dataset, old.version + 1 if old else 1, pair, rand(SALT_BYTES), 0, lookup.day)
+        put(shelf, f"key.{lookup.table}", key.encode())
+        for name in shelf.names():
+            if name == f"last.{lookup.table}" or name.startswith(f"prf.{lookup.table}."):
+                shelf.drop(name)
     return key
 
 
@@ -187,11 +213,15 @@ class Last:
         raise DecodeError("not the memory of a look-up table", code="bad-last")
 
 
+_UNDER_WAY: Final[weakref.WeakSet["Build"]] = weakref.WeakSet()
+"""Tables being made in this process, whose blobs are not to be taken for what an end left behind."""
+
+
 class Build:
     """One table being made for one clerk: `step` by step, then `settle`, then `messages`, then `commit`."""
 
     def __init__(self, lookup: Lookup, people: LookupList, shelf: Shelf, rand: Rand, have: bytes) -> None:
-        """Begin.
+        """Begin, and clear away what tables left behind that were never finished.
 
         Args:
             lookup: the session.
@@ -199,12 +229,20 @@ class Build:
             shelf: the owner's.
             rand: draws keys and this build's number.
             have: identity of the clerk's table, empty for none.
+
+        Raises:
+            ProtocolAborted: `table-too-large`.
         """
         self._lookup, self._people, self._shelf = lookup, people, shelf
-        self.key = current_key(shelf, lookup, rand)
-        self._build = rand(BUILD_BYTES)
         self._width = width_of(people.longest)
-        self._last_name = f"last.{lookup.table}.{lookup.clerk_name}"
+        check_size(people.distinct_keys, self._width)
+        self.key = current_key(shelf, lookup, rand)
+        self.build = rand(BUILD_BYTES)
+        self._last_name = f"last.{lookup.table}"
+        self._records = f"sent.{lookup.table}.{self.build.hex()}"
+        with _KEEPING:
+            _UNDER_WAY.add(self)
+        self._clear()
         self._base = self._known(have)
         self._cached_bits = self.key.bits
         shards = max(len(people.keys) - 1, 0) // SHARD_ROWS
@@ -215,16 +253,35 @@ class Build:
         self._next = 0
         self._changed: npt.NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
         self._removed = b""
-        self._records = f"sent.{lookup.table}.{lookup.clerk_name}.{self._build.hex()}"
         self._order: npt.NDArray[np.uint32] = self._items  # places of shards in order of tags, once settled
         self.offer: Offer | None = None
 
+    def _last(self) -> Last | None:
+        blob = self._shelf.get(self._last_name)
+        return None if blob is None else Last.decode(blob.tobytes())
+
+    def _clear(self) -> None:
+        """Drop drafts and records of this table that are of no build under way, nor of what the clerk has."""
+        with _KEEPING:
+            last = self._last()
+            builds = {each.build.hex() for each in _UNDER_WAY}
+            for name in self._shelf.names():
+                kind, table, build = (*name.split(".", 3), "", "")[:3]
+                ours = kind in ("draft", "sent") and table == self._lookup.table
+                if ours and build not in builds and (last is None or name != last.records):
+                    self._shelf.drop(name)
+
+    def end(self) -> None:
+        """Drop what only this build needed, finished or not. PRF outputs stay."""
+        with _KEEPING:
+            _UNDER_WAY.discard(self)
+        self._clear()
+
     def _known(self, have: bytes) -> Last | None:
         """Return what the clerk has, if a change of it can be told."""
-        blob = self._shelf.get(self._last_name)
-        if blob is None:
+        last = self._last()
+        if last is None:
             return None
-        last = Last.decode(blob.tobytes())
         fits = (last.manifest.key_version, last.manifest.public, last.manifest.width) == (
             self.key.version, self.key.pair.public, self._width
         )  # fmt: skip
@@ -295,7 +352,7 @@ class Build:
     ) -> bytes:
         """Compute missing PRF outputs, every row's mark and, for a whole table, sealed rows."""
         raw = entries.view(np.uint8).reshape(len(entries), _PRF.itemsize)
-        sha256, salt, build, width = hashlib.sha256, self.key.salt, self._build, self._width
+        sha256, salt, build, width = hashlib.sha256, self.key.salt, self.build, self._width
         whole = self._base is None
 
         def work(start: int, stop: int) -> bytes:
@@ -323,7 +380,7 @@ class Build:
         return f"prf.{self._lookup.table}.{self.key.version}.{bits}.{shard:04x}"
 
     def _draft_name(self, shard: int) -> str:
-        return f"draft.{self._lookup.table}.{self._build.hex()}.{shard:04x}"
+        return f"draft.{self._lookup.table}.{self.build.hex()}.{shard:04x}"
 
     def _cached(self, shard: int) -> npt.NDArray[np.void]:
         """Return known PRF outputs in order of digests: a shard's, or those of what it was part of."""
@@ -359,7 +416,7 @@ class Build:
                 stop = min(start + _PIECE, count)
                 records = np.empty(stop - start, dtype=_SENT)
                 records["tag"], records["mark"] = tags[start:stop], marks[start:stop]
-                records["build"] = np.void(self._build)
+                records["build"] = np.void(self.build)
                 if self._base is not None:
                     old = self._old_records()  # mapped anew, so that no more of it than a piece is in memory
                     upto = old_count
@@ -401,9 +458,16 @@ class Build:
         return Offer("delta", len(self._removed) // TAG_BYTES, len(self._changed), manifest)
 
     def _refined(self) -> None:
-        """Remember that PRF outputs are cut into finer shards now."""
+        """Remember that PRF outputs are cut into finer shards now.
+
+        A rotation that was asked for meanwhile stays asked for; a key that took this one's place, in place.
+        """
         self.key = replace(self.key, bits=self._bits)
-        put(self._shelf, f"key.{self._lookup.table}", self.key.encode())
+        with _KEEPING:
+            kept = _kept_key(self._shelf, f"key.{self._lookup.table}")
+            if kept is not None and (kept.version, kept.pair) == (self.key.version, self.key.pair):
+                kept = replace(kept, bits=self._bits)
+                put(self._shelf, f"key.{self._lookup.table}", kept.encode())
         for shard in range(1 << self._cached_bits):
             self._shelf.drop(self._prf_name(self._cached_bits, shard))
 
@@ -431,7 +495,7 @@ class Build:
         entries = self._gathered(places, _PRF, lambda shard: self._prf_name(self._bits, shard))
         if not bool((entries["tag"] == tags).all()):
             raise _SHELF_CHANGED
-        raw, build, sealed = entries.tobytes(), self._build, list[bytes]()
+        raw, build, sealed = entries.tobytes(), self.build, list[bytes]()
         plain = self._people.plain(self._items[places])
         for at, row in zip(range(DIGEST_BYTES, len(raw), _PRF.itemsize), plain, strict=True):
             tag, seed = split(raw, at)
@@ -468,15 +532,9 @@ class Build:
     def commit(self) -> None:
         """Remember durably that the clerk has this table."""
         assert self.offer is not None, "settled first"
-        if self.offer.give == "keep":
-            return
-        put(self._shelf, self._last_name, Last(self.offer.manifest, self._records).encode())
-        for name in self._shelf.names():
-            if (
-                name.startswith(f"sent.{self._lookup.table}.{self._lookup.clerk_name}.")
-                and name != self._records
-            ):
-                self._shelf.drop(name)
+        if self.offer.give != "keep":
+            put(self._shelf, self._last_name, Last(self.offer.manifest, self._records).encode())
+        self.end()
 
 
 _SHELF_CHANGED: Final = ProtocolAborted(

@@ -11,12 +11,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from protocols.encoding import b64decode, b64encode, canonical_json, decode_json
 from protocols.errors import DecodeError, InputError, ProtocolAborted
 from protocols.jobs.job_type import Content, Shelf
 from protocols.jobs.job_type import Table as Released
-from protocols.lookup.owner import Bucket
+from protocols.lookup.inputs import MAX_FIELD_BYTES
+from protocols.lookup.pace import WINDOW_S, Minute
 from protocols.lookup.plan import (
     ASK,
+    BAD_ROW,
     BUILT,
     CLOSING,
     EVALUATED,
@@ -31,17 +34,21 @@ from protocols.lookup.plan import (
     REMOVED,
     ROWS,
     TOO_FAST,
+    TOO_MANY,
     Lookup,
     unexpected,
 )
 from protocols.lookup.table import (
     BUILD_BYTES,
     TAG_BYTES,
+    BadRow,
     Manifest,
     Offer,
     Table,
+    check_size,
     lower_bound,
     row_type,
+    width_of,
 )
 from protocols.party import (
     UNDER_WAY,
@@ -64,6 +71,11 @@ SESSION: Final = "session"
 MAX_QUESTION: Final = 1_000_000
 """Most keys of one question."""
 
+PIN_SCHEMA: Final = "minshu-lookup-pin/1"
+
+_SLACK_S: Final = 1
+"""How much longer a look-up counts here than at the owner, to whom messages come unevenly."""
+
 _PIECE: Final = 1 << 16
 _HEAD: Final = np.dtype([("tag", f"S{TAG_BYTES}"), ("build", f"V{BUILD_BYTES}")])
 
@@ -82,8 +94,8 @@ class Question:
     sent: int = 0
     back: int = 0
     found: list[dict[str, str] | None] = field(default_factory=list)
-    refused: int = 0
-    wait: int = 0
+    refused: tuple[str, str] | None = None  # code and sentence
+    limits: dict[str, int] = field(default_factory=dict)  # what the asker may do instead
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,8 +115,8 @@ class Clerk:
     ) -> None:
         """Take what is public, how ids become keys, and where tables are kept."""
         self._lookup, self._keys, self._rand, self._shelf = lookup, keys, rand, shelf
-        self._bucket = Bucket(lookup.per_minute, monotonic)
-        self._name = f"table.{lookup.table}"
+        self._minute = Minute(monotonic, WINDOW_S + _SLACK_S)
+        self._name, self._pin_name = f"table.{lookup.table}", f"pin.{lookup.table}"
         self._table: Table | None = None  # the one that look-ups go to
         self._receiving: Receiving | None = None
         self._expected: tuple[int, ...] = (BUILT,)
@@ -178,6 +190,14 @@ class Clerk:
             raise ProtocolAborted(
                 "the table offered is not of the admitted rows, fields and mode", code="wrong-table"
             )
+        most = width_of(len(self._lookup.fields) * (MAX_FIELD_BYTES + 1) - 1)
+        if manifest.width > most:
+            raise ProtocolAborted(
+                f"rows of {manifest.width} bytes, at most {most} hold the fields of the job",
+                code="wrong-table",
+            )
+        check_size(manifest.rows, manifest.width)
+        self._check_pin(manifest)
         if offer.give != "whole":
             if base is None:
                 raise _WRONG_VERSION
@@ -186,9 +206,35 @@ class Clerk:
             )  # fmt: skip
             if not same or (offer.give == "keep" and base.manifest != manifest):
                 raise _WRONG_VERSION
+            left = base.manifest.rows - offer.removed
+            if left < 0 or not left <= manifest.rows <= left + offer.sent:
+                raise ProtocolAborted("a change that does not lead to as many rows", code="bad-offer")
         old = base.manifest if base is not None and offer.give == "delta" else None
         self._receiving = Receiving(offer, old, self._shelf, self._name)
         return self._received()
+
+    def _check_pin(self, manifest: Manifest) -> None:
+        """Refuse a key that was replaced already, and another one under the number of the last.
+
+        Where this node's table is gone there is nothing to protect: whoever removed it begins anew.
+        """
+        blob = self._shelf.get(self._pin_name)
+        if blob is None or self._shelf.get(self._name) is None:
+            return
+        try:
+            version, public = _read_pin(blob.tobytes())
+        except DecodeError:
+            raise _SHELF_CHANGED from None
+        if manifest.key_version < version or (manifest.key_version == version and manifest.public != public):
+            raise _WRONG_VERSION
+
+    def _pin(self, manifest: Manifest) -> None:
+        """Remember the key of the table that is here, for when the table itself cannot be read."""
+        data = _pin(manifest)
+        blob = self._shelf.get(self._pin_name)
+        if blob is None or blob.tobytes() != data:
+            with self._shelf.put(self._pin_name) as write:
+                write(data)
 
     def _part(self, message: Incoming) -> Step:
         assert self._receiving is not None, "offered before"
@@ -205,6 +251,7 @@ class Clerk:
         table = self._stored()
         if table is None or table.manifest != offer.manifest:
             raise _SHELF_CHANGED
+        self._pin(table.manifest)
         self._table = table
         self._expected = (EVALUATED,)
         held = Outgoing(self._lookup.owner, HELD, offer.manifest.identity())
@@ -219,8 +266,9 @@ class Clerk:
     def ask(self, number: int, question: Any) -> Step:
         """Take `{"keys": [id, …], "fields": [field, …]}`, of which fields may be left out.
 
-        The answer is `{"rows": [fields or None for each id]}`, or `{"refused": code, "sentence": …}` where a
-        limit forbids it; then nothing was sent, or all of it counts.
+        The answer is `{"rows": [fields or None for each id]}`, or `{"refused": code, "sentence": …}`. Where a
+        limit forbids it, nothing was sent, and `wait_s` or `fits` say when or how many may be asked; what the
+        owner evaluated counts. With `bad-row`, all of it counts.
 
         Raises:
             InputError: `bad-question`, `bad-keys`, `not-ready` before the table is here, `session-closed`.
@@ -238,16 +286,28 @@ class Clerk:
         ids, fields = _read(question, self._lookup.fields)
         keys, places = _distinct(self._keys(ids))
         asked = Question(number, keys, places, fields, found=[None] * len(keys))
-        if len(keys) > self._left:
-            asked.refused = EXHAUSTED
-        else:
-            asked.wait = self._bucket.take(len(keys))
-            asked.refused = TOO_FAST if asked.wait else 0
-        if asked.refused:
-            return self._answered(asked)
+        self._limit(asked)
+        if asked.refused is not None:
+            return Waiting(
+                self._next(),
+                record=self._turned_away(asked, len(keys), asked.refused[0]),
+                answers=(self._answer(asked),),
+            )
         self._left -= len(keys)
         self._waiting.append(asked)
         return Waiting(self._next())
+
+    def _limit(self, asked: Question) -> None:
+        """Refuse a question that the owner would refuse, or a part of it."""
+        count, per_minute = len(asked.keys), self._lookup.per_minute
+        fits = self._left if per_minute is None else min(self._left, per_minute)
+        if not self._left:
+            asked.refused = REFUSALS[EXHAUSTED]
+        elif count > fits:
+            code, sentence = TOO_MANY
+            asked.refused, asked.limits = (code, sentence.format(fits)), {"fits": fits}
+        elif per_minute is not None and (wait := self._minute.take(count, per_minute)):
+            asked.refused, asked.limits = REFUSALS[TOO_FAST], {"wait_s": wait}
 
     def close(self) -> Step:
         """Take no more questions; those under way are answered, then the session ends."""
@@ -280,31 +340,48 @@ class Clerk:
                 raise unexpected(message.round, message.sender)
             return Finished((), (self._summary(),))
         number, status, rest = int.from_bytes(body[:4], "big"), body[4:5], body[5:]
-        if (number, status) == (0, bytes([CLOSING])):
-            self._closing = True
-            return Waiting(self._next())
+        if (number, status, rest) == (0, bytes([CLOSING]), b""):
+            return self._closed()
         if not self._under_way or self._under_way[0][0] != number or not status:
             raise unexpected(message.round, message.sender)
         _, request = self._under_way.popleft()
-        question = request.question
+        question, count = request.question, len(request.keys)
         if status[0] == EVALUATION:
-            self._look_up(request, rest)
+            record = self._look_up(request, rest)
         elif status[0] in REFUSALS and len(rest) == 4:
-            question.refused = status[0]
-            question.wait = int.from_bytes(rest, "big")
-            self._left += len(request.keys)
+            question.refused = question.refused or REFUSALS[status[0]]
+            if wait := int.from_bytes(rest, "big"):
+                question.limits = {"wait_s": wait}
             if question.sent < len(question.keys):  # no use in asking the rest
                 self._waiting.remove(question)
-                self._left += len(question.keys) - question.sent
+                count += len(question.keys) - question.sent
                 question.keys = question.keys[: question.sent]
+            self._left += count
+            record = self._turned_away(question, count, REFUSALS[status[0]][0])
         else:
             raise ProtocolAborted("an answer of unknown status", code="bad-length")
         question.back += len(request.keys)
-        if question.back < len(question.keys):
-            return Waiting(self._next())
-        return self._answered(question)
+        answers = (self._answer(question),) if question.back == len(question.keys) else ()
+        return Waiting(self._next(), record=record, answers=answers)
 
-    def _look_up(self, request: Request, rest: bytes) -> None:
+    def _closed(self) -> Step:
+        """End the session because the owner does: nothing that waits would be answered any more."""
+        self._closing = True
+        given_up = [question for question in self._waiting if not question.sent]
+        for question in given_up:
+            self._waiting.remove(question)
+            question.refused = REFUSALS[CLOSING]
+        if not given_up:
+            return Waiting(self._next())
+        count = sum(len(question.keys) for question in given_up)
+        record = self._turned_away(given_up[0], count, REFUSALS[CLOSING][0])
+        return Waiting(self._next(), record=record, answers=tuple(map(self._answer, given_up)))
+
+    def _look_up(self, request: Request, rest: bytes) -> dict[str, int | str]:
+        """Find the persons of a request in the table; return what to record.
+
+        A row that cannot be read shows in the answer alone: nothing that goes out is another for it.
+        """
         assert self._table is not None, "asked after it came"
         size, mode = len(request.keys) * POINT_BYTES, self._lookup.mode
         proof_bytes = dleq.PROOF_BYTES if mode is Mode.VOPRF else 0
@@ -313,28 +390,39 @@ class Clerk:
         evaluated = points(rest[:size])
         public = self._table.manifest.public
         oprf.check_evaluation(public, request.blinded.elements, evaluated, rest[size:], mode)
+        question, found, bad = request.question, 0, False
         outputs = oprf.finalize(request.keys, request.blinded, evaluated)
-        start = request.question.back
-        request.question.found[start : start + len(outputs)] = map(self._table.find, outputs)
-
-    def _answered(self, question: Question) -> Waiting:
-        number, count = question.number, len(question.places)
+        for place, output in enumerate(outputs, start=question.back):
+            try:
+                row = self._table.find(output)
+            except BadRow:
+                bad = True
+            else:
+                question.found[place] = row
+                found += row is not None
+        count = len(request.keys)
+        if bad:
+            question.refused = question.refused or BAD_ROW
+            return self._turned_away(question, count, BAD_ROW[0])
         self._asked += count
-        record: dict[str, int | str]
-        if question.refused:
-            code, sentence = REFUSALS[question.refused]
-            body: dict[str, Any] = {"refused": code, "sentence": sentence}
-            if question.wait:
-                body["wait_s"] = question.wait
-            self._refused += count
-            record = {"event": "lookup-refused", "question": number, "lookups": count, "code": code}
-        else:
-            rows = [question.found[place] for place in question.places]
-            body = {"rows": [row and {name: row[name] for name in question.fields} for row in rows]}
-            found = sum(row is not None for row in rows)
-            self._found += found
-            record = {"event": "lookup-asked", "question": number, "lookups": count, "found": found}
-        return Waiting(self._next(), record=record, answers=(Answer(number, body),))
+        self._found += found
+        return {"event": "lookup-asked", "request": question.number, "lookups": count, "found": found}
+
+    def _turned_away(self, question: Question, count: int, code: str) -> dict[str, int | str]:
+        """Count look-ups without an answer; return what to record."""
+        self._asked += count
+        self._refused += count
+        return {"event": "lookup-refused", "request": question.number, "lookups": count, "code": code}
+
+    def _answer(self, question: Question) -> Answer:
+        if question.refused is not None:
+            code, sentence = question.refused
+            return Answer(question.number, {"refused": code, "sentence": sentence, **question.limits})
+        rows = [question.found[place] for place in question.places]
+        return Answer(
+            question.number,
+            {"rows": [row and {name: row[name] for name in question.fields} for row in rows]},
+        )
 
     def _summary(self) -> Content:
         counts = {"asked": self._asked, "found": self._found, "refused": self._refused}
@@ -352,10 +440,30 @@ _SHELF_CHANGED: Final = ProtocolAborted(
 )
 
 _WRONG_VERSION: Final = ProtocolAborted(
-    "the owner offers a change of a table that is not the one here, or is of another key version",
+    "the owner offers a change of a table that is not the one here, or a key that is not newer than the last",
     code="wrong-key-version",
-    hint="start the session again; if it happens again, remove the table from this node's shelf",
+    hint="start the session again; if it happens again, ask the owner whether it lost its keys; if it did, "
+    "remove the table from this node's shelf",
 )
+
+
+def _pin(manifest: Manifest) -> bytes:
+    return canonical_json({
+        "schema": PIN_SCHEMA, "key_version": manifest.key_version, "public": b64encode(manifest.public)
+    })  # fmt: skip
+
+
+def _read_pin(data: bytes) -> tuple[int, bytes]:
+    """Return version and public point of a key.
+
+    Raises:
+        DecodeError: another form.
+    """
+    match decode_json(data):
+        case {"schema": "minshu-lookup-pin/1", "key_version": int(version), "public": str(public)} as value:
+            if len(value) == 3:
+                return version, b64decode(public)
+    raise DecodeError("not the key of a look-up table", code="bad-pin")
 
 
 def _read(question: Any, known: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
@@ -390,18 +498,21 @@ def _distinct(keys: Sequence[bytes]) -> tuple[list[bytes], list[int]]:
 
 
 class Receiving:
-    """A table on its way to the shelf: an offer, then tags that are gone, then rows, merged with the old."""
+    """A table on its way to the shelf: an offer, then tags that are gone, then rows, merged with the old.
+
+    Of the tags that are gone, a byte for each row of the old table is kept; each has to be there.
+    """
 
     def __init__(self, offer: Offer, base: Manifest | None, shelf: Shelf, name: str) -> None:
         """Begin; `base` is of the table under that name that a change goes to."""
         self.offer, self._base, self._shelf, self._name = offer, base, shelf, name
         self.count = 0
         self._form = row_type(offer.manifest.width)
-        self._removed: list[bytes] = []
-        self._gone: npt.NDArray[np.bytes_] = np.empty(0, dtype=f"S{TAG_BYTES}")
+        self._gone: npt.NDArray[np.bool_] = np.zeros(0 if base is None else base.rows, dtype=np.bool_)
+        self._sought = 0  # where in the base the next tag that is gone is looked for
+        self._struck = -1  # the last row found to be gone
         self._left = {REMOVED: offer.removed, ROWS: offer.sent}
         self._at = 0  # rows of the base that have been merged
-        self._lost = 0  # of those, gone
         self._last = b""
         self._digest = hashlib.sha256()
         self._writing = ExitStack()
@@ -441,19 +552,36 @@ class Receiving:
         if rest or not count or left < 0 or message.last != (left == 0):
             raise ProtocolAborted("a part of a table of another size than offered", code="bad-length")
         if message.round == REMOVED:
-            self._removed.append(message.body)
-            if message.last:
-                self._gone = np.frombuffer(b"".join(self._removed), dtype=f"S{TAG_BYTES}")
-                self._removed = []
-                if not _ascending(self._gone):
-                    raise _BAD_TABLE
-                if not self._left[ROWS]:
-                    self._merge(np.empty(0, dtype=self._form), whole=True)
+            self._strike_out(np.frombuffer(message.body, dtype=f"S{TAG_BYTES}"))
+            if message.last and not self._left[ROWS]:
+                self._merge(np.empty(0, dtype=self._form), whole=True)
             return
         rows = np.frombuffer(message.body, dtype=self._form)
         if not _ascending(rows["tag"]):
             raise _BAD_TABLE
         self._merge(rows, whole=message.last)
+
+    def _strike_out(self, tags: npt.NDArray[np.bytes_]) -> None:
+        """Mark rows of the base that are gone; they come in order, each once."""
+        if not _ascending(tags):
+            raise _BAD_TABLE
+        while len(tags):
+            stop = min(self._sought + _PIECE, len(self._gone))
+            old = self._old().rows(self._sought, stop)["tag"].copy()
+            here = int(np.searchsorted(tags, old[-1], "right")) if len(old) else 0
+            at = np.searchsorted(old, tags[:here])
+            if not bool((old[at] == tags[:here]).all()):
+                raise _BAD_TABLE
+            if here:
+                if self._sought + at[0] <= self._struck:
+                    raise _BAD_TABLE
+                self._gone[self._sought + at] = True
+                self._struck = self._sought + int(at[-1])
+            tags = tags[here:]
+            if len(tags):
+                if stop == len(self._gone):
+                    raise _BAD_TABLE
+                self._sought = stop
 
     def _merge(self, rows: npt.NDArray[np.void], *, whole: bool) -> None:
         """Write rows, and those of the base up to the last of them; at the end, all that are left."""
@@ -467,12 +595,10 @@ class Receiving:
             end += table.rows(end, end + 1)["tag"].tobytes() == last
         while self._at < end or len(rows):
             stop = min(self._at + _PIECE, end)
-            old = self._old().rows(self._at, stop)
+            old, gone = self._old().rows(self._at, stop), self._gone[self._at : stop]
             self._at = stop
             upto = len(rows) if stop == end else int(np.searchsorted(rows["tag"], old["tag"][-1], "right"))
             part, rows = rows[:upto], rows[upto:]
-            gone = _among(old["tag"], self._gone)
-            self._lost += int(gone.sum())
             merged = np.concatenate((old[~gone & ~_among(old["tag"], part["tag"])], part))
             self._emit(merged[np.argsort(merged["tag"], kind="stable")])
 
@@ -498,8 +624,6 @@ class Receiving:
     def _end(self) -> None:
         manifest = self.offer.manifest
         if (self.count, self._digest.digest()) != (manifest.rows, manifest.digest):
-            raise _BAD_TABLE
-        if self._lost != len(self._gone):
             raise _BAD_TABLE
         self._writing.close()
 

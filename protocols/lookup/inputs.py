@@ -84,8 +84,9 @@ class LookupList:
 class LookupListBuilder:
     """Takes `key`, the slots of scope and fields, and perhaps `last_seen`, batch by batch.
 
-    Rows outside the scope are left out. Of the rows of one key the one last seen stays; of equals the one
-    whose texts sort first.
+    Of the rows of one key the one last seen counts, wherever it is: somebody who has moved away is in the
+    scope no more. Of rows seen in the same month one in the scope counts, of these the one whose texts sort
+    first. Without `last_seen`, rows outside the scope do not count.
     """
 
     def __init__(
@@ -113,7 +114,8 @@ class LookupListBuilder:
         self._dated = False
         self._keys: list[npt.NDArray[np.bytes_]] = []
         self._months: list[npt.NDArray[np.uint16]] = []
-        self._texts: list[Any] = []
+        self._inside: list[npt.NDArray[np.bool_]] = []
+        self._texts: list[Any] = []  # of rows inside
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Take one batch.
@@ -145,13 +147,14 @@ class LookupListBuilder:
         for slot, value in self._scope.items():
             equal = pc.equal(pc.utf8_trim_whitespace(_texts(batch[slot], slot)), value)
             inside &= np.asarray(equal.to_numpy(zero_copy_only=False), dtype=np.bool_)
-        kept = inside[found.rows]
-        self._reasons["outside-scope"] += int(len(kept) - kept.sum())
-        rows = found.rows[kept]
-        chosen = pa.array(rows)
+        inside = inside[found.rows]
+        counts = np.ones_like(inside) if LAST_SEEN in batch else inside
+        self._reasons["outside-scope"] += int(len(counts) - counts.sum())
+        chosen = pa.array(found.rows[inside])
         columns = [self._field(batch[slot].take(chosen), slot) for slot in self._fields]
-        self._keys.append(found.keys[kept])
-        self._months.append(months_of(batch.get(LAST_SEEN), count)[rows])
+        self._keys.append(found.keys[counts])
+        self._months.append(months_of(batch.get(LAST_SEEN), count)[found.rows[counts]])
+        self._inside.append(inside[counts])
         self._texts.append(pc.binary_join_element_wise(*columns, pa.scalar(SEPARATOR, pa.large_string())))
 
     def _field(self, column: Any, slot: str) -> Any:
@@ -177,11 +180,17 @@ class LookupListBuilder:
         del pieces
         keys = np.concatenate(self._keys) if self._keys else np.empty(0, dtype="S1")
         months = np.concatenate(self._months) if self._months else np.empty(0, dtype=np.uint16)
-        self._keys, self._months = [], []
-        order = np.lexsort((~months, keys)).astype(np.uint32)
+        inside = np.concatenate(self._inside) if self._inside else np.empty(0, dtype=np.bool_)
+        self._keys, self._months, self._inside = [], [], []
+        order = np.lexsort((~inside, ~months, keys)).astype(np.uint32)
         keys, months = keys[order], months[order]
         first = np.ones(len(keys), dtype=np.bool_)
         first[1:] = keys[1:] != keys[:-1]
+        # Persons whose row last seen is outside the scope go, with all their rows; then other rows outside.
+        stays = inside[order[first]][np.cumsum(first) - 1] & inside[order]
+        self._reasons["outside-scope"] += int(len(stays) - stays.sum())
+        order, keys, months, first = order[stays], keys[stays], months[stays], first[stays]
+        order = (np.cumsum(inside) - 1)[order].astype(np.uint32)  # texts are of rows inside alone
         _settle_ties(texts, order, first, months)
         places, keys, months = order[first], keys[first], months[first]
         self._reasons["repeated-key"] = int(len(first) - len(keys))

@@ -18,6 +18,7 @@ from protocols.lookup.plan import (
     HAVE,
     HELD,
     MAX_ASK,
+    MAX_REFUSALS,
     OFFER,
     REFUSALS,
     REMOVED,
@@ -26,32 +27,17 @@ from protocols.lookup.plan import (
     Lookup,
     unexpected,
 )
-from protocols.party import Finished, Incoming, Outgoing, Progress, Rand, Step, Waiting
+from protocols.party import UNDER_WAY, Finished, Incoming, Outgoing, Progress, Rand, Step, Waiting
 from protocols.psi import group, oprf
 from protocols.psi.oprf import KeyPair
 
 IDENTITY_BYTES: Final = 32
 
+MARGIN_S: Final = 60
+"""How much longer than the clerk's node an owner keeps a session open."""
 
-class Bucket:
-    """A token bucket: so many at once, and as many again in each minute."""
-
-    def __init__(self, per_minute: int | None, monotonic: Callable[[], float]) -> None:
-        """Start full; None: no limit."""
-        self._most, self._monotonic = per_minute, monotonic
-        self._left, self._at = float(per_minute or 0), monotonic()
-
-    def take(self, count: int) -> int:
-        """Take so many; return 0, or, where they are not there, after how many seconds to ask again."""
-        if self._most is None:
-            return 0
-        now = self._monotonic()
-        self._left = min(self._left + (now - self._at) * self._most / 60, self._most)
-        self._at = now
-        if count <= self._left:
-            self._left -= count
-            return 0
-        return int((count - self._left) * 60 / self._most) + 1
+Pace = Callable[[int], int]
+"""Lets so many look-ups pass and returns 0, or returns after how many seconds to ask again."""
 
 
 class Owner:
@@ -65,8 +51,9 @@ class Owner:
         *,
         shelf: Shelf,
         monotonic: Callable[[], float],
+        pace: Pace,
     ) -> None:
-        """Take the list as admitted.
+        """Take the list as admitted. The session's time begins.
 
         Raises:
             ProtocolAborted: `count-changed`, the list does not have the admitted number of keys.
@@ -74,12 +61,13 @@ class Owner:
         if people.distinct_keys != lookup.rows:
             raise ProtocolAborted("own list does not have the admitted number of keys", code="count-changed")
         self._lookup, self._people, self._rand, self._shelf = lookup, people, rand, shelf
-        self._bucket = Bucket(lookup.per_minute, monotonic)
+        self._pace, self._monotonic = pace, monotonic
+        self._ends = monotonic() + lookup.session_s + MARGIN_S
         self._expected = HAVE
         self._build: Build | None = None
         self._pair: KeyPair | None = None
-        self._used = 0
-        self._closing = False
+        self._used = self._requests = self._refused = 0
+        self._closing = self._said = False
         self._finished = False
 
     def start(self) -> Step:
@@ -104,10 +92,14 @@ class Owner:
         if self._closing or self._finished:
             return Waiting()
         self._closing = True
-        return self._told() if self._expected == ASK else Waiting()
+        return Waiting(self._told()) if self._expected == ASK else Waiting()
 
-    def _told(self) -> Step:
-        return Waiting((self._reply(0, bytes([CLOSING])),))
+    def _told(self) -> tuple[Outgoing, ...]:
+        """Return the message that has the clerk end the session, once."""
+        if not self._closing or self._said:
+            return ()
+        self._said = True
+        return (self._reply(0, bytes([CLOSING])),)
 
     def receive(self, message: Incoming) -> Step:
         """Take what the clerk has, its consent to go on, or a request.
@@ -118,7 +110,12 @@ class Owner:
         if message.sender != self._lookup.clerk or message.round != self._expected:
             raise unexpected(message.round, message.sender)
         handlers = {HAVE: self._begin, GO_ON: self._go_on, HELD: self._held, ASK: self._asked}
-        return handlers[message.round](message)
+        try:
+            return handlers[message.round](message)
+        except BaseException:
+            if self._build is not None:
+                self._build.end()
+            raise
 
     # the table
 
@@ -154,16 +151,18 @@ class Owner:
     def _table(self, build: Build) -> Iterator[Outgoing]:
         assert build.offer is not None, "settled before"
         to, offer = self._lookup.clerk, build.offer
-        yield Outgoing(to, OFFER, offer.encode())
-        for number, bodies in ((REMOVED, build.removed()), (ROWS, build.rows())):
-            held: bytes | None = None
-            for body in bodies:
+        try:
+            yield Outgoing(to, OFFER, offer.encode())
+            for number, bodies in ((REMOVED, build.removed()), (ROWS, build.rows())):
+                held: bytes | None = None
+                for body in bodies:
+                    if held is not None:
+                        yield Outgoing(to, number, held, last=False)
+                    held = body
                 if held is not None:
-                    yield Outgoing(to, number, held, last=False)
-                held = body
-            if held is not None:
-                yield Outgoing(to, number, held)
-        build.sent()
+                    yield Outgoing(to, number, held)
+        finally:
+            build.sent()
 
     def _held(self, message: Incoming) -> Step:
         build = self._at_work()
@@ -173,7 +172,7 @@ class Owner:
         build.commit()
         self._pair, self._build = build.key.pair, None
         self._expected = ASK
-        return self._told() if self._closing else Waiting()
+        return Waiting(self._told())
 
     def _at_work(self) -> Build:
         assert self._build is not None, "between HAVE and HELD"
@@ -192,13 +191,14 @@ class Owner:
             raise ProtocolAborted(
                 f"a request of {len(elements)} elements, at most {MAX_ASK} accepted", code="too-many-items"
             )
+        self._requests += 1
+        if number != self._requests:
+            raise ProtocolAborted(
+                f"request {number} where number {self._requests} is next", code="unexpected-message"
+            )
         refusal, wait = self._refusal(len(elements))
         if refusal:
-            code, _ = REFUSALS[refusal]
-            return Waiting(
-                (self._reply(number, bytes([refusal]) + wait.to_bytes(4, "big")),),
-                record={"event": "lookup-refused", "request": number, "lookups": len(elements), "code": code},
-            )
+            return self._turned_away(len(elements), refusal, wait)
         assert self._pair is not None, "held before"
         mode = self._lookup.mode
         evaluated, proof = oprf.blind_evaluate(self._pair, elements, mode, self._rand)
@@ -209,13 +209,33 @@ class Owner:
             record={"event": "lookup-answered", "request": number, "lookups": len(elements)},
         )
 
+    def _turned_away(self, count: int, refusal: int, wait: int) -> Step:
+        """Refuse a request; what makes a journal longer and costs nobody anything has an end."""
+        self._refused += 1
+        if self._refused > MAX_REFUSALS + UNDER_WAY:
+            raise ProtocolAborted(
+                f"more requests than {MAX_REFUSALS} that had to be refused, after the session was closed",
+                code="too-many-refusals",
+            )
+        if self._refused >= MAX_REFUSALS:
+            self._closing = True
+        code, _ = REFUSALS[refusal]
+        number = self._requests
+        reply = self._reply(number, bytes([refusal]) + wait.to_bytes(4, "big"))
+        return Waiting(
+            (reply, *self._told()),
+            record={"event": "lookup-refused", "request": number, "lookups": count, "code": code},
+        )
+
     def _refusal(self, count: int) -> tuple[int, int]:
         """Return the status of a refusal, 0 for none, and after how many seconds to ask again."""
+        # The clerk's node ends the session; one that does not gets no answer all the same.
+        self._closing = self._closing or self._monotonic() >= self._ends
         if self._closing:
             return CLOSING, 0
         if self._used + count > self._lookup.lookups:
             return EXHAUSTED, 0
-        wait = self._bucket.take(count)
+        wait = self._pace(count)
         return (TOO_FAST, wait) if wait else (EVALUATION, 0)
 
     def _reply(self, number: int, rest: bytes) -> Outgoing:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from hashlib import sha256
 from typing import Any, Final
 
@@ -23,6 +24,9 @@ EVALUATED: Final = 9  # owner → clerk: u32 number ‖ u8 status ‖ …; the l
 MAX_ASK: Final = 4096
 """Most elements of one request."""
 
+MAX_REFUSALS: Final = 100
+"""Requests of a session that its owner refuses; then it closes."""
+
 EVALUATION: Final = 0  # elements ‖ proof
 EXHAUSTED: Final = 1
 TOO_FAST: Final = 2
@@ -41,6 +45,18 @@ REFUSALS: Final[Mapping[int, tuple[str, str]]] = {
 }
 """Status of an answer → code and sentence of a refusal."""
 
+BAD_ROW: Final = (
+    "bad-row",
+    "核查表中有记录已损坏, 请通知数据提供部门更换密钥 (a row cannot be read; have its owner rotate the key)",
+)
+"""Code and sentence where a row that was asked about does not open. Never told to the owner."""
+
+TOO_MANY: Final = (
+    "too-many-items",
+    "一次最多还可查询 {0} 人 (at most {0} persons can be asked about at once)",
+)
+"""Code and sentence where fewer persons could be asked about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
@@ -51,33 +67,30 @@ class Lookup:
         clerk: who asks.
         table: names the key and the table: hex, see `table_name`.
         dataset: the owner's.
-        clerk_node: whom a table is for: its versions are counted for each node.
         mode: whether evaluations are proved.
         fields: what a row holds, in order.
         rows: distinct keys of the scope, as admitted.
         lookups: most look-ups of the session.
-        per_minute: most look-ups in a minute, None: no limit.
+        per_minute: most look-ups in any minute, None: no limit.
+        session_s: seconds after which the session ends.
+        day: on which the job was created, by which a key's age is counted.
     """
 
     owner: Role
     clerk: Role
     table: str
     dataset: str
-    clerk_node: str
     mode: Mode
     fields: tuple[str, ...]
     rows: int
     lookups: int
     per_minute: int | None
-
-    @property
-    def clerk_name(self) -> str:
-        """What stands for the clerk's node in names of blobs."""
-        return sha256(self.clerk_node.encode()).hexdigest()[:32]
+    session_s: int
+    day: date
 
 
 def table_name(meaning: Mapping[str, Any]) -> str:
-    """Return 32 hex digits that name a table: who owns it, what it is of, its scope, fields and mode."""
+    """Return 32 hex digits that name a table: who owns it, for which node, its scope, fields and mode."""
     return sha256(b"minshu/lookup/1 table" + canonical_json(dict(meaning))).hexdigest()[:32]
 
 

@@ -31,6 +31,9 @@ WIDTH_STEP: Final = 32
 
 MAX_WIDTH: Final = 4096
 
+MAX_TABLE_BYTES: Final = 16 << 30
+"""Of all rows of a table: 10 million of 1.6 kB, or 100 million of the least width."""
+
 _KEY_INFO: Final = b"minshu/lookup/1 row"
 _NONCE: Final = bytes(12)  # a key seals one row once
 _MAGIC: Final = b"minshu lookup 1\n"
@@ -45,6 +48,20 @@ def width_of(longest: int) -> int:
 def row_bytes(width: int) -> int:
     """Return the bytes of a row of the table."""
     return HEAD_BYTES + width + SEAL_BYTES
+
+
+def check_size(rows: int, width: int) -> None:
+    """Refuse a table that no node has to make room for.
+
+    Raises:
+        ProtocolAborted: `table-too-large`.
+    """
+    if rows * row_bytes(width) > MAX_TABLE_BYTES:
+        raise ProtocolAborted(
+            f"a table of {rows} rows of {row_bytes(width)} bytes, at most {MAX_TABLE_BYTES >> 30} GiB",
+            code="table-too-large",
+            hint="hand out fewer fields, or shorter ones, or make the scope smaller",
+        )
 
 
 def row_type(width: int) -> np.dtype[np.void]:
@@ -249,6 +266,21 @@ def lower_bound(data: memoryview, stride: int, count: int, tag: bytes) -> int:
     return at
 
 
+class BadRow(ProtocolAborted):
+    """A row has the tag that was looked for, but does not open or is no row of these fields.
+
+    Its owner made it so, or a disk failed. Whoever looks it up must not let the owner see that: one such row
+    would show when somebody asks about that very person.
+    """
+
+    default_code = "bad-row"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a row of the table has the tag that was looked for, but does not open or is no row of its fields"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table on a shelf, mapped."""
@@ -284,7 +316,7 @@ class Table:
         One path for both: as many rows are read, and one is opened, a neighbour where there is none.
 
         Raises:
-            ProtocolAborted: `bad-row`, the person's own row does not open or is no row of these fields.
+            BadRow: the person's own row does not open or is no row of these fields.
         """
         tag, seed = split(output)
         stride, count = row_bytes(self.manifest.width), self.manifest.rows
@@ -293,17 +325,10 @@ class Table:
         plain = unseal(seed, row[TAG_BYTES:HEAD_BYTES], row[HEAD_BYTES:])
         if plain is None:
             if count and hmac.compare_digest(row[:TAG_BYTES], tag):
-                raise _BAD_ROW
+                raise BadRow
             return None
         try:
             texts = plain.decode().split("\x1f")
             return dict(zip(self.manifest.fields, texts, strict=True))
         except ValueError:  # no UTF-8, or another number of fields
-            raise _BAD_ROW from None
-
-
-_BAD_ROW: Final = ProtocolAborted(
-    "a row of the table has the tag that was looked for, but does not open or is no row of these fields",
-    code="bad-row",
-    hint="have the owner rotate the key of the dataset, which sends the whole table again",
-)
+            raise BadRow from None

@@ -1,24 +1,25 @@
 """The DH form, for short lists: both sides raise every item to their secret exponents. SPEC.md, 7.
 
     receiver  -- H(x)^a, shuffled -->  sender
-    receiver  <-- H(x)^(a b), in the same order --  sender     windowed: UNDER_WAY messages at most
-    receiver  <-- H(y)^b, shuffled --  sender                  once all of the above has been sent
+    receiver  <-- H(x)^(a b), in the same order --  sender
+    receiver  <-- H(y)^b, shuffled --  sender
 
-Meadows 1986; Huberman, Franklin, Hogg, EC 1999.
+Each is one message. Meadows 1986; Huberman, Franklin, Hogg, EC 1999.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import ProtocolAborted
+from protocols.ids import Role
 from protocols.match.shape import Match
-from protocols.party import UNDER_WAY, Finished, Incoming, Outgoing, Progress, Rand, Step, Waiting
+from protocols.party import Finished, Incoming, Outgoing, Progress, Rand, Step, Waiting
 from protocols.psi import group
 from protocols.psi.group import POINT_BYTES, Points
-from protocols.psi.tagging import CHUNK_POINTS, check_chunk
+from protocols.psi.tagging import check_chunk
 
 BLINDED: Final = 0x3300
 """Round: receiver → sender, H(x)^a."""
@@ -42,15 +43,13 @@ class _Blinded:
         self.order = group.permutation(len(self._marks), rand)
         self.exponent = group.random_scalar(rand)
 
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def chunk(self, start: int) -> Points:
-        """Return the points from `start` on, as many as a message holds."""
-        places = self.order[start : start + CHUNK_POINTS]
-        keys: list[bytes] = self._keys[places // self._values].tolist()
-        items = [key + bytes([mark]) for key, mark in zip(keys, self._marks[places].tolist(), strict=True)]
-        return group.power(group.hash_to_group(items, self._dst), self.exponent)
+    def message(self, to: Role, number: int) -> Outgoing:
+        """Return the message of all points."""
+        keys: list[bytes] = self._keys[self.order // self._values].tolist()
+        marks: list[int] = self._marks[self.order].tolist()
+        items = [key + bytes([mark]) for key, mark in zip(keys, marks, strict=True)]
+        points = group.power(group.hash_to_group(items, self._dst), self.exponent)
+        return Outgoing(to, number, points.tobytes())
 
 
 class Receiver:
@@ -65,57 +64,32 @@ class Receiver:
         publish: Callable[[npt.NDArray[np.bool_]], Any],
     ) -> None:
         """Take n keys with n marks."""
-        self._sender, self._publish = match.sender, publish
+        self._match, self._publish = match, publish
         self._list = _Blinded(keys, marks.reshape(-1, 1), match.ctx, rand)
-        self._sent = 0
-        self._raised = np.empty((len(keys), POINT_BYTES), dtype=np.uint8)
-        self._theirs = np.empty((match.entries, POINT_BYTES), dtype=np.uint8)
-        self._received = {RAISED: 0, OWN: 0}
+        self._raised: Points | None = None
 
     def start(self) -> Step:
-        """Send the first window of the own list."""
-        return Waiting(self._window(), self._progress())
+        """Send the own list."""
+        return Waiting((self._list.message(self._match.sender, BLINDED),), self._progress(0))
 
-    def _window(self) -> Iterator[Outgoing]:
-        for _ in range(UNDER_WAY):
-            yield from self._next()
-
-    def _next(self) -> Iterator[Outgoing]:
-        start = self._sent
-        if start == len(self._list):
-            return
-        self._sent = stop = min(start + CHUNK_POINTS, len(self._list))
-        body = self._list.chunk(start).tobytes()
-        yield Outgoing(self._sender, BLINDED, body, last=stop == len(self._list))
-
-    def _progress(self) -> Progress:
-        return Progress("matching", sum(self._received.values()), len(self._list) + len(self._theirs))
+    def _progress(self, done: int) -> Progress:
+        return Progress("matching", done, self._match.receiver_items + self._match.entries)
 
     def receive(self, message: Incoming) -> Step:
-        """Take points of either list.
+        """Take the own points, raised, and then the sender's.
 
         Raises:
             ProtocolAborted: a message that is not due, of another length, or with an invalid point.
         """
-        number = message.round
-        if message.sender != self._sender or number not in self._received:
+        due = RAISED if self._raised is None else OWN
+        if message.sender != self._match.sender or message.round != due:
             raise unexpected(message)
-        if number == OWN and self._received[RAISED] < len(self._list):
-            raise unexpected(message)
-        held = self._raised if number == RAISED else self._theirs
-        batch, seen = group.points(message.body), self._received[number]
-        check_chunk(seen, len(batch), len(held), CHUNK_POINTS, last=message.last)
-        if number == RAISED and seen + len(batch) > self._sent:
-            raise unexpected(message)
-        self._received[number] = seen + len(batch)
-        if number == RAISED:
-            held[seen : seen + len(batch)] = _decoded(batch)
-            return Waiting(self._next(), self._progress())
-        held[seen : seen + len(batch)] = group.power(batch, self._list.exponent)
-        if not message.last:
-            return Waiting((), self._progress())
-        found = np.empty(len(self._list), dtype=np.bool_)
-        found[self._list.order] = np.isin(_texts(self._raised), _texts(self._theirs))
+        if self._raised is None:
+            self._raised = _decoded(_points(message, self._match.receiver_items))
+            return Waiting((), self._progress(self._match.receiver_items))
+        theirs = group.power(_points(message, self._match.entries), self._list.exponent)
+        found = np.empty(self._match.receiver_items, dtype=np.bool_)
+        found[self._list.order] = np.isin(_texts(self._raised), _texts(theirs))
         return Finished((), self._publish(found))
 
 
@@ -126,37 +100,35 @@ class Sender:
         self, match: Match, keys: npt.NDArray[np.bytes_], marks: npt.NDArray[np.uint8], rand: Rand
     ) -> None:
         """Take n keys with n x v marks."""
-        self._receiver, self._items = match.receiver, match.receiver_items
+        self._match = match
         self._list = _Blinded(keys, marks, match.ctx, rand)
-        self._received = 0
 
     def start(self) -> Step:
         """Wait for the receiver's list."""
-        return Waiting((), self._progress())
-
-    def _progress(self) -> Progress:
-        return Progress("matching", self._received, self._items)
+        return Waiting((), Progress("matching", 0, self._match.receiver_items))
 
     def receive(self, message: Incoming) -> Step:
-        """Raise a piece of the receiver's list; the own list follows the last.
+        """Raise the receiver's list; the own one follows.
 
         Raises:
             ProtocolAborted: a message that is not due, of another length, or with an invalid point.
         """
-        if message.sender != self._receiver or message.round != BLINDED:
+        if message.sender != self._match.receiver or message.round != BLINDED:
             raise unexpected(message)
-        batch = group.points(message.body)
-        check_chunk(self._received, len(batch), self._items, CHUNK_POINTS, last=message.last)
-        self._received += len(batch)
+        batch = _points(message, self._match.receiver_items)
         raised = group.power(batch, self._list.exponent).tobytes()
-        reply = Outgoing(self._receiver, RAISED, raised, message.last)
-        return Finished(self._all(reply), ()) if message.last else Waiting((reply,), self._progress())
+        return Finished(self._both(raised), ())
 
-    def _all(self, reply: Outgoing) -> Iterable[Outgoing]:
-        yield reply
-        for start in range(0, len(self._list), CHUNK_POINTS):
-            last = start + CHUNK_POINTS >= len(self._list)
-            yield Outgoing(self._receiver, OWN, self._list.chunk(start).tobytes(), last)
+    def _both(self, raised: bytes) -> Iterator[Outgoing]:
+        yield Outgoing(self._match.receiver, RAISED, raised)
+        yield self._list.message(self._match.receiver, OWN)
+
+
+def _points(message: Incoming, count: int) -> Points:
+    """Return the points of a message that has to be a whole list of `count`."""
+    batch = group.points(message.body)
+    check_chunk(0, len(batch), count, count, last=message.last)
+    return batch
 
 
 def unexpected(message: Incoming) -> ProtocolAborted:

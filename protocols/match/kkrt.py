@@ -5,8 +5,10 @@ Intersection", CCS 2016. A unit is one segment of one bucket's cuckoo table. For
 gets the OPRF's value of the one item that sits there; the sender can compute it for any item. SPEC.md, 5.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, Self
 
 import numpy as np
@@ -16,7 +18,7 @@ from protocols.errors import ProtocolAborted
 from protocols.match.base_ot import KEY_BYTES, Keys
 from protocols.match.cuckoo import HASHES, place
 from protocols.match.hashing import PLANES, SPAN, Blocks, Joint, Permutation, Stream, leading, room
-from protocols.match.shape import PLANE_COLUMNS, Shape
+from protocols.match.shape import COLUMNS, PLANE_COLUMNS, Shape
 from protocols.match.transpose import Words, to_columns, to_rows
 from protocols.party import Rand
 
@@ -196,9 +198,9 @@ class ReceiverUnits:
         self._entries = room(HASHES * shape.segment)
         self._items = np.empty(0, dtype=np.uint32)
         self._slots = np.empty((HASHES, 0), dtype=np.int32)
-        # In turn: blocks of codes, columns of codes, both streams; each is a plane of a unit.
+        self._matrix = np.empty((COLUMNS, shape.words), dtype="<u8")
+        # Blocks of codes, and both streams: each is a plane of a unit.
         self._codes = room(shape.segment)
-        self._columns = np.empty((PLANE_COLUMNS, shape.words), dtype="<u8")
         self._drawn = [room(shape.segment) for _ in range(2)]
         self._rows = np.empty((shape.segment, 2), dtype="<u8")
         self._spare = np.empty(PLANE_COLUMNS // 4 * shape.words, dtype="<u8")
@@ -220,8 +222,8 @@ class ReceiverUnits:
         taken = np.flatnonzero(seats >= 0)
         table[taken] = marked[seats[taken]]
 
-    def planes(self, unit: int, keep: Callable[[Awaited], None]) -> Iterator[bytes]:
-        """Yield the four messages of a unit, and hand over what is to be kept of it with the last.
+    def messages(self, unit: int, keep: Callable[[Awaited], None]) -> Iterator[bytes]:
+        """Yield the matrix of a unit as `matrix_cut` says; hand over what is to be kept before the last.
 
         Units come in order.
 
@@ -234,15 +236,16 @@ class ReceiverUnits:
         size = 2 * shape.segment
         entries = self._entries[hashed * size : (hashed + 1) * size]
         self._chain.begin(np.arange(shape.segment), unit * shape.segment)
+        ends = deque(accumulate(shape.matrix_cut, initial=0))
         for plane in range(PLANES):
             self._joint.codes[hashed][plane].apply(entries, self._codes)
-            to_columns(self._codes[:size].reshape(-1, 2), self._columns, self._spare)
+            columns = self._matrix[_columns(plane)]
+            to_columns(self._codes[:size].reshape(-1, 2), columns, self._spare)
             for streams, drawn in zip(self._streams, self._drawn, strict=True):
                 _draw(streams[_columns(plane)], drawn)
             first, second = (drawn[:size].reshape(PLANE_COLUMNS, -1) for drawn in self._drawn)
-            self._columns ^= first
-            self._columns ^= second
-            body = self._columns.tobytes()
+            columns ^= first
+            columns ^= second
             to_rows(first, self._rows, self._spare)
             self._chain.absorb(plane, self._rows.reshape(-1))
             if plane == PLANES - 1:
@@ -250,7 +253,8 @@ class ReceiverUnits:
                 taken = np.flatnonzero(seats >= 0)
                 masks = _masks(self._chain.state[:size].reshape(-1, 2)[taken], shape)
                 keep(Awaited(masks, self._items[seats[taken]]))
-            yield body
+            while len(ends) > 1 and ends[1] <= _columns(plane).stop:
+                yield self._matrix[ends.popleft() : ends[0]].tobytes()
 
 
 class SenderUnits:
@@ -284,8 +288,10 @@ class SenderUnits:
         self._items = np.empty(0, dtype=np.uint32)
         self._hashes = np.empty((0, 2), dtype=np.uint64)
         self._positions = np.empty((HASHES, 0), dtype=np.int64)
+        self._matrix = np.empty((COLUMNS, shape.words), dtype="<u8")
+        self._filled = 0
         self._drawn = room(shape.segment)
-        self._spare = np.empty(PLANE_COLUMNS * shape.words, dtype="<u8")
+        self._spare = np.empty(PLANE_COLUMNS // 4 * shape.words, dtype="<u8")
         self._rows = np.empty((PLANES, shape.segment, 2), dtype="<u8")
         self._code, self._taken = room(SPAN), np.empty(SPAN, dtype=np.complex128)
         self._chain = _Chain.of(joint.rows, SPAN)
@@ -297,19 +303,26 @@ class SenderUnits:
         secret = np.packbits(choices, bitorder="little").view("<u8").reshape(PLANES, 2)
         self._secret = np.tile(secret, SPAN)
 
-    def take(self, plane: int, body: bytes) -> None:
-        """Take a message of the matrix, of exactly `shape.plane_bytes`. They come in order."""
-        received = np.frombuffer(body, dtype="<u8").reshape(PLANE_COLUMNS, -1)
-        _draw(self._streams[_columns(plane)], self._drawn)
-        columns = self._drawn[:-2].reshape(PLANE_COLUMNS, -1)
-        # For every column alike, whatever its bit.
-        corrected = self._spare.reshape(PLANE_COLUMNS, -1)
-        np.bitwise_and(received, self._selected[_columns(plane)], out=corrected)
-        columns ^= corrected
-        to_rows(columns, self._rows[plane], self._spare)
+    def take(self, body: bytes) -> bool:
+        """Take a message of the matrix, of the length that `matrix_cut` says; return whether it ends a unit.
+
+        They come in order.
+        """
+        received = np.frombuffer(body, dtype="<u8").reshape(-1, self._shape.words)
+        start, stop = self._filled, self._filled + len(received)
+        self._matrix[start:stop] = received
+        for plane in range(start // PLANE_COLUMNS, stop // PLANE_COLUMNS):
+            columns = self._matrix[_columns(plane)]
+            # For every column alike, whatever its bit.
+            columns &= self._selected[_columns(plane)]
+            _draw(self._streams[_columns(plane)], self._drawn)
+            columns ^= self._drawn[:-2].reshape(PLANE_COLUMNS, -1)
+            to_rows(columns, self._rows[plane], self._spare)
+        self._filled = stop % COLUMNS
+        return not self._filled
 
     def masks(self, unit: int) -> Masks:
-        """Return the masks of a unit whose planes are all in, ascending, filled up to the public number."""
+        """Return the masks of a unit whose columns are all in, ascending, filled up to the public number."""
         shape, (bucket, hashed) = self._shape, divmod(unit, HASHES)
         if hashed == 0:
             self._items, self._hashes = self._list.bucket(bucket)

@@ -5,7 +5,7 @@
     receiver  -- HELLO -->   sender      the sizes and a salt
     receiver  <-- BASE --    sender      the same, and points for 512 base transfers
     receiver  -- REPLY -->   sender      a point
-    receiver  -- MATRIX -->  sender      units of four messages; `Shape.window` units ahead at most
+    receiver  -- MATRIX -->  sender      unit by unit, `Shape.window` units ahead at most
     receiver  <-- MASKS --   sender      the masks of each unit, in ascending order
 
 A unit is answered before the receiver sends the one that comes `window` units later, so that both sides
@@ -14,6 +14,7 @@ compute at once and neither waits for room in the other's inbox while the other 
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from protocols.errors import ProtocolAborted
 from protocols.match import base_ot, dh
 from protocols.match.dh import unexpected
-from protocols.match.hashing import PLANES, SALT_BYTES, Joint
+from protocols.match.hashing import SALT_BYTES, Joint
 from protocols.match.kkrt import Awaited, Masks, ReceiverUnits, SenderUnits
 from protocols.match.shape import COLUMNS, Match, Shape
 from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
@@ -35,7 +36,7 @@ BASE: Final = 0x3001
 REPLY: Final = 0x3002
 """Round: receiver → sender, the reply to the base transfers."""
 MATRIX: Final = 0x3100
-"""Round: receiver → sender, the corrections of 128 columns for the rows of a unit."""
+"""Round: receiver → sender, corrections of some columns for the rows of a unit."""
 MASKS: Final = 0x3200
 """Round: sender → receiver, masks."""
 
@@ -70,18 +71,16 @@ class Receiver:
         _check_count(len(keys), match.receiver_items)
         if marks.shape != keys.shape:
             raise ValueError(f"marks of shape {marks.shape}, expected one for each of {len(keys)} keys")
-        self._publish = publish
-        self._nothing = np.zeros(len(keys), dtype=np.bool_) if match.empty else None
         self._party: Party
-        if match.form == "dh":
+        if match.empty:
+            self._party = _Empty(lambda: publish(np.zeros(len(keys), dtype=np.bool_)))
+        elif match.form == "dh":
             self._party = dh.Receiver(match, keys, marks, rand, publish)
         else:
             self._party = _KkrtReceiver(match, keys, marks, rand, publish)
 
     def start(self) -> Step:
         """Begin; where a list is empty, this is the end as well."""
-        if self._nothing is not None:
-            return Finished((), self._publish(self._nothing))
         return self._party.start()
 
     def receive(self, message: Incoming) -> Step:
@@ -114,16 +113,17 @@ class Sender:
         _check_count(len(keys), match.sender_items)
         if marks.shape != (len(keys), match.values):
             raise ValueError(f"marks of shape {marks.shape}, expected {match.values} for each key")
-        self._empty = match.empty
         self._party: Party
-        if match.form == "dh":
+        if match.empty:
+            self._party = _Empty(lambda: ())
+        elif match.form == "dh":
             self._party = dh.Sender(match, keys, marks, rand)
         else:
             self._party = _KkrtSender(match, keys, marks, rand)
 
     def start(self) -> Step:
         """Begin; where a list is empty, this is the end as well."""
-        return Finished((), ()) if self._empty else self._party.start()
+        return self._party.start()
 
     def receive(self, message: Incoming) -> Step:
         """Take a message of the receiver.
@@ -133,6 +133,19 @@ class Sender:
             ProtocolAborted: the message breaks the protocol, or hashes leave no room in a bucket.
         """
         return self._party.receive(message)
+
+
+class _Empty:
+    """Either side where a list is empty: the answer is known, and no message is due."""
+
+    def __init__(self, output: Callable[[], Any]) -> None:
+        self._output = output
+
+    def start(self) -> Step:
+        return Finished((), self._output())
+
+    def receive(self, message: Incoming) -> Step:
+        raise unexpected(message)
 
 
 class _KkrtReceiver:
@@ -145,7 +158,7 @@ class _KkrtReceiver:
         publish: Publish,
     ) -> None:
         self._match, self._keys, self._marks, self._rand = match, keys, marks, rand
-        self._publish = publish
+        self._shape, self._publish = match.shape, publish
         self._salt = rand(SALT_BYTES)
         self._found = np.zeros(len(keys), dtype=np.bool_)
         self._answers: _Answers | None = None
@@ -165,41 +178,41 @@ class _KkrtReceiver:
         return self._take_masks(message, self._answers)
 
     def _take_base(self, message: Incoming) -> Step:
-        shape = self._match.shape
-        self._answers = _Answers(shape)
+        self._answers = _Answers(self._shape)
         salt, points = _opened(message, self._match)
         reply, pairs = base_ot.answer(points, COLUMNS, self._match.ctx, self._rand)
         joint = Joint(self._match.ctx, self._salt, salt)
 
         def first() -> Iterator[Outgoing]:
             yield Outgoing(self._match.sender, REPLY, reply)
-            self._units = ReceiverUnits(shape, joint, self._keys, self._marks, self._rand)
+            self._units = ReceiverUnits(self._shape, joint, self._keys, self._marks, self._rand)
             self._units.hold(pairs)
-            for unit in range(min(shape.window, shape.units)):
+            for unit in range(min(self._shape.window, self._shape.units)):
                 yield from self._unit(unit)
 
-        return Waiting(first(), Progress("matching", 0, shape.units))
+        return Waiting(first(), Progress("matching", 0, self._shape.units))
 
     def _unit(self, unit: int) -> Iterator[Outgoing]:
         if self._units is None:
             raise RuntimeError("units are sent after the base transfers")
-        ends = unit == self._match.shape.units - 1
-        for plane, body in enumerate(self._units.planes(unit, self._awaited.append)):
-            yield Outgoing(self._match.sender, MATRIX, body, last=ends and plane == PLANES - 1)
+        left = len(self._shape.matrix_cut) if unit == self._shape.units - 1 else 0
+        for body in self._units.messages(unit, self._awaited.append):
+            left -= 1
+            yield Outgoing(self._match.sender, MATRIX, body, last=left == 0)
 
     def _take_masks(self, message: Incoming, answers: "_Answers") -> Step:
-        shape = self._match.shape
         if not self._awaited:
             raise unexpected(message)
+        units = self._shape.units
         masks = answers.take(message)
         if masks is not None:
             self._found[self._awaited.popleft().found(masks)] = True
-        progress = Progress("matching", answers.units, shape.units)
-        if answers.units == shape.units:
+        if answers.units == units:
+            self._units = None  # room for what is published
             return Finished((), self._publish(self._found))
-        ahead = answers.units + shape.window - 1
-        follows = masks is not None and ahead < shape.units
-        return Waiting(self._unit(ahead) if follows else (), progress)
+        ahead = answers.units + self._shape.window - 1
+        follows = masks is not None and ahead < units
+        return Waiting(self._unit(ahead) if follows else (), Progress("matching", answers.units, units))
 
 
 class _KkrtSender:
@@ -207,13 +220,14 @@ class _KkrtSender:
         self, match: Match, keys: npt.NDArray[np.bytes_], marks: npt.NDArray[np.uint8], rand: Rand
     ) -> None:
         self._match, self._keys, self._marks, self._rand = match, keys, marks, rand
+        self._shape = match.shape
         self._salt = rand(SALT_BYTES)
         bits = np.frombuffer(rand(COLUMNS // 8), dtype=np.uint8)
         self._choices = np.unpackbits(bits, bitorder="little").astype(np.bool_)
         self._chooser = base_ot.Chooser(self._choices, match.ctx, rand)
         self._units: SenderUnits | None = None
         self._due = HELLO
-        self._planes = 0
+        self._seen = 0
 
     def start(self) -> Step:
         body = self._match.sizes + self._salt + self._chooser.message
@@ -230,39 +244,37 @@ class _KkrtSender:
             self._units.choose(self._choices, self._chooser.keys(message.body))
             self._due = MATRIX
             return Waiting((), self._progress())
-        return self._take_plane(message, self._units)
+        return self._take_columns(message, self._units)
 
     def _progress(self) -> Progress:
-        return Progress("matching", self._planes // PLANES, self._match.shape.units)
+        return Progress("matching", self._seen // len(self._shape.matrix_cut), self._shape.units)
 
     def _take_hello(self, message: Incoming) -> Step:
         salt, rest = _opened(message, self._match)
         if rest:
             raise _bad_length(message)
         joint = Joint(self._match.ctx, salt, self._salt)
-        self._units = SenderUnits(self._match.shape, joint, self._keys, self._marks, self._rand)
+        self._units = SenderUnits(self._shape, joint, self._keys, self._marks, self._rand)
+        del self._keys  # from here on their hashes do
         self._due = REPLY
         return Waiting((), self._progress())
 
-    def _take_plane(self, message: Incoming, units: SenderUnits) -> Step:
-        shape = self._match.shape
-        if len(message.body) != shape.plane_bytes:
+    def _take_columns(self, message: Incoming, units: SenderUnits) -> Step:
+        shape, (unit, part) = self._shape, divmod(self._seen, len(self._shape.matrix_cut))
+        if len(message.body) != shape.matrix_cut[part] * shape.column_bytes:
             raise _bad_length(message)
-        check_chunk(self._planes, 1, PLANES * shape.units, 1, last=message.last)
-        unit, plane = divmod(self._planes, PLANES)
-        units.take(plane, message.body)
-        self._planes += 1
-        if plane < PLANES - 1:
+        check_chunk(self._seen, 1, len(shape.matrix_cut) * shape.units, 1, last=message.last)
+        self._seen += 1
+        if not units.take(message.body):
             return Waiting((), self._progress())
         masks = self._masks(unit, units)
         return Finished(masks, ()) if message.last else Waiting(masks, self._progress(), answering=True)
 
     def _masks(self, unit: int, units: SenderUnits) -> Iterator[Outgoing]:
-        shape = self._match.shape
-        masks = units.masks(unit)
-        for start in range(0, shape.masks, shape.mask_chunk):
-            last = unit == shape.units - 1 and start + shape.mask_chunk >= shape.masks
-            body = masks.body(start, start + shape.mask_chunk, shape.mask_bytes)
+        shape, masks = self._shape, units.masks(unit)
+        for start, stop in pairwise(accumulate(shape.mask_cut, initial=0)):
+            last = unit == shape.units - 1 and stop == shape.masks
+            body = masks.body(start, stop, shape.mask_bytes)
             yield Outgoing(self._match.receiver, MASKS, body, last)
 
 
@@ -272,25 +284,22 @@ class _Answers:
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
         self._pieces: list[Masks] = []
-        self._seen = 0
         self.units = 0
 
     def take(self, message: Incoming) -> Masks | None:
         """Take a message; return all masks of the unit that it ends, if it ends one."""
         shape = self._shape
-        due = min(shape.mask_chunk, shape.masks - self._seen)
-        if len(message.body) != due * shape.mask_bytes:
+        if len(message.body) != shape.mask_cut[len(self._pieces)] * shape.mask_bytes:
             raise _bad_length(message)
         self._pieces.append(Masks.of(message.body, shape.mask_bytes))
-        self._seen += due
-        complete = self._seen == shape.masks
+        complete = len(self._pieces) == len(shape.mask_cut)
         if message.last != (complete and self.units == shape.units - 1):
             code = "too-few-items" if message.last else "too-many-items"
             raise ProtocolAborted("the stream of masks does not end with the last unit", code=code)
         if not complete:
             return None
         masks = Masks.joined(self._pieces)
-        self._pieces, self._seen = [], 0
+        self._pieces = []
         self.units += 1
         return masks
 

@@ -3,7 +3,7 @@
 All follow from the two sizes, in whole numbers: both sides, whatever their machine, have to agree.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isqrt
 from typing import Final, Literal, Self
 
@@ -16,7 +16,7 @@ from protocols.party import MAX_BODY_BYTES, UNDER_WAY
 Form = Literal["dh", "kkrt"]
 
 PLANE_COLUMNS: Final = 2 * SIDE
-"""Columns of one message of the matrix, and bits of a block."""
+"""Columns that make one block of every row."""
 COLUMNS: Final = PLANES * PLANE_COLUMNS
 
 MAX_BUCKET: Final = 1 << 20
@@ -32,18 +32,18 @@ class Sizing:
     """How large buckets are. Only tests have other values than these.
 
     Args:
-        dh_below: fewer entries than this on both sides are compared in the DH form.
+        dh_below: fewer entries than this on both sides are compared in the DH form, in a message each.
         least: a table of the receiver is made for at least so many items.
         receiver_mean: most items of the receiver in a bucket, on average.
-        sender_mean: most entries of the sender in a bucket, on average, while the receiver has `least`.
-        sender_most: the same, whatever the receiver has.
+        sender_most: most entries of the sender in a bucket, on average.
+        message: bytes of a full message.
     """
 
-    dh_below: int = 1 << 16
+    dh_below: int = 1 << 11
     least: int = 1 << 16
     receiver_mean: int = 1 << 17
-    sender_mean: int = 1 << 18
     sender_most: int = 1_000_000
+    message: int = MAX_BODY_BYTES
 
     def form(self, receiver_items: int, sender_entries: int) -> Form:
         """Return the form in which lists of these sizes are compared."""
@@ -67,44 +67,53 @@ class Shape:
     segment: int
     """Rows of a unit: one of the three segments of a bucket's table."""
     mask_bytes: int
-
-    masks: int = field(init=False)
-    """Masks of a unit."""
-    mask_chunk: int = field(init=False)
-    """Masks of every message of a unit but the last."""
-    window: int = field(init=False)
-    """Units that the receiver has under way at most."""
-
-    def __post_init__(self) -> None:
-        """Work out how masks are cut into messages, and from that how far the receiver may be ahead."""
-        masks = self.sender_most * self.values
-        messages = -(-masks // (MAX_BODY_BYTES // self.mask_bytes))
-        object.__setattr__(self, "masks", masks)
-        object.__setattr__(self, "mask_chunk", -(-masks // messages))
-        # All masks of the units behind the first one fit the receiver's inbox: SPEC.md, section 6.
-        object.__setattr__(self, "window", min(MAX_WINDOW, 1 + UNDER_WAY // messages))
+    matrix_cut: tuple[int, ...]
+    """Columns of each message of a unit's matrix, `COLUMNS` together."""
+    mask_cut: tuple[int, ...]
+    """Masks of each message of a unit's masks, `masks` together."""
 
     @classmethod
     def of(cls, receiver_items: int, sender_items: int, values: int, sizing: Sizing) -> Self:
         """Return the shape for so many items, and ids with so many entries each."""
         entries = sender_items * values
-        buckets = max(
-            -(-receiver_items // sizing.receiver_mean),
-            min(-(-entries // sizing.sender_mean), receiver_items // sizing.least),
-            -(-entries // sizing.sender_most),
-        )
-        receiver_most = bucket_bound(receiver_items, buckets)
-        rows = -(-127 * max(receiver_most, sizing.least) // (100 * HASHES))
         bits = _SECURITY_BITS + (HASHES * receiver_items * entries - 1).bit_length()
+        mask_bytes = max(_MIN_MASK_BYTES, -(-bits // 8))
+        buckets = max(-(-receiver_items // sizing.receiver_mean), -(-entries // sizing.sender_most))
+        # Until a unit's masks fit one message. A bucket for less than `least` would only add rows.
+        while (
+            buckets < receiver_items // sizing.least
+            and bucket_bound(sender_items, buckets) * values * mask_bytes > sizing.message
+        ):
+            buckets += 1
+        receiver_most, sender_most = (
+            bucket_bound(items, buckets) for items in (receiver_items, sender_items)
+        )
+        rows = -(-127 * max(receiver_most, sizing.least) // (100 * HASHES))
+        # Whole blocks of every column's stream.
+        segment = -(-rows // PLANE_COLUMNS) * PLANE_COLUMNS
         return cls(
             values=values,
             buckets=buckets,
             receiver_most=receiver_most,
-            sender_most=bucket_bound(sender_items, buckets),
-            # Whole blocks of every column's stream.
-            segment=-(-rows // PLANE_COLUMNS) * PLANE_COLUMNS,
-            mask_bytes=max(_MIN_MASK_BYTES, -(-bits // 8)),
+            sender_most=sender_most,
+            segment=segment,
+            mask_bytes=mask_bytes,
+            matrix_cut=cut(COLUMNS, segment // 8, sizing.message),
+            mask_cut=cut(sender_most * values, mask_bytes, sizing.message),
         )
+
+    @property
+    def masks(self) -> int:
+        """Masks of a unit."""
+        return self.sender_most * self.values
+
+    @property
+    def window(self) -> int:
+        """Units that the receiver has under way at most.
+
+        All masks of the units before the last one fit the receiver's inbox: SPEC.md, section 6.
+        """
+        return min(MAX_WINDOW, 1 + UNDER_WAY // len(self.mask_cut))
 
     @property
     def units(self) -> int:
@@ -112,14 +121,19 @@ class Shape:
         return HASHES * self.buckets
 
     @property
+    def rows(self) -> int:
+        """Rows of all tables: as many items could a receiver compare that fills every one."""
+        return self.units * self.segment
+
+    @property
     def words(self) -> int:
         """Words of a unit's part of a column."""
         return self.segment // SIDE
 
     @property
-    def plane_bytes(self) -> int:
-        """Length of a message of the matrix."""
-        return PLANE_COLUMNS * self.segment // 8
+    def column_bytes(self) -> int:
+        """Length of a unit's part of a column."""
+        return self.segment // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +183,26 @@ class Match:
     def shape(self) -> Shape:
         """The numbers of the KKRT form; only where no list is empty."""
         return Shape.of(self.receiver_items, self.sender_items, self.values, self.sizing)
+
+
+def cut(items: int, size: int, message: int) -> tuple[int, ...]:
+    """Return how many of `items` items of `size` bytes go into each message, so that little is padded.
+
+    The channel pads a body to a power of two. So messages are full, and the rest goes into one that is padded
+    by an eighth of a full message at most; where it would be by more, half of its power of two goes ahead.
+    """
+    found, room, spare = [], message, max(message // 8, size)
+    while items:
+        fits = room // size
+        if items > fits:
+            found.append(fits)
+            items -= fits
+        elif room - items * size > spare:
+            room //= 2
+        else:
+            found.append(items)
+            break
+    return tuple(found)
 
 
 def bucket_bound(items: int, buckets: int) -> int:

@@ -30,7 +30,7 @@ MAX_POINTS: Final = 1 << 16
 
 def hash_to_scalar(message: bytes, dst: bytes) -> bytes:
     """Return HashToScalar of RFC 9497, section 4.1, little-endian; `dst` is the whole tag."""
-    (uniform,) = group._expand((message,), dst + bytes([len(dst)]))  # noqa: SLF001  # the same function
+    (uniform,) = group.expand((message,), dst + bytes([len(dst)]))
     return (int.from_bytes(uniform, "little") % group.ORDER).to_bytes(SCALAR_BYTES, "little")
 
 
@@ -80,20 +80,22 @@ def verify(  # noqa: PLR0917  # a statement in the order of RFC 9497
     """
     c, s = proof[:SCALAR_BYTES], proof[SCALAR_BYTES:]
     if len(proof) != PROOF_BYTES or not (_is_scalar(c) and _is_scalar(s)):
-        raise BAD_PROOF
+        raise bad_proof()
     weights = _weights(public, before, after, context)
     mixed, raised = _combined(before, weights), _combined(after, weights)
     first = group.add(group.power(_one(base), s), group.power(_one(public), c))
     second = group.add(group.power(mixed, s), group.power(raised, c))
     if not hmac.compare_digest(_challenge(public, (mixed, raised, first, second), context), c):
-        raise BAD_PROOF
+        raise bad_proof()
 
 
-BAD_PROOF: Final = ProtocolAborted(
-    "the proof that all points were raised to the published key does not hold",
-    code="bad-proof",
-    hint="the prover used another key, or its software is broken; ask it which key version it runs",
-)
+def bad_proof() -> ProtocolAborted:
+    """Return a new error: one that is raised again keeps the frames it passed, which may hold secrets."""
+    return ProtocolAborted(
+        "the proof that all points were raised to the published key does not hold",
+        code="bad-proof",
+        hint="the prover used another key, or its software is broken; ask it which key version it runs",
+    )
 
 
 def _is_scalar(data: bytes) -> bool:
@@ -125,7 +127,7 @@ def _weights(public: bytes, before: Points, after: Points, context: bytes) -> np
 
     scalars = b"".join(
         (int.from_bytes(uniform, "little") % order).to_bytes(SCALAR_BYTES, "little")
-        for uniform in group._expand(transcripts(), dst + bytes([len(dst)]))  # noqa: SLF001  # the same function
+        for uniform in group.expand(transcripts(), dst + bytes([len(dst)]))
     )
     return np.frombuffer(scalars, dtype=np.uint8).reshape(-1, SCALAR_BYTES)
 

@@ -210,7 +210,7 @@ def _powers(base: Points, scalars: npt.NDArray[np.uint8], stride: int) -> Points
         )
 
     if bool((source[:, -1] & 0x80).any()) or _each(work, len(source)):
-        raise _BAD_POINT
+        raise _bad_point()
     return result
 
 
@@ -266,15 +266,17 @@ def _pairs(call: _Call, left: Points, right: Points) -> Points:
         return sum(map(call, *(range(where + span[0], where + span[1], POINT_BYTES) for where in (to, a, b))))
 
     if bool(((first[:, -1] | second[:, -1]) & 0x80).any()) or _each(work, len(first)):
-        raise _BAD_POINT
+        raise _bad_point()
     return result
 
 
-_BAD_POINT: Final = ProtocolAborted(
-    "a received point is not the canonical encoding of a group element, or is the identity",
-    code="bad-point",
-    hint="the sender runs another version, or the message was altered before it was sealed",
-)
+def _bad_point() -> ProtocolAborted:
+    # One for each time: an exception keeps the frames that it passed, which hold scalars.
+    return ProtocolAborted(
+        "a received point is not the canonical encoding of a group element, or is the identity",
+        code="bad-point",
+        hint="the sender runs another version, or the message was altered before it was sealed",
+    )
 
 
 def from_uniform(uniform: npt.NDArray[np.uint8]) -> Points:
@@ -322,7 +324,7 @@ def hash_to_group(items: Sequence[bytes], dst: bytes) -> Points:
     to = result.ctypes.data
 
     def work(start: int, stop: int) -> int:
-        uniform = b"".join(_expand(items[start:stop], dst_prime))
+        uniform = b"".join(expand(items[start:stop], dst_prime))
         at = np.frombuffer(uniform, dtype=np.uint8).ctypes.data
         return _derive(derive, at, to + start * POINT_BYTES)(0, stop - start)
 
@@ -330,8 +332,15 @@ def hash_to_group(items: Sequence[bytes], dst: bytes) -> Points:
     return result
 
 
-def _expand(items: Iterable[bytes], dst_prime: bytes) -> Iterator[bytes]:
-    """Yield the uniform bytes of each item: SHA-512(SHA-512(Z_pad ‖ item ‖ 64 ‖ 0 ‖ DST') ‖ 1 ‖ DST')."""
+def expand(items: Iterable[bytes], dst_prime: bytes) -> Iterator[bytes]:
+    """Yield 64 uniform bytes for each item: expand_message_xmd of RFC 9380, section 5.3.1, with SHA-512.
+
+    SHA-512(SHA-512(Z_pad ‖ item ‖ 64 ‖ 0 ‖ DST') ‖ 1 ‖ DST').
+
+    Args:
+        items: any byte strings.
+        dst_prime: DST': the domain separation tag, at most 255 bytes, and its length as one byte.
+    """
     sha512 = hashlib.sha512
     absorbed = sha512(bytes(128))
     tail, second = UNIFORM_BYTES.to_bytes(2, "big") + b"\0" + dst_prime, b"\1" + dst_prime

@@ -31,13 +31,21 @@ _ISO_MONTH: Final = r"^(19|20|21)[0-9]{2}-(0[1-9]|1[0-2])(-[0-9]{2})?$"
 _COMPACT_MONTH: Final = r"^([0-9]{4})([0-9]{2})$"
 _COMPACT_DAY: Final = r"^([0-9]{4})([0-9]{2})([0-9]{2})$"
 _ISO_DAY: Final = r"^(19|20|21)[0-9]{2}-[0-9]{2}-[0-9]{2}([T ].*)?$"
+WAITING: Final = b"WAITING:"
+"""Stands before a key whose rows do not count by their dates: a tag of no identifier type, so equal to no key
+of a list that has none."""
+
 COMMIT_ROWS: Final = 1 << 16
 """How many items of a list are committed to at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyedList:
-    """A list, sorted by key, each key once. Implements `PreparedInput`."""
+    """A list, sorted by key, each key once. Implements `PreparedInput`.
+
+    Where rows count by their dates, the keys of which none does stand in it behind `WAITING`: how many keys
+    there are says nothing about days.
+    """
 
     rows: int
     keys: npt.NDArray[np.bytes_]  # n, ascending
@@ -55,9 +63,8 @@ class KeyedList:
     def quality(self) -> Mapping[str, int]:
         """Return rows without key by reason code, `repeated-key` rows, keys with `no-street`, `no-month`.
 
-        Where rows count by their dates, also those with a key that are `within-grace` or have `no-date`.
-
-        A reason that never applies is left out.
+        Where rows count by their dates, also those with a key that are `within-grace` or have `no-date`;
+        these are part of the list all the same. A reason that never applies is left out.
         """
         return dict(self.reasons)
 
@@ -73,6 +80,10 @@ class KeyedList:
         blocks = (self.keys[at : at + COMMIT_ROWS] for at in range(0, len(self.keys), COMMIT_ROWS))
         return commit(blocks, salt)
 
+    def waiting(self, rows: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+        """Return which of these rows, given by their places, wait for their day."""
+        return np.strings.startswith(self.keys[rows], WAITING)
+
     def __repr__(self) -> str:
         return f"KeyedList({self.rows} rows, {self.distinct_keys} keys)"
 
@@ -81,7 +92,8 @@ class KeyedListBuilder:
     """Takes slots `key`, and where the role has them `street`, `last_seen` and `since`, batch by batch.
 
     Of the rows of one key the one last seen stays; of equals the one whose street sorts first. With `until`,
-    a row counts only if it is dated, and not later than that day.
+    a row counts only if it is dated, and not later than that day: of the rows of one key one that counts
+    stays, and where none does, the key goes behind `WAITING`. So there are as many keys for every day.
     """
 
     def __init__(
@@ -101,6 +113,7 @@ class KeyedListBuilder:
         self._slots: set[str] = set()
         self._street_codes: dict[str, int] = {}
         self._keys: list[npt.NDArray[np.bytes_]] = []
+        self._past: list[npt.NDArray[np.bool_]] = []
         self._streets: list[npt.NDArray[np.uint16]] = []
         self._months: list[npt.NDArray[np.uint16]] = []
 
@@ -128,19 +141,18 @@ class KeyedListBuilder:
         self._rows += len(column)
         self._slots.update(batch)
         self._reasons.update(found.counts())
-        counts = self._past(batch.get("since"), found.rows)
-        rows = found.rows[counts]
-        self._keys.append(found.keys[counts])
+        rows = found.rows
+        self._keys.append(found.keys)
+        if self._until is not None:
+            self._past.append(self._dated(batch["since"], rows, self._until))
         self._streets.append(self._coded(batch.get("street"), len(column))[rows])
         self._months.append(months_of(batch.get("last_seen"), len(column))[rows])
 
-    def _past(self, column: Any, rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def _dated(self, column: Any, rows: npt.NDArray[Any], until: date) -> npt.NDArray[np.bool_]:
         """Return which of these rows count by their dates, and count the reasons of the others."""
-        if self._until is None:
-            return np.ones(len(rows), dtype=np.bool_)
         days = _days(column)[rows]
         undated = np.isnat(days)
-        past: npt.NDArray[np.bool_] = days <= np.datetime64(self._until, "D")
+        past: npt.NDArray[np.bool_] = days <= np.datetime64(until, "D")
         self._reasons["no-date"] += int(undated.sum())
         self._reasons["within-grace"] += int((~past & ~undated).sum())
         return past
@@ -154,12 +166,18 @@ class KeyedListBuilder:
             rank[self._street_codes[name]] = place
         streets = rank[np.concatenate(self._streets)] if self._streets else np.empty(0, dtype=np.uint16)
         months = np.concatenate(self._months) if self._months else np.empty(0, dtype=np.uint16)
-        self._keys, self._streets, self._months = [], [], []
-        order = np.lexsort((streets, ~months, keys))
+        past = np.concatenate(self._past) if self._past else None
+        self._keys, self._streets, self._months, self._past = [], [], [], []
+        order = np.lexsort((streets, ~months, keys) if past is None else (streets, ~months, ~past, keys))
         keys = keys[order]
         first = np.ones(len(keys), dtype=np.bool_)
         first[1:] = keys[1:] != keys[:-1]
         order, keys = order[first], keys[first]
+        if past is not None:
+            # Once each key is there once: a key in rows that count and in others would be two otherwise.
+            keys = np.where(past[order], keys, np.strings.add(WAITING, keys))
+            again = np.argsort(keys)
+            keys, order = keys[again], order[again]
         streets, months = streets[order], months[order]
         reasons = self._reasons.copy()
         reasons["repeated-key"] = int(len(first) - len(keys))

@@ -150,7 +150,7 @@ def check_evaluation(public: bytes, elements: Points, evaluated: Points, proof: 
     if mode is Mode.VOPRF:
         dleq.verify(BASE, public, elements, evaluated, proof, context(mode))
     elif proof:
-        raise dleq.BAD_PROOF
+        raise dleq.bad_proof()
 
 
 def finalize(inputs: Sequence[bytes], blinded: Blinded, evaluated: Points) -> list[bytes]:

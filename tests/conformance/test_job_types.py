@@ -21,7 +21,15 @@ from protocols.encoding import canonical_json
 from protocols.errors import InputError, MinshuError
 from protocols.ids import DatasetName, NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.job_type import COORDINATOR, REQUESTER, InputBuilder, JobType, OutputClass, PreparedInput
+from protocols.jobs.job_type import (
+    COORDINATOR,
+    REQUESTER,
+    InputBuilder,
+    JobType,
+    OutputClass,
+    PreparedInput,
+    Standing,
+)
 from protocols.statistics.differencing import Query, differenced
 from protocols.wire import Constraints, JobSpec, organisation_of
 
@@ -251,12 +259,15 @@ def check_costs(job_type: JobType, spec: JobSpec) -> None:
 
 
 def check_query(job_type: JobType, spec: JobSpec) -> None:
-    """A query says what is selected and nothing about who asks, when or why; other lists are another one."""
+    """A query says what is selected and nothing about who asks, when or why; other lists are another one.
+
+    A session answers about one person at a time: no group is selected, and nothing is there to compare.
+    """
     brings = {item.role for item in spec.inputs}
     assert 1 <= job_type.sources_asked(spec) <= len(spec.inputs)
     for role in spec.roles:
         query = job_type.query(spec, role)
-        assert (query is not None) == (role in brings)
+        assert (query is not None) == (role in brings and not isinstance(job_type, Standing))
         if query is None:
             continue
         assert Query.decode(query.encode()) == query

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from session_case import CANARY, Answering, make_sessions, play
-from simulator import Post, Station, World, over, until
+from simulator import START, Post, Station, World, over, until
 
 from node import asking
 from node.asking import Batch, Wish, read_list, read_one
@@ -161,7 +161,7 @@ def test_a_key_is_rotated_whether_the_node_runs_or_not(
     shelf = shelf_of(home, "lookup/1")
     for dataset in ("people", "others"):
         pair = KeyPair(bytes(32), bytes(32))
-        put(shelf, f"key.{dataset}", OwnerKey(dataset, 3, pair, bytes(32), 0).encode())
+        put(shelf, f"key.{dataset}", OwnerKey(dataset, 3, pair, bytes(32), 0, START.date()).encode())
 
     def marked(dataset: str) -> bool:
         return OwnerKey.decode(bytes(shelf.get(f"key.{dataset}") or b"")).rotate

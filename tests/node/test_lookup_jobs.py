@@ -2,14 +2,15 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from lookup_world import CLERKS, NAMES, OWNS, STREETS, LookupWorld, found, open_one, residents
 from session_case import ask, do, refusal
-from simulator import COLLABORATION, Post, Station, answered, over, person, running, until
+from simulator import COLLABORATION, START, Post, Station, answered, over, person, running, until
 
 from audit.bundle import open_bundle
 from audit.entries import Entry
@@ -21,12 +22,16 @@ from node import lookups
 from node.counter import socket_path
 from node.shelf import shelf_of
 from node.state import RunState
+from policies.decision import Refuse
+from policies.history import Lookback, Past
+from policies.limits import check_differencing
 from protocols.channel.frame import Header
 from protocols.envelope import key_id
 from protocols.ids import JobId
 from protocols.jobs.lookup import OWNER
 from protocols.lookup.plan import ASK
 from protocols.roots import Roots
+from protocols.statistics.differencing import Query
 
 ASKS, ALSO = CLERKS
 
@@ -132,6 +137,38 @@ def test_a_clerks_daily_quota_refuses_the_session_that_would_exceed_it(folder: P
             task = await answered(post, second)
             assert (task.verdicts[OWNS].answer, task.verdicts[OWNS].code) == ("refuse", "budget-exceeded")
             await open_one(post, stations, world.lookup(lookups=50))
+
+    asyncio.run(play())
+
+
+def test_a_session_stands_in_nobodys_way_and_is_never_answered_from_the_store(world: LookupWorld) -> None:
+    """An exact table of the very rows is allowed after it; asked again, it is opened again."""
+    table = Query("a table of the street", {"street": frozenset({STREETS[0]})})
+
+    def differencing(past: Sequence[Past]) -> Refuse | None:
+        looked = Lookback.of(tuple(past))
+        return check_differencing(looked, table, other, START, days=365, rule="R")
+
+    other = JobId("sha256:" + "0" * 64)
+
+    async def play() -> None:
+        async with running(world, names=NAMES) as (post, stations):
+            spec = world.lookup()
+            first = await open_one(post, stations, spec)
+            assert await found(stations[ASKS], first, 0) == expected(0)
+            await closed(post, stations, ASKS, first)
+            [row] = stations[OWNS].state.ledger().of("residents")
+            assert (row.query, row.exact, row.charged) == (None, True, True)
+            assert differencing([row]) is None
+            # Had it been a query, of the same rows and other fields, the table would have waited a year.
+            asked = replace(row, query=Query("status and seen", table.filters))
+            refused = differencing([replace(asked, time=START + timedelta(days=1))])
+            assert refused is not None
+            assert refused.code == "differencing"
+            second = await open_one(post, stations, replace(spec, nonce="1" * 32))
+            assert second != first
+            assert {v.answered for v in post.tasks[second].verdicts.values()} == {""}
+            assert await found(stations[ASKS], second, 0, 1) == expected(0, 1)
 
     asyncio.run(play())
 

@@ -28,6 +28,7 @@ from simulator import Post, Station, World, approve_all, over, running, until
 
 from node.counter import MAX_KEYS, MAX_LINE_BYTES, MAX_WAITING, Caller, reason_digest, socket_path
 from node.rpc import Attempt
+from node.runner import Playing
 from node.state import RunState
 from protocols.errors import StateConflict, Unreachable
 from protocols.ids import JobId
@@ -101,20 +102,100 @@ def test_nothing_is_answered_before_it_is_recorded_at_both_nodes(world: World) -
 def test_an_answer_that_cannot_be_recorded_is_given_to_nobody(world: World) -> None:
     async def session(post: Post, stations: dict[str, Station], job: JobId) -> None:
         owner = stations["human-resources"]
-        record = owner.state.journal.record
+        append = owner.state.journal.append
 
-        def full(kind: str, *arguments: Any, **named: Any) -> int:
+        def full(connection: Any, kind: str, *arguments: Any, **named: Any) -> int:
             if kind == "lookup.answered":
                 raise StateConflict("the disk is full", code="journal-write-failed")
-            return record(kind, *arguments, **named)
+            return append(connection, kind, *arguments, **named)
 
-        owner.state.journal.record = full  # type: ignore[method-assign]  # a disk that fills up
+        owner.state.journal.append = full  # type: ignore[method-assign]  # a disk that fills up
         frames = len(post.frames)
         asked = await refusal(ask(stations["police"], job, "ab"))
         assert asked.code == "peer-failed"
         assert not [h for h, _ in post.frames[frames:] if h.sender == OWNER]
         task = await over(post, job)
         assert task.ended["human-resources"].code == "journal-write-failed"
+
+    play(world, session)
+
+
+def waiting(station: Station) -> int:
+    """Return how much the party's thread at a node has not taken yet."""
+    [live] = station.agent.runner._live.values()
+    return 0 if live.exchange is None else len(live.exchange._inbox._waiting)
+
+
+@pytest.mark.parametrize("breaks", ["the commit", "the checkpoint"])
+def test_of_what_is_recorded_together_nothing_leaves_before_all_of_it_is_durable(
+    world: World, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    """The disk fails under four answers in one transaction: at the last moment, or once it is committed."""
+    gathered, failing = threading.Event(), threading.Event()
+    waits = Playing._next
+
+    def slow(self: Playing, party: Any) -> Any:
+        if self.role == OWNER and not gathered.is_set():
+            gathered.wait(10.0)  # until four questions wait
+        return waits(self, party)
+
+    monkeypatch.setattr(Playing, "_next", slow)
+
+    async def session(post: Post, stations: dict[str, Station], job: JobId) -> None:
+        police, owner = stations["police"], stations["human-resources"]
+        journal = owner.state.journal
+
+        def fail(*_: Any) -> Any:
+            if failing.is_set():
+                raise StateConflict("the disk is full", code="journal-write-failed")
+
+        def failing_first(name: str) -> None:
+            original = getattr(journal, name)
+            monkeypatch.setattr(journal, name, lambda *given: (fail(), original(*given))[1])
+
+        failing_first("_commit" if breaks == "the commit" else "_write_through")
+        before, frames = journal.size, len(post.frames)
+        asking = [asyncio.create_task(ask(police, job, key)) for key in ("aa", "ab", "ac", "ad")]
+        await until(lambda: waiting(owner) == 4)
+        failing.set()
+        gathered.set()
+        assert {(await refusal(one)).code for one in asking} == {"peer-failed"}
+        assert not [h for h, _ in post.frames[frames:] if h.sender == OWNER]
+        assert not police.entries("lookup.")
+        # All or none: four entries that no checkpoint covers yet, or nothing.
+        there = [e for e in journal.entries(before) if e.kind == "lookup.answered"]
+        assert len(there) == (0 if breaks == "the commit" else 4)
+        failing.clear()
+
+    play(world, session)
+
+
+def test_what_waits_at_the_same_moment_is_one_transaction(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered = threading.Event()
+    waits = Playing._next
+
+    def slow(self: Playing, party: Any) -> Any:
+        if self.role == OWNER:
+            gathered.wait(10.0)
+        return waits(self, party)
+
+    monkeypatch.setattr(Playing, "_next", slow)
+
+    async def session(_: Post, stations: dict[str, Station], job: JobId) -> None:
+        police, owner = stations["police"], stations["human-resources"]
+        journal, signed = owner.state.journal, list[int]()
+        write = journal._write_through
+        monkeypatch.setattr(journal, "_write_through", lambda: (write(), signed.append(journal.published))[0])
+        asking = [asyncio.create_task(ask(police, job, key)) for key in ("aa", "ab", "ac", "ad")]
+        await until(lambda: waiting(owner) == 4)
+        before = journal.size
+        gathered.set()
+        answers = [said["rows"] for said in await asyncio.gather(*asking)]
+        assert answers == [[None], [{"even": "yes"}], [None], [{"even": "yes"}]]
+        assert signed == [before + 4]
+        assert len(police.entries("lookup.asked")) == 4
 
     play(world, session)
 

@@ -7,29 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulator import COLLABORATION, Post, Station, World, answered, approve_all, over, running, until
+from auditing import audited, findings
+from simulator import Post, Station, World, answered, approve_all, over, running, until
 from sum_case import sum_case, sums_plan
 from table_world import SOURCES, STREETS, TableWorld
 
-from audit.bundle import open_bundle
 from audit.entries import Entry
-from audit.findings import Checks
-from audit.note import VerifierKey
-from audit.redecide import Redecider
-from audit.trust import Trust
-from audit.verify import read_entries, verify_directory
+from audit.verify import read_entries
 from node.ledger import RowState
 from node.rpc import Attempt
 from node.runner import Runner, _timed_out
 from node.state import RunState
 from protocols.channel.frame import Header
-from protocols.envelope import key_id
 from protocols.errors import InputError
 from protocols.ids import JobId, Role
 from protocols.jobs import JOB_TYPES
 from protocols.jobs.table import CrossTable
 from protocols.party import Finished, Incoming, Outgoing, Step
-from protocols.roots import Roots
 from protocols.sums.parties import MASKED, PUBLIC_KEY, READY, SEED
 from protocols.sums.plan import Mode
 from protocols.wire import JobSpec
@@ -121,18 +115,7 @@ async def whole_budget_is_there(world: Paid, post: Post, stations: dict[str, Sta
 
 def looked_through(world: World, name: str, entries: Sequence[Entry] | None = None) -> set[tuple[str, str]]:
     """Return what an auditor finds in a department's journal, or in entries it might have signed instead."""
-    home, staff, checks = world.homes[name], world.staff[name], Checks()
-    officers = frozenset(key_id(officer.public_key) for officer in (staff.dpo, staff.owner))
-    roots = Roots.of(COLLABORATION, 2, [root.public_key for root in world.roots])
-    with open_bundle(home.journal) as bundle:
-        redecider = Redecider(bundle, Trust(roots=roots, officers=officers), checks)
-        if entries is None:
-            key = VerifierKey(home.origin, 1, home.signer.public_key)
-            assert verify_directory(bundle, [key], visit=redecider.visit).ok
-        for seq, entry in enumerate(entries or ()):
-            redecider.visit(replace(entry, seq=seq))
-        redecider.finish()
-    return {(check.question, found.code) for check in checks for found in check.findings}
+    return findings(audited(world, name, entries))
 
 
 ENDS = ["peer-lost", "cancelled-by-requester", "timed-out"]
@@ -319,7 +302,11 @@ def test_what_a_secure_sum_sends_before_it_answers_is_the_same_whatever_the_data
     # A public key is drawn by SEAL itself, before it sees any data.
     assert [m[:3] for m in one] == [m[:3] for m in other]
     assert [m for m in one if m[2] != PUBLIC_KEY] == [m for m in other if m[2] != PUBLIC_KEY]
-    # Types that are no secure sums show it in tests of their own.
-    shown_elsewhere = {"match/1", "overlap/1", "lookup/1"}
+    # Types that are no secure sums show it in tests of their own:
+    shown_elsewhere = {
+        "match/1",  # test_match_jobs.py, test_an_attempt_cut_before_the_sender_answers_costs_nothing_…
+        "overlap/1",  # test_overlap_nodes.py, test_an_attempt_cut_short_is_paid_by_those_whose_answer_…
+        "lookup/1",  # test_lookup_session.py, test_the_table_is_charged_before_anything_of_it_leaves
+    }
     silent = {kind.name for kind in JOB_TYPES if kind.silent_until_answering}
     assert silent - shown_elsewhere == {"table/1", "release/1"}

@@ -381,7 +381,7 @@ def test_a_rate_counts_the_jobs_of_its_period(world: Any):
     assert isinstance(replace(full, now=datetime(2026, 12, 2, 16, tzinfo=UTC)).answer(spec), Ask)
 
 
-def test_a_job_that_was_aborted_counts_for_the_rate(world: Any):
+def test_a_job_that_failed_and_was_not_freed_counts_for_the_rate(world: Any):
     node, spec = Node.of(world, rate=Rate(jobs=1, per="month")), world.spec()
     assert refusal(node.did(spec, exact=False).answer(spec)) == "rate-exceeded"
 

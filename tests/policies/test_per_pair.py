@@ -191,6 +191,28 @@ def test_who_signs_is_warned_of_limits_for_each_pair_alone(world: Any):
     assert "按与之联合的每个他方数据集分别计算" in explain_policy(parse_policy(one.encode()), "zh")
 
 
+def warned(text: str) -> list[str]:
+    return [caution.en for caution in cautions(parse_policy(text.encode()))]
+
+
+def test_a_quota_that_a_job_never_spends_does_not_hold_limits_for_each_pair(world: Any):
+    text = world.text("overlap")
+    assert warned(text) == []
+    # An overlap gives no records away: a quota of rows stays as full as it was.
+    rows = {'counts = "queries"': 'counts = "rows"'}
+    (caution,) = warned(world.edited(text, rows))
+    assert "(overlaps)" in caution
+    together = {'scope = "per-pair"': 'scope = "all-requesters"'}
+    assert warned(world.edited(text, rows | together)) == []
+
+
+def test_a_register_gives_no_records_so_a_quota_of_rows_counts_nothing_of_it(world: Any):
+    text = world.text("police")
+    assert warned(text) == []
+    (caution,) = warned(world.edited(text, {'counts = "queries"': 'counts = "rows"'}))
+    assert "no quota counts what is answered" in caution
+
+
 def test_periods_begin_anew_for_each_pair(world: Any):
     node = Node(world, [with_clauses(QUOTA, period="day")])
     assert [fits(node.ask("source-2")) for _ in range(3)] == [True, True, False]

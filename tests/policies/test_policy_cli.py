@@ -164,7 +164,7 @@ EXPLAINED = {
   Limit: at most ε = 1.5, δ = 0.000000001 in a calendar year, for each requester (privacy budget year)
   Limit: at most 12 questions in a calendar quarter, for each purpose (quota questions)
   One job costs at most ε = 0.25 of the budget
-  Pace: at most one job in a calendar day; one that fails counts once data could have left
+  Pace: at most one job in a calendar day; one that fails counts unless it told nothing of the data
   Hours: Mon, Fri 20:00-06:30 (into the next day) (Asia/Shanghai)
   every job over dataset insured: 投诉待查
 """,
@@ -172,7 +172,7 @@ EXPLAINED = {
   额度: 每自然年最多 ε = 1.5, δ = 0.000000001, 每个申请方分别计算 (隐私预算 year)
   额度: 每自然季度最多 12 次查询, 每项用途分别计算 (配额 questions)
   每个任务最多占用预算 ε = 0.25
-  频次: 每自然日最多 1 个任务, 失败的任务如数据可能已送出, 也计入
+  频次: 每自然日最多 1 个任务, 失败的任务也计入, 确知未透露任何数据信息的除外
   时段: 周一、周五 20:00-06:30 (至次日) (Asia/Shanghai)
   涉及数据集 insured 的全部任务: 投诉待查
 """,

@@ -3,24 +3,26 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from crosscheck_case import CROSSCHECK, CTX, LOOSE, ZERO, graced_spec, job_spec, person, seeded
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import InputError
+from audit.disclosure import commitment
+from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import Role
-from protocols.jobs.crosscheck import MATCHER, REGISTER, Params
+from protocols.jobs.crosscheck import MATCHER, PLAIN_BYTES, REGISTER, Params, plaintexts
 from protocols.jobs.job_type import Setup, source
 from protocols.party import Sent, run
 from protocols.psi.keyed_list import KeyedList
 from protocols.statistics.differencing import differenced
-from protocols.wire import InputSummary, JobSpec
+from protocols.wire import Constraints, InputSummary, JobSpec
 
-CREATED = date(2026, 1, 1)  # of every spec of `job_spec`
 STREET, SEEN = "990101001", "2025-06"
 
 Dated = Sequence[tuple[int, date | None]]
@@ -41,7 +43,10 @@ def listed(spec: JobSpec, role: Role, rows: Dated) -> KeyedList:
 
 
 def flagged(
-    spec: JobSpec, lists: Mapping[Role, Dated], sent: list[Sent] | None = None
+    spec: JobSpec,
+    lists: Mapping[Role, Dated],
+    sent: list[Sent] | None = None,
+    limits: Constraints = LOOSE,
 ) -> tuple[set[int], dict[Role, KeyedList]]:
     """Play a cross-check whole; return the numbers on the register's sealed list, and the prepared lists."""
     ready = {role: listed(spec, role, rows) for role, rows in lists.items()}
@@ -57,39 +62,39 @@ def flagged(
         )
         for role, each in ready.items()
     }
-    setup = Setup(spec, 1, CTX, LOOSE, summaries)
+    setup = Setup(spec, 1, CTX, limits, summaries)
     parties = {role: CROSSCHECK.party(role, setup, ready.get(role), seeded(role)) for role in spec.roles}
     records, _ = run(parties, observe=(lambda _: None) if sent is None else sent.append)[REGISTER]
     numbers = {"RIC:" + person(number): number for rows in lists.values() for number, _ in rows}
     return {numbers[key] for key in records.table.columns["key"].tolist()}, ready
 
 
-days = st.none() | st.integers(0, 130).map(lambda ago: CREATED - timedelta(ago))
-rows = st.lists(st.tuples(st.integers(0, 12), days), max_size=25)
+BEGUN = date(2026, 1, 1)
+"""The first day of the month from which every grace here is counted back."""
+
+days = st.none() | st.integers(0, 130).map(lambda ago: BEGUN - timedelta(ago))
+rows = st.lists(st.tuples(st.integers(0, 12), days), min_size=1, max_size=25)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.sets(st.integers(0, 12), min_size=1), st.lists(rows, min_size=1, max_size=3), st.integers(1, 120))
 def test_flagged_is_who_is_on_the_register_and_past_the_grace_in_every_source(register, sources, grace):
-    past = [
-        {n for n, day in each if day is not None and day <= CREATED - timedelta(grace)} for each in sources
-    ]
-    assume(all(past))  # an empty list is refused, as without a grace
+    past = [{n for n, day in each if day is not None and day <= BEGUN - timedelta(grace)} for each in sources]
     lists = {REGISTER: [(n, None) for n in register]}
     lists |= {source(i + 1): each for i, each in enumerate(sources)}
     found, ready = flagged(graced_spec(len(sources), grace_days=grace), lists)
     assert found == register.intersection(*past)
-    for i, counted in enumerate(past):
-        assert ready[source(i + 1)].distinct_keys == len(counted)
+    for i, each in enumerate(sources):
+        assert ready[source(i + 1)].distinct_keys == len({number for number, _ in each})
 
 
 def test_a_grace_ends_on_its_day_and_what_is_left_out_is_counted():
     dated: Dated = [
-        (1, CREATED - timedelta(60)),
-        (2, CREATED - timedelta(59)),
+        (1, BEGUN - timedelta(60)),
+        (2, BEGUN - timedelta(59)),
         (3, None),
         (4, date(1850, 1, 1)),
-        (5, CREATED + timedelta(3)),
+        (5, BEGUN + timedelta(3)),
         (6, date(2020, 2, 29)),
     ]
     lists = {REGISTER: [(n, None) for n in range(1, 7)], source(1): dated}
@@ -101,28 +106,90 @@ def test_a_grace_ends_on_its_day_and_what_is_left_out_is_counted():
 
 def test_of_several_rows_of_a_person_one_past_the_grace_is_enough():
     # As without a grace: a row counts or not by itself, and of those that count one stays.
-    dated = [(1, CREATED - timedelta(10)), (1, CREATED - timedelta(90)), (2, CREATED - timedelta(90))]
+    dated = [(1, BEGUN - timedelta(10)), (1, BEGUN - timedelta(90)), (2, BEGUN - timedelta(90))]
     found, ready = flagged(graced_spec(1), {REGISTER: [(1, None), (2, None)], source(1): dated})
     assert found == {1, 2}
-    assert dict(ready[source(1)].quality()) == {"within-grace": 1}
+    assert dict(ready[source(1)].quality()) == {"within-grace": 1, "repeated-key": 1}
 
 
-def test_nothing_of_a_row_within_its_grace_leaves_a_source():
-    lists = {REGISTER: [(n, None) for n in range(9)], source(1): [(n, date(2024, 1, 1)) for n in range(4)]}
-    sent: list[Sent] = []
-    flagged(graced_spec(1), lists, sent)
-    sizes = [(message.sender, message.round, len(message.body)) for message in sent]
-    sent.clear()
-    lists[source(1)] = [*lists[source(1)], *((n, CREATED) for n in range(4, 9))]
-    flagged(graced_spec(1), lists, sent)
-    assert [(message.sender, message.round, len(message.body)) for message in sent] == sizes
+def test_whose_sources_all_hold_them_within_the_grace_is_not_flagged_nor_who_is_on_no_register():
+    waiting = [(number, BEGUN) for number in range(5)]
+    lists = {REGISTER: [(n, None) for n in range(5)], source(1): waiting, source(2): waiting}
+    assert flagged(graced_spec(2), lists)[0] == set()
 
 
-def test_the_grace_counts_from_the_day_of_the_job_or_from_a_day_before_that_the_job_names():
+def sizes(sent: Sequence[Sent]) -> list[tuple[Role, int, int]]:
+    return [(message.sender, message.round, len(message.body)) for message in sent]
+
+
+@settings(max_examples=15, deadline=None)
+@given(rows, st.integers(1, 120), st.integers(1, 120), st.integers(0, 70))
+def test_no_size_that_anybody_sees_depends_on_the_grace_or_its_day(dated, one, other, back):
+    lists = {REGISTER: [(n, None) for n in range(13)], source(1): dated}
+    seen = []
+    for grace, day in ((one, BEGUN), (other, BEGUN - timedelta(back))):
+        sent: list[Sent] = []
+        spec = graced_spec(1, grace_days=grace, as_of=day.isoformat())
+        ready = flagged(spec, lists, sent)[1][source(1)]
+        seen.append((ready.rows, ready.distinct_keys, sizes(sent)))
+    assert seen[0] == seen[1]
+
+
+def test_of_a_row_within_its_grace_the_envelope_says_nothing():
+    dated = [(1, date(2024, 1, 1)), (2, BEGUN), (3, None)]
+    one = listed(graced_spec(1), source(1), dated)
+    found = plaintexts(one, np.arange(3, dtype=np.uint32))
+    whole = [found[at : at + PLAIN_BYTES] for at in range(0, len(found), PLAIN_BYTES)]
+    assert whole[0][1:23] == b"RIC:" + person(1).encode()
+    assert whole[1:] == [bytes(PLAIN_BYTES)] * 2
+
+
+def test_within_a_month_there_is_one_answer():
+    # Two jobs a day apart are one question: their answers must not differ by who died on one day.
+    dated = [(number, BEGUN - timedelta(40 + number)) for number in range(60)]
+    lists = {REGISTER: [(n, None) for n in range(60)], source(1): dated}
+    answers = []
+    for day in (1, 2, 15, 31):
+        spec = replace(graced_spec(1), created=datetime(2026, 1, day, tzinfo=UTC))
+        found, ready = flagged(spec, lists)
+        answers.append((found, ready[source(1)].keys.tolist()))
+        assert CROSSCHECK.query(spec, source(1)) == CROSSCHECK.query(graced_spec(1), source(1))
+    assert all(answer == answers[0] for answer in answers)
+    assert answers[0][0] == set(range(20, 60))
+
+
+def test_coverage_counts_whoever_waits_among_those_who_are_not_on_the_register():
+    dated = [(number, date(2024, 1, 1) if number < 5 else BEGUN) for number in range(10)]
+    lists = {REGISTER: [(n, None) for n in range(10)], source(1): dated}
+    half = replace(LOOSE, min_coverage=Fraction(1, 2))
+    assert flagged(graced_spec(1), lists, limits=half)[0] == set(range(5))
+    with pytest.raises(ProtocolAborted) as stopped:
+        flagged(graced_spec(1), lists, limits=replace(LOOSE, min_coverage=Fraction(51, 100)))
+    assert stopped.value.code == "guard-coverage"
+
+
+def test_the_commitment_shows_an_auditor_who_waited_and_holds_everyone_released():
+    dated = [(1, date(2024, 1, 1)), (2, BEGUN), (3, date(2024, 1, 1))]
+    one, salt = listed(graced_spec(1), source(1), dated), bytes(range(32))
+    keys = one.keys.tolist()
+    assert one.commitment(salt) == commitment(keys, salt)
+    assert [key for key in keys if key.startswith(b"RIC:")] == sorted(
+        b"RIC:" + person(number).encode() for number in (1, 3)
+    )
+    assert b"WAITING:RIC:" + person(2).encode() in keys
+
+
+def test_the_grace_counts_from_the_month_of_the_job_or_of_a_day_before_that_the_job_names():
     assert [
         Params.of(graced_spec(**params)).grace.until
-        for params in ({}, {"as_of": "2025-12-31"}, {"as_of": "2026-01-01"}, {"grace_days": 1})
-    ] == [date(2025, 11, 2), date(2025, 11, 1), date(2025, 11, 2), date(2025, 12, 31)]
+        for params in (
+            {},
+            {"as_of": "2025-12-31"},
+            {"as_of": "2025-12-01"},
+            {"as_of": "2026-01-01"},
+            {"grace_days": 1},
+        )
+    ] == [date(2025, 11, 2), date(2025, 10, 2), date(2025, 10, 2), date(2025, 11, 2), date(2025, 12, 31)]
     assert Params.of(job_spec(2, present_in="all")).grace is None
 
 
@@ -203,8 +270,8 @@ def test_another_grace_is_another_group_and_the_same_days_on_another_day_are_the
 def test_officers_read_until_which_day_a_date_counts_in_both_languages():
     table = CROSSCHECK.learns(graced_spec(2, as_of="2025-12-31"))
     said = {statement.key: statement for statement in table[frozenset({REGISTER})]}
-    for key in ("list-sizes", "flagged-rows"):
-        assert "2025-11-01" in said[key].en
-        assert "2025-11-01" in said[key].zh
+    assert "2025-10-02" in said["flagged-rows"].en
+    assert "2025-10-02" in said["flagged-rows"].zh
+    assert "2025" not in said["list-sizes"].en + said["list-sizes"].zh
     plain = CROSSCHECK.learns(job_spec(2, present_in="all"))
     assert not any("2025" in each.en + each.zh for group in plain.values() for each in group)

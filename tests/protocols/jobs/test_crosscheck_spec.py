@@ -277,6 +277,28 @@ def test_lists_normalised_by_different_rules_are_not_compared():
     assert guard(job_spec(3, k=2), summaries(source_2=other)) == "guard-rules"
 
 
+@pytest.mark.parametrize(
+    ("rows", "distinct"), [(99, 100), ((1 << 27) + 1, (1 << 27) + 1), (1 << 53, 1 << 52)]
+)
+def test_a_size_that_no_list_has_is_refused_before_room_is_made_for_it(rows, distinct):
+    for role in ("source_2", "register"):
+        stated = InputSummary(rows, distinct, distinct, ZERO, "2026-01-01", ZERO, "rules")
+        assert guard(job_spec(3, k=2), summaries(**{role: stated})) == "guard-sizes"
+    largest = InputSummary(1 << 27, 1 << 27, 1 << 27, ZERO, "2026-01-01", ZERO, "rules")
+    assert guard(job_spec(3, k=2), summaries(source_2=largest)) is None
+
+
+def test_another_area_table_is_another_question():
+    # It reads other keys as valid: the difference of two answers is whoever lives in the areas of one alone.
+    one, other = (
+        CROSSCHECK.query(job_spec(3, k=2, areas=areas), source(1)) for areas in ("demo-city", "national")
+    )
+    assert one is not None
+    assert other is not None
+    assert differenced(one, other)
+    assert one == CROSSCHECK.query(job_spec(3, k=2), source(1))
+
+
 @pytest.mark.parametrize("missing", ["max_rows", "max_fraction", "min_coverage"])
 def test_without_a_limit_nothing_runs(missing):
     changed: dict[str, Any] = {missing: None}

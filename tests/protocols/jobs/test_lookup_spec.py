@@ -12,7 +12,6 @@ from protocols.jobs import JOB_TYPES, job_type
 from protocols.jobs.job_type import OutputClass, Standing
 from protocols.party import Serving
 from protocols.psi.oprf import Mode
-from protocols.statistics.differencing import differenced, disjoint
 from protocols.wire import Constraints, JobInput, JobSpec
 
 BUREAU = Organisation("bureau.example")
@@ -93,8 +92,17 @@ def test_owner_and_clerk_are_two_organisations():
     spec = lookup_spec()
     same = replace(spec, roles={**spec.roles, CLERK: NodeName("civil-affairs.example/b")})
     assert refused(same).code == "owner-is-clerk"
-    (pair,) = LOOKUPS.separation(same, BUREAU)
+    (pair,) = LOOKUPS.separation(same, Organisation("civil-affairs.example"))
     assert pair.these & pair.those
+
+
+def test_who_asks_for_the_session_is_of_the_clerks_organisation():
+    spec = lookup_spec()
+    assert LOOKUPS.separation(spec, Organisation("street-office.example"))
+    for other in (BUREAU, "civil-affairs.example", "a.street-office.example"):
+        with pytest.raises(InputError) as error:
+            LOOKUPS.separation(spec, Organisation(other))
+        assert error.value.code == "requester-not-clerk"
 
 
 def test_the_owner_needs_a_key_the_scopes_value_and_the_fields():
@@ -121,15 +129,11 @@ def test_the_clerks_node_closes_the_session():
     assert isinstance(LOOKUPS, Standing)
 
 
-def test_streets_do_not_overlap_and_other_fields_of_one_street_are_another_question():
-    one = LOOKUPS.query(lookup_spec(), OWNER)
-    assert one == LOOKUPS.query(lookup_spec(lookups=3, session_s=60, verified=False), OWNER)
-    other = LOOKUPS.query(lookup_spec(scope={"street": STREETS[1]}), OWNER)
-    assert disjoint(one, other)
-    assert not differenced(other, one)
-    assert differenced(LOOKUPS.query(lookup_spec(fields=["seen"]), OWNER), one)
-    assert differenced(LOOKUPS.query(lookup_spec(scope=None), OWNER), one)
-    assert LOOKUPS.query(lookup_spec(), CLERK) is None
+@pytest.mark.parametrize("role", [OWNER, CLERK])
+def test_a_session_is_about_no_group_that_another_answer_could_differ_by(role):
+    assert LOOKUPS.query(lookup_spec(), role) is None
+    with pytest.raises(InputError):
+        LOOKUPS.query(lookup_spec(lookups=0), role)
 
 
 def test_the_release_is_the_clerks_and_for_its_organisation():

@@ -59,7 +59,7 @@ def check(form: str, receiver: list[Row], sender: list[Row]) -> None:
     }
     columns = differs.released().table.columns
     found = zip(columns["key"].tolist(), columns["own_group"].tolist(), strict=True)
-    assert {key.decode().removeprefix("RIC:"): own for key, own in found} == expected
+    assert {key.decode().removeprefix("RIC:"): own.decode() for key, own in found} == expected
     assert columns["key"].tolist() == sorted(columns["key"].tolist())
 
 
@@ -69,18 +69,10 @@ def test_records_are_whom_both_list_and_whose_values_differ(receiver: list[Row],
     check("dh", receiver, sender)
 
 
-@settings(max_examples=3, deadline=None)
-@given(receiver=ROWS, sender=ROWS)
-def test_records_are_the_same_in_the_form_for_long_lists(receiver: list[Row], sender: list[Row]) -> None:
-    check("kkrt", receiver, sender)
-
-
 @pytest.mark.long
 @settings(max_examples=80, deadline=None)
 @given(receiver=ROWS, sender=ROWS)
-def test_records_are_the_same_in_the_form_for_long_lists_many_times(
-    receiver: list[Row], sender: list[Row]
-) -> None:
+def test_records_are_the_same_in_the_form_for_long_lists(receiver: list[Row], sender: list[Row]) -> None:
     check("kkrt", receiver, sender)
 
 
@@ -90,8 +82,8 @@ def test_records_are_the_same_in_the_form_for_long_lists_many_times(
     [
         (range(40), range(40)),  # total overlap
         (range(40), range(40, 80)),  # none
-        (range(1), range(200)),
-        (range(200), range(7, 8)),
+        pytest.param(range(1), range(200), marks=pytest.mark.long),
+        pytest.param(range(200), range(7, 8), marks=pytest.mark.long),
         (range(0), range(40)),
         (range(40), range(0)),
         (range(0), range(0)),
@@ -116,7 +108,7 @@ def test_the_cases_of_the_vectors(form: str, vector: dict[str, Any]) -> None:
     expected = {f"RIC:{person(names.index(name))}".encode(): name for name in vector["found"]}
     assert set(columns["key"].tolist()) == set(expected)
     for key, own in zip(columns["key"].tolist(), columns.get("own_group", []), strict=False):
-        assert own == vector["own_group"][expected[key]]
+        assert own.decode() == vector["own_group"][expected[key]]
 
 
 @pytest.mark.long

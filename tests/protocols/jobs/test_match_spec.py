@@ -329,6 +329,9 @@ def test_statements_say_what_the_variant_tells() -> None:
     said = {spec.job_id: MATCHING.learns(spec)[frozenset({RECEIVER})] for spec in (HELD, DIFFERS)}
     assert "500" in said[HELD.job_id][2].en
     assert "500" in said[HELD.job_id][2].zh
+    for each in (said[HELD.job_id][2], said[DIFFERS.job_id][2]):
+        # What bounds a receiver that departs from the protocol, in either form.
+        assert all(number in text for number in ("2048", "83328") for text in (each.en, each.zh))
     assert "not which" in said[DIFFERS.job_id][1].en
     two = MATCHING.learns(match_spec(values=[["a"], ["b"]]))[frozenset({RECEIVER})][1]
     assert "is then the other one" in two.en
@@ -366,9 +369,16 @@ def test_records_are_the_receivers_own_keys_in_order_with_its_own_values() -> No
     rows = dict(zip(listed.keys.tolist(), listed.marks.tolist(), strict=True))
     shown = [*content.table]
     assert [key for key, _, _ in shown] == listed.keys[found].tolist()
-    group = {1: "10", 2: "20", 4: "40"}
+    group = {1: b"10", 2: b"20", 4: b"40"}
     assert [own for _, own, _ in shown] == [group[rows[key]] for key, _, _ in shown]
     assert {organisation for _, _, organisation in shown} == {"police.example"}
+    # No column takes more for a row than its key, or a label of bytes.
+    assert {name: column.dtype.kind for name, column in content.table.columns.items()} == {
+        "key": "S",
+        "own_group": "S",
+        "organisation": "U",
+    }
+    assert content.table.columns["organisation"].strides == (0,)
     assert content.facts["rows"] == 2
     held = prepared(HELD, RECEIVER, [1, 2])
     none = records(held, np.zeros(2, dtype=np.bool_), Params.of(HELD), Organisation("police.example"))

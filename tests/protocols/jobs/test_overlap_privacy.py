@@ -38,7 +38,7 @@ def exact_sizes(case) -> list[int]:
     return run(case.parties, observe=case.sent.append)[MATCHER]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(lists=SETS, seed=st.integers(0, 10**6))
 def test_the_matcher_counts_the_regions_of_any_two_to_six_lists(lists, seed):
     spec = venn_spec(len(lists))
@@ -85,14 +85,14 @@ def test_exchanging_one_person_for_another_changes_an_overlap_by_one_and_regions
     assert most == 4
 
 
-@pytest.mark.parametrize("runs", [30, pytest.param(600, marks=pytest.mark.long)])
-def test_whole_runs_of_two_departments_have_the_noise_they_say(runs):
-    # Runs of one question; the released number less the overlap against the masses of z - m/2, cells of 5 or
-    # more expected. False alarm: 1e-6.
+@pytest.mark.long  # hundreds of whole runs; that z is added as drawn, and how it is drawn, quick tests show
+def test_whole_runs_of_two_departments_have_the_noise_they_say():
+    # 600 runs of one question; the released number less the overlap against the masses of z - m/2, cells of
+    # 5 or more expected. False alarm: 1e-6.
     spec = pair_spec(epsilon="2", delta="1/1000000")
     noise = Params.of(spec).dummies
     found = []
-    for seed in range(runs):
+    for seed in range(600):
         case = overlap_case([range(12), range(4, 16)], spec=spec, seed=seed)
         found.append(int(case.value()) - 8)
     alpha = float(np.exp(-2.0))

@@ -1,16 +1,22 @@
 """What an owner makes, keeps and sends: new persons alone are computed, changes alone are sent."""
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from threading import Barrier
+
 import numpy as np
 import pyarrow as pa
 import pytest
-from crosscheck_case import seeded
+from crosscheck_case import person, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lookup_case import CLERK, LOOKUPS, OWNER, STREETS, Office, expected, lookup_spec, prepared, some
 
 from protocols.errors import InputError, ProtocolAborted
 from protocols.lookup import build, plan
-from protocols.lookup.build import OwnerKey, rotate
+from protocols.lookup.build import Build, OwnerKey, rotate
 from protocols.lookup.table import Table
 from protocols.psi import oprf
 
@@ -37,7 +43,7 @@ def given_by(session) -> tuple[str, int, int]:
 
 
 def table_of(office) -> Table:
-    (name,) = office.clerk.names()
+    (name,) = [each for each in office.clerk.names() if each.startswith("table.")]
     return Table.read(office.clerk.get(name))
 
 
@@ -150,7 +156,7 @@ def test_a_clerk_that_lost_its_table_gets_the_whole_one():
     assert session.rows(5) == [expected(rows, 5)]
 
 
-@pytest.mark.parametrize("lost", ["key", "prf", "last", "sent"])
+@pytest.mark.parametrize("lost", ["prf", "last", "sent"])
 def test_whatever_an_owner_loses_is_made_again(lost):
     office, rows = Office(), some(8)
     office.session(rows).open()
@@ -165,7 +171,7 @@ def test_whatever_an_owner_loses_is_made_again(lost):
 def test_a_damaged_table_counts_as_none():
     office, rows = Office(), some(8)
     office.session(rows).open()
-    (name,) = office.clerk.names()
+    (name,) = [each for each in office.clerk.names() if each.startswith("table.")]
     office.clerk.blobs[name] = office.clerk.blobs[name][:-1]
     assert given_by(office.session(rows).open()) == ("whole", 8, 0)
 
@@ -198,6 +204,30 @@ def test_after_a_rotation_the_next_session_has_another_key_and_the_whole_table(c
     assert not [name for name in office.owner.names() if name.startswith("prf.") and ".1." in name[37:42]]
 
 
+@pytest.mark.parametrize("drawn", [False, True], ids=["asked for", "carried out by another session"])
+def test_a_rotation_while_a_table_is_made_is_not_lost(monkeypatch, drawn):
+    """The table has grown, so that its session writes the key's record, too."""
+    monkeypatch.setattr(build, "SHARD_ROWS", 2)
+    office, rows = Office(), some(8)
+    step = Build.step
+
+    def meanwhile(self):
+        step(self)
+        if self.key.version == 1 and self.rows_ready and not rotated:
+            rotated.append(rotate(office.owner, "people"))
+            if drawn:
+                build.current_key(office.owner, self._lookup, seeded(7))
+
+    rotated = []
+    monkeypatch.setattr(Build, "step", meanwhile)
+    office.session(rows).open()
+    assert rotated == [1]
+    assert table_of(office).manifest.key_version == 1
+    session = office.session(rows).open()
+    assert (given_by(session), table_of(office).manifest.key_version) == (("whole", 8, 0), 2)
+    assert session.rows(*PEOPLE) == [expected(rows, number) for number in PEOPLE]
+
+
 def test_every_scope_field_set_and_mode_has_a_key_of_its_own():
     office, rows = Office(), some(4)
     for params in (
@@ -209,19 +239,165 @@ def test_every_scope_field_set_and_mode_has_a_key_of_its_own():
     assert len(names) == len(keys) == 5
 
 
-def test_two_clerks_share_a_key_and_have_versions_of_their_own():
-    from dataclasses import replace
-
+def test_two_nodes_never_share_a_key_and_have_versions_of_their_own():
     one, rows = Office(), some(6)
     other = Office(owner=one.owner)
     spec = lookup_spec()
     elsewhere = replace(spec, roles={**spec.roles, CLERK: "street-office.example/b"})
     one.session(rows).open()
-    assert given_by(other.session(rows, spec=elsewhere).open()) == ("whole", 6, 0)
+    assert given_by(other.session(rows, spec=elsewhere, seed="other").open()) == ("whole", 6, 0)
     later = some(7)
     assert given_by(one.session(later).open()) == ("delta", 1, 0)
     assert given_by(other.session(later, spec=elsewhere).open()) == ("delta", 1, 0)
-    assert table_of(one).manifest.public == table_of(other).manifest.public
+    assert table_of(one).manifest.public != table_of(other).manifest.public
+
+
+def kept_outputs(monkeypatch, session, *people) -> list[bytes]:
+    """Look people up and return what a node could keep of it."""
+    kept, find = [], Table.find
+
+    def watched(self, output):
+        kept.append(output)
+        return find(self, output)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Table, "find", watched)
+        session.rows(*people)
+    return kept
+
+
+def created(days: int):
+    spec = lookup_spec()
+    return replace(
+        spec, created=spec.created + timedelta(days=days), expires=spec.expires + timedelta(days=days)
+    )
+
+
+def test_what_a_node_kept_of_a_look_up_reads_later_rows_until_the_key_is_old(monkeypatch):
+    """The statement `later-rows`: true, and it ends."""
+    office = Office()
+    (kept,) = kept_outputs(monkeypatch, office.session(some(5)).open(), 3)
+    later = {**some(5), 3: (STREETS[0], "widowed", "2025-12")}
+    session = office.session(later, spec=created(build.KEY_DAYS - 1)).open()
+    assert given_by(session)[0] == "delta"
+    assert table_of(office).find(kept) == expected(later, 3)
+    assert not [r for r in session.records[OWNER] if r["event"] == "lookup-answered"]
+    session = office.session(later, spec=created(build.KEY_DAYS)).open()
+    assert given_by(session)[0] == "whole"
+    assert table_of(office).manifest.key_version == 2
+    assert table_of(office).find(kept) is None
+    assert session.rows(3) == [expected(later, 3)]
+    # The new key's age counts from its own day.
+    assert given_by(office.session(later, spec=created(2 * build.KEY_DAYS - 1)).open())[0] == "keep"
+    assert given_by(office.session(later, spec=created(2 * build.KEY_DAYS)).open())[0] == "whole"
+
+
+def test_what_one_node_kept_reads_nothing_of_another_nodes_table(monkeypatch):
+    one = Office()
+    (kept,) = kept_outputs(monkeypatch, one.session(some(5)).open(), 3)
+    other, spec = Office(owner=one.owner), lookup_spec()
+    elsewhere = replace(spec, roles={**spec.roles, CLERK: "street-office.example/b"})
+    other.session(some(5), spec=elsewhere, seed="other").open()
+    assert table_of(one).find(kept) == expected(some(5), 3)
+    assert table_of(other).find(kept) is None
+
+
+def test_sessions_that_begin_at_once_after_a_rotation_agree_on_one_key():
+    office, rows = Office(), some(4)
+    office.session(rows).open()
+    rotate(office.owner, "people")
+    sessions = [office.session(rows) for _ in range(4)]
+    start = Barrier(len(sessions))
+
+    def begin(session):
+        start.wait()
+        return build.current_key(office.owner, session.parties[OWNER]._lookup, seeded(id(session)))
+
+    with ThreadPoolExecutor(len(sessions)) as pool:
+        keys = list(pool.map(begin, sessions))
+    assert {key.version for key in keys} == {2}
+    assert len({key.pair.public for key in keys}) == 1
+
+
+def begun(session, messages: int):
+    """Start a session and deliver so many messages."""
+    for role, party in session.parties.items():
+        session.take(role, party.start())
+    for _ in range(messages):
+        role, waiting = next((role, waiting) for role, waiting in session.inbox.items() if waiting)
+        session.take(role, session.parties[role].receive(waiting.popleft()))
+    return session
+
+
+def of_kind(office, *kinds: str) -> list[str]:
+    return [name for name in office.owner.names() if name.startswith(kinds)]
+
+
+def test_a_session_that_was_given_up_leaves_nothing_for_long(monkeypatch):
+    monkeypatch.setattr(build, "SHARD_ROWS", 4)
+    office = Office()
+    for _ in range(3):
+        session = begun(office.session(some(40)), 7)
+        drafts = of_kind(office, "draft.")
+        assert drafts
+        del session
+        gc.collect()
+    assert len(drafts) <= 16
+    assert office.session(some(40)).open().rows(1) == [expected(some(40), 1)]
+    assert not of_kind(office, "draft.")
+    assert len(of_kind(office, "sent.")) == 1
+
+
+def test_a_table_that_never_arrived_leaves_no_record_for_long():
+    office = Office()
+    office.session(some(8)).open()
+    for _ in range(3):
+        lost = office.session(some(9))
+        lost.change = lambda role, message: None if message.round == plan.ROWS else message
+        lost.open()
+        del lost
+        gc.collect()
+        assert len(of_kind(office, "sent.")) == 2
+    office.session(some(8)).open()
+    assert len(of_kind(office, "sent.")) == 1
+
+
+@pytest.mark.parametrize("at", [plan.GO_ON, plan.HELD])
+def test_a_message_that_ends_the_attempt_clears_what_was_made_for_it(monkeypatch, at):
+    monkeypatch.setattr(build, "SHARD_ROWS", 4)
+    office = Office()
+    session = office.session(some(40))
+    seen = []
+
+    def change(_role, message):
+        seen.append(message.round)
+        return replace(message, body=b"x") if message.round == at and seen.count(at) == 1 else message
+
+    session.change = change
+    with pytest.raises(ProtocolAborted):
+        session.open()
+    assert not of_kind(office, "draft.", "sent.")
+    assert session.parties
+
+
+def test_a_table_whose_sending_ends_half_way_leaves_no_drafts(monkeypatch):
+    office = Office()
+    session = begun(office.session(some(8)), 2)
+    (message,) = session.inbox[OWNER]
+    outgoing = session.parties[OWNER].receive(message).outgoing
+    next(outgoing)
+    assert of_kind(office, "draft.")
+    outgoing.close()
+    assert not of_kind(office, "draft.")
+
+
+def test_one_session_that_begins_leaves_anothers_drafts_alone(monkeypatch):
+    monkeypatch.setattr(build, "SHARD_ROWS", 4)
+    office, rows = Office(), some(40)
+    one = begun(office.session(rows), 7)
+    other = Office(owner=office.owner).session(rows).open()
+    one.deliver()
+    assert one.rows(3) == other.rows(3) == [expected(rows, 3)]
 
 
 def test_finer_shards_keep_what_was_computed(computed, monkeypatch):
@@ -332,6 +508,60 @@ def test_without_a_date_the_text_that_sorts_first_stays():
     assert texts(prepared(lookup_spec(), rows)) == [b"a\x1f2025-01"]
     both = [(n, (STREETS[0], s, "2025-01")) for n in (1, 2) for s in "cab"]
     assert texts(prepared(lookup_spec(), both)) == [b"a\x1f2025-01"] * 2
+
+
+MOVED = [
+    (1, (STREETS[0], "old", "2020-01")), (1, (STREETS[1], "new", "2025-01")),  # moved away
+    (2, (STREETS[1], "old", "2020-01")), (2, (STREETS[0], "new", "2025-01")),  # moved here
+    (3, (STREETS[0], "b", "2025-01")), (3, (STREETS[1], "a", "2025-01")),  # both in one month
+    (4, (STREETS[0], "old", "")), (4, (STREETS[1], "dated", "2019-01")),
+    (5, (STREETS[0], "first", "2019-01")), (5, (STREETS[0], "second", "2021-01")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+def test_somebody_who_moved_away_is_not_shown_as_they_were(turned):
+    people = listed(MOVED[::turned])
+    assert sorted(texts(people)) == [b"b\x1f2025-01", b"new\x1f2025-01", b"second\x1f2021-01"]
+    assert people.distinct_keys == 3
+    assert people.quality() == {"outside-scope": 6, "repeated-key": 1}
+    session = Office().session(MOVED[::turned], columns={"last_seen": "the_seen"}).open()
+    assert [row and row["status"] for row in session.rows(*range(1, 6))] == [None, "new", "b", None, "second"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 4),
+            st.tuples(
+                st.sampled_from(STREETS), st.sampled_from("abc"), st.sampled_from(["2024-01", "2025-01", ""])
+            ),
+        ),
+        max_size=25,
+    ),
+    st.integers(1, 25),
+)
+def test_the_row_last_seen_decides_whether_a_person_is_in_the_scope(rows, cut):
+    builder = LOOKUPS.builder(lookup_spec(columns={"last_seen": "the_seen"}), OWNER)
+    for part in (rows[:cut], rows[cut:]):
+        builder.add({
+            "key": pa.array([person(number) for number, _ in part], pa.string()),
+            **{
+                slot: pa.array([row[at] for _, row in part], pa.string())
+                for slot, at in (("street", 0), ("status", 1), ("seen", 2), ("last_seen", 2))
+            },
+        })  # fmt: skip
+    people, right = builder.finish(), {}
+    for number in {number for number, _ in rows}:
+        own = [row for each, row in rows if each == number]
+        last = max(row[2] for row in own)
+        here = [row for row in own if row[2] == last and row[0] == STREETS[0]]
+        if here:
+            right[f"RIC:{person(number)}".encode()] = min(f"{row[1]}\x1f{row[2]}".encode() for row in here)
+    assert dict(zip(people.keys.tolist(), texts(people), strict=True)) == right
+    counts = people.quality()
+    assert counts.get("outside-scope", 0) + counts.get("repeated-key", 0) == len(rows) - len(right)
 
 
 def test_rows_outside_the_scope_are_left_out_and_counted():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocols.channel.frame import SIZE_CLASSES
 from protocols.errors import ProtocolAborted
 from protocols.match import cuckoo
 from protocols.match.cuckoo import place
@@ -75,7 +76,7 @@ def test_a_placement_is_found_exactly_if_there_is_one(segment, count, seed, roun
         cuckoo._ROUNDS = before
 
 
-@pytest.mark.parametrize(("items", "buckets"), [(10**6, 8), (10**7, 77), (5000, 3), (10**7, 16)])
+@pytest.mark.parametrize(("items", "buckets"), [(10**6, 11), (10**7, 118), (5000, 3), (10**7, 16)])
 def test_a_bucket_is_larger_than_its_bound_with_probability_below_2_to_the_minus_41(items, buckets):
     # The exact tail of the binomial distribution, up to terms that fall faster than a geometric series.
     bound, share = bucket_bound(items, buckets), 1 / buckets + 2**-32
@@ -103,10 +104,29 @@ def test_buckets_and_messages_of_all_sizes_keep_their_limits(receiver, sender, v
     shape = Shape.of(receiver, sender, values, Sizing())
     assert shape.buckets < 1 << 16
     assert shape.masks <= 1 << 20
-    assert shape.plane_bytes <= 1 << 20
-    assert shape.mask_chunk * shape.mask_bytes <= 1 << 20
+    # What the statement `crafted-list` says of who fills every row.
+    assert shape.rows <= max(receiver * 4 / 3, 83_328 * math.ceil(sender * values / 10**6))
     assert 3 * shape.segment >= 1.27 * max(shape.receiver_most, 1 << 16)
     assert shape.segment % 128 == 0
     assert 8 * shape.mask_bytes >= 40 + math.log2(3 * receiver * sender * values)
-    messages = math.ceil(shape.masks / shape.mask_chunk)
-    assert shape.window == 1 or (shape.window - 1) * messages <= 4
+    assert shape.window == 1 or (shape.window - 1) * len(shape.mask_cut) <= 4
+    streams = ((shape.matrix_cut, shape.column_bytes, 512), (shape.mask_cut, shape.mask_bytes, shape.masks))
+    for pieces, size, items in streams:
+        assert sum(pieces) == items
+        assert min(pieces) > 0
+        # Each is nearly full for its power of two, but for the last, which is padded by 128 KiB at most.
+        for number, piece in enumerate(pieces, start=1):
+            room = 1 << max(piece * size - 1, 1).bit_length()
+            assert room <= 1 << 20
+            assert room - piece * size < (size if number < len(pieces) else (1 << 17) + 1)
+
+
+@pytest.mark.parametrize(("items", "most"), [(10**5, 0.03), (10**6, 0.04), (10**7, 0.02)])
+def test_padding_to_size_classes_adds_little_where_lists_are_long(items, most):
+    shape = Shape.of(items, items, 1, Sizing())
+    bodies = [columns * shape.column_bytes for columns in shape.matrix_cut]
+    bodies += [masks * shape.mask_bytes for masks in shape.mask_cut]
+    padded = sum(next(size for size in SIZE_CLASSES if size >= 4 + body) for body in bodies)
+    assert sum(bodies) < padded < (1 + most) * sum(bodies)
+    # Not by rows for nobody: 1.27 for each item, and what bounds on buckets and whole blocks add.
+    assert shape.rows < 1.33 * items

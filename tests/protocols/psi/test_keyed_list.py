@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import InputError
-from protocols.identifiers import demo_area_table
-from protocols.psi.keyed_list import KeyedList, KeyedListBuilder, month_text
+from protocols.identifiers import demo_area_table, type_tag
+from protocols.psi.keyed_list import WAITING, KeyedList, KeyedListBuilder, month_text
 
 VECTORS = json.loads((Path(__file__).parents[3] / "tests/vectors/crosscheck.json").read_text())
 
@@ -188,7 +188,48 @@ def dated(column: pa.Array) -> KeyedList:
 def test_a_row_counts_until_a_day_and_only_with_a_date(column, reasons):
     found = dated(column)
     assert dict(found.quality()) == reasons
-    assert (found.rows, found.distinct_keys) == (len(column), len(column) - sum(reasons.values()))
+    waiting = found.waiting(np.arange(found.distinct_keys, dtype=np.uint32))
+    assert (found.rows, found.distinct_keys, waiting.sum()) == (
+        len(column),
+        len(column),
+        sum(reasons.values()),
+    )
+
+
+WHEN = st.none() | st.dates(date(2025, 10, 1), date(2025, 12, 31))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), WHEN), max_size=20), st.dates(date(2025, 9, 1), date(2026, 2, 1))
+)
+def test_no_size_depends_on_the_day_until_which_rows_count(rows, until):
+    built = KeyedListBuilder(as_of=date(2026, 1, 1), areas=demo_area_table(), until=until)
+    for row in rows:
+        built.add(
+            {
+                "key": pa.array([person(row[0])]),
+                "street": pa.array([f"street of {row[1]}"]),
+                "since": pa.array([row[1]], pa.date32()),
+            }
+        )
+    found = built.finish()
+    counted = {number for number, day in rows if day is not None and day <= until}
+    expected = {
+        ("RIC:" if number in counted else "WAITING:RIC:") + person(number) for number in {n for n, _ in rows}
+    }
+    assert [key.decode() for key in found.keys.tolist()] == sorted(expected)
+    assert found.rows == len(rows)
+    # What stays of a key that counts is a row that counts.
+    kept = {key.removeprefix("RIC:"): street for key, street, _ in rows_of(found) if key.startswith("RIC:")}
+    for number in counted:
+        days = {f"street of {day}" for n, day in rows if n == number and day is not None and day <= until}
+        assert kept[person(number)] in days
+
+
+def test_no_type_of_identifier_has_the_tag_of_waiting_keys():
+    kinds = ("resident-id", "hmt-permit", "foreign-permanent-resident", "passport:CHN", "uscc", "phone")
+    assert not [kind for kind in kinds if type_tag(kind).encode().startswith(WAITING[:1])]
 
 
 def test_dates_as_plain_numbers_are_refused():

@@ -144,6 +144,20 @@ def test_every_changed_byte_of_a_proof_is_noticed():
         refused(KEY.public, before, after, bytes(changed), b"context")
 
 
+@pytest.mark.parametrize("code", ["bad-proof", "bad-point"])
+def test_an_error_about_a_proof_keeps_nothing_of_the_last_one(code):
+    before, after, proof = proved(1)
+    wrong = proof[:32] + proof[:32] if code == "bad-proof" else proof
+    spoilt = after if code == "bad-proof" else np.full_like(after, 0xFF)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(ProtocolAborted) as error:
+            oprf.check_evaluation(KEY.public, before, spoilt, wrong, Mode.VOPRF)
+        errors.append(error.value)
+    assert [each.code for each in errors] == [code, code]
+    assert errors[0] is not errors[1]
+
+
 def test_a_proof_has_one_form():
     before, after, proof = proved(1)
     c, s = proof[:32], proof[32:]
