@@ -60,7 +60,7 @@ MAX_TOKEN_BYTES: Final = 1 << 17
 _MAX_NOTES_BYTES: Final = 32 << 20
 _MAX_DEPTH: Final = 12
 _MAX_NAME: Final = 200
-_LEFT_OVER: Final = re.compile(r"\.new[a-z-]*")
+_LEFT_OVER: Final = re.compile(r"\.new[a-z-]*(\.gone/-?[0-9]{1,2}\.[0-9]{1,12}/[0-9]{1,3})?")
 _WITNESSED_FOLDER: Final = "witnessed/"
 _WITNESSED: Final = re.compile(r"witnessed/[0-9a-f]{64}")
 _TIMESTAMP: Final = re.compile(r"timestamps/(0|[1-9][0-9]{0,15})\.(tsr|checkpoint)")
@@ -85,7 +85,7 @@ def limit_of(name: str) -> int | None:
 
 
 def is_left_over(name: str) -> bool:
-    """Tell whether it is what a crash left half-written in a live journal's folder: nothing refers to it."""
+    """Tell whether it is half-written or half-removed in a live journal's folder: nothing refers to it."""
     return _LEFT_OVER.fullmatch(name) is not None
 
 

@@ -9,6 +9,8 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -98,12 +100,29 @@ class Folder:
         self._touched.add((self.directory / copy).parent)
 
     def remove_partial(self, tile: Tile) -> None:
-        """Remove the partial versions of `tile`, which stands there in full."""
-        shutil.rmtree(self.directory / f"{tile.path}.p", ignore_errors=True)
+        """Take the partial versions of `tile` away, which stands there in full; `sweep` frees their space."""
+        aside = self.directory / f"{self._temporary.name}.gone"
+        with suppress(OSError):
+            aside.mkdir(exist_ok=True)
+            (self.directory / f"{tile.path}.p").rename(aside / f"{tile.level}.{tile.index}")
+
+    def sweep(self, most: int) -> None:
+        """Remove at most so many files that were taken away: hundreds at once would make an entry wait."""
+        aside = self.directory / f"{self._temporary.name}.gone"
+        with suppress(OSError):
+            for folder in sorted(aside.iterdir()):
+                for file in islice(folder.iterdir(), most):
+                    file.unlink()
+                    most -= 1
+                if not most:
+                    return
+                folder.rmdir()
+            aside.rmdir()
 
     def discard_temporary(self) -> None:
-        """Remove what a crash left half-written."""
+        """Remove what a crash left half-written, or half-removed."""
         self._temporary.unlink(missing_ok=True)
+        shutil.rmtree(self.directory / f"{self._temporary.name}.gone", ignore_errors=True)
 
     def read_checkpoint(self, name: str = CHECKPOINT) -> bytes | None:
         """Return the bytes of the checkpoint called `name`, None if there is none.

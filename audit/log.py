@@ -71,6 +71,9 @@ _PACKED_AT_ONCE: Final = 4
 _PACKINGS_AT_ONCE: Final = 4
 """Such transactions after one publication, where an earlier release or a large one left more to pack."""
 
+_SWEPT_AT_ONCE: Final = 8
+"""Partial tiles that one publication removes; a full tile leaves 510 behind, in 256 publications."""
+
 _T = TypeVar("_T")
 
 
@@ -836,6 +839,7 @@ class Journal:
         # (3) What nobody needs any more. A crash here leaves them to the next start.
         for tile in filled:
             self._files.remove_partial(tile)
+        self._files.sweep(_SWEPT_AT_ONCE)
 
     def _replace_checkpoint(self, size: int, text: bytes) -> None:
         note = Note(text, ())
