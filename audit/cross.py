@@ -17,6 +17,8 @@ ends earlier cannot show what came after. The rules:
   such a sign, or by the word of one witness, its bundle is just older.
 - An attempt whose cost a log took back, because nothing of it left, has no result in any other log.
 - A refusal that the coordinator was told stands in the log of the node that refused, `GRACE` later.
+- Of an attempt's look-ups that a log answered, those who asked have at least as many in theirs. Where the
+  attempt ended otherwise than well, or goes on, answers to the last `UNDER_WAY` requests may not have come.
 """
 
 from array import array
@@ -37,6 +39,8 @@ from audit.verify import Problem, Verdict, verify_directory
 from protocols.encoding import b64encode, digest_bytes, sha256_digest
 from protocols.envelope import JOB, MAX_ENVELOPE_BYTES, decode_envelope
 from protocols.errors import DecodeError, InputError
+from protocols.lookup.plan import BAD_ROW
+from protocols.party import UNDER_WAY
 from protocols.succession import CLOCK_TOLERANCE
 from protocols.wire import JobSpec
 
@@ -100,6 +104,14 @@ class _Refusal(NamedTuple):
     code: str
 
 
+class _Answered(NamedTuple):
+    """A request of a look-up session that a node answered."""
+
+    seq: int
+    ms: int
+    lookups: int
+
+
 class _Claim(NamedTuple):
     """A checkpoint that a log signed, as somebody shows it. `seen`: who cosigned it, and when."""
 
@@ -139,6 +151,8 @@ class Side:
     conflicts: list[Conflict] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     started: dict[Attempt, tuple[int, frozenset[str]]] = field(default_factory=dict)
+    answered: dict[Attempt, list[_Answered]] = field(default_factory=dict)
+    asked: dict[Attempt, int] = field(default_factory=dict)
     commits: dict[int, _Commit] = field(default_factory=dict)
     receipts: list[_Receipt] = field(default_factory=list)
     followed: list[tuple[int, str, int, bytes]] = field(default_factory=list)
@@ -212,6 +226,13 @@ class Side:
                 self.refusals.append(_Refusal(entry.seq, ms, attempt, body["peer"], body["code"]))
             case "job.refused":
                 self.answers.setdefault(attempt, set()).add(body["code"])
+            case "lookup.answered":
+                self.answered.setdefault(attempt, []).append(_Answered(entry.seq, ms, body["lookups"]))
+            case "lookup.asked":
+                self.asked[attempt] = self.asked.get(attempt, 0) + body["lookups"]
+            case "lookup.refused" if body["code"] == BAD_ROW[0]:
+                # Answered, but not to be read: the department asked does not know that.
+                self.asked[attempt] = self.asked.get(attempt, 0) + body["lookups"]
             case "witness.conflict":
                 self.conflicts.append(Conflict.of(entry))
             case "job.started":
@@ -373,6 +394,7 @@ def cross(sides: Sequence[Side]) -> Crossed:
     crossing.receipts()
     crossing.claims()
     crossing.refusals()
+    crossing.lookups()
     crossing.views()
     crossing.clocks()
     return crossing.crossed
@@ -640,6 +662,35 @@ class _Crossing:
             self.found("claims", "refusal-left-out", other, "the whole log", f"{what}, as {where} says")
         else:
             self.notice("older-bundle", other.label, f"{what}, which {where} tells of")
+
+    def lookups(self) -> None:
+        """Whoever asked has journaled no fewer look-ups than were answered."""
+        check = self.crossed.checks["claims"]
+        for side in self.sides:
+            for attempt, answered in side.answered.items():
+                for node in self.others(side, attempt, check) or ():
+                    there = self.of(node)
+                    if not there:
+                        check.lacks(f"the bundle of {node}")
+                    else:
+                        self._looked_up(side, attempt, answered, max(there, key=lambda each: each.size))
+
+    def _looked_up(self, side: Side, attempt: Attempt, answered: Sequence[_Answered], other: Side) -> None:
+        asked, settled = other.asked.get(attempt, 0), answered
+        if attempt not in other.done:
+            if attempt not in other.ended:  # what is recent may be in neither
+                settled = [each for each in answered if each.ms + _GRACE_MS < other.last_ms]
+            # Messages come in order, so what was on its way is what came last.
+            settled = settled[: max(len(answered) - UNDER_WAY, 0)]
+        total = sum(each.lookups for each in settled)
+        if total <= asked:
+            self.saw("claims", side, f"entry {answered[-1].seq}")
+            return
+        what = (
+            f"it has {asked} look-ups of attempt {attempt[1]} of job {_short(attempt[0])}, but {side.label} "
+            f"answered {total} until entry {settled[-1].seq}"
+        )
+        self.found("claims", "lookups-left-out", other, "the whole log", what)
 
     # -- one history -----------------------------------------------------------------------------------------
 

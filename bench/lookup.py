@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from coordinator.client.sdk import Job
 
 OWNER: Final = Department("civil-affairs", "民政 civil affairs", {"residents": "residents"})
-CLERK: Final = Department("street-office", "街道 street office")
+CLERK: Final = Department("street-office", "街道 street office", asks=True)
 
 SIZES: Final = {"1e6": 1_000_000}
 LONG_SIZES: Final = {"1e7": 10_000_000}
@@ -72,7 +72,7 @@ min_group_size = 10
 max_runtime_s = 7200
 release_requires = "cosigned"
 [requesters.window]
-organisation = "data-bureau.gz.example"
+organisation = "street-office.gz.example"
 keys = ["sha256:{a}"]
 [purposes.P-1]
 title = "窗口办事核验"
@@ -100,7 +100,8 @@ rate = {{ jobs = 10, per = "day" }}
 approvals = 2
 approvers = ["dpo", "owner"]
 """
-_OWNS: Final = """roles = ["source"]
+_OWNS: Final = """max_per_minute = 1000000
+roles = ["source"]
 datasets = ["residents"]
 columns = ["resident_id", "status"]
 quotas = ["lookups"]

@@ -44,7 +44,7 @@ def examine(home: Home, now: datetime) -> Iterator[Finding]:
     yield _try("keys", lambda: _keys(home))
     yield _try("temporary directory", _temporary)
     yield _disk(home)
-    yield from _shelf(home)
+    yield from shelf_findings(home)
     enrolled = None
     try:
         enrolled = home.enrolled()
@@ -90,7 +90,7 @@ def _disk(home: Home) -> Finding:
     return Finding("disk", state, f"{free / (1 << 30):.1f} GiB free", hint)
 
 
-def _shelf(home: Home) -> Iterator[Finding]:
+def shelf_findings(home: Home) -> Iterator[Finding]:
     """Look for what others than this node's account may open: keys of look-up tables lie on a shelf."""
     try:
         entries, open_to_others = entries_of(home)

@@ -22,6 +22,7 @@ from protocols.jobs.job_type import (
     JobType,
     OutputClass,
     PlannedRelease,
+    RequesterBound,
     Separation,
     Standing,
 )
@@ -58,6 +59,8 @@ class Asked:
             InputError: the job is not well-formed for it.
         """
         job_type.check(spec)
+        if isinstance(job_type, RequesterBound):
+            job_type.check_requester(spec, requester)
         return cls(
             job_type.kinds(spec, role),
             _by_slot(job_type.columns(spec, role)),

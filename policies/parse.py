@@ -305,7 +305,9 @@ def _standing(job_types: Iterable[JobType]) -> frozenset[str]:
     return frozenset(known.name for known in job_types if isinstance(known, Standing))
 
 
-def _check(document: Document, policy: Policy, directed: frozenset[str], standing: frozenset[str]) -> None:
+def _check(
+    document: Document, policy: Policy, directed: frozenset[str], standing: frozenset[str] = frozenset()
+) -> None:
     """Check what spans several places.
 
     (1) Validity: at most 180 days, a known timezone.

@@ -107,6 +107,8 @@ def make_sessions(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         def releases(self, _spec: object) -> tuple[PlannedRelease, ...]:
             return ()
 
+    # The rules of this world are for cross-checks, and set no rate.
+    monkeypatch.setattr("policies.parse._standing", lambda _job_types: frozenset())
     # A class of its own: Python remembers of a class that it fits a protocol.
     monkeypatch.setattr(job_type(Crosscheck.name), "__class__", Sessions)
     return settings

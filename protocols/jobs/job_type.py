@@ -350,6 +350,19 @@ class CountsAcross(Protocol):
 
 
 @runtime_checkable
+class RequesterBound(Protocol):
+    """A job type whose jobs only people of a certain organisation may ask for."""
+
+    def check_requester(self, spec: JobSpec, requester: Organisation) -> None:
+        """Check of which organisation the analyst is who signed a well-formed job.
+
+        Raises:
+            InputError: of another one than may ask.
+        """
+        ...
+
+
+@runtime_checkable
 class Forecaster(Protocol):
     """A job type whose releases carry noise, and which says beforehand how much; see `minshu plan`."""
 

@@ -177,7 +177,7 @@ def _fields(value: Any) -> tuple[str, ...]:
 
 
 class Lookups:
-    """The job type `lookup/1`; also `Standing`."""
+    """The job type `lookup/1`; also `Standing` and `RequesterBound`."""
 
     name: Final = "lookup/1"
     output_class: Final = OutputClass.DIRECTED
@@ -240,12 +240,18 @@ class Lookups:
         clerk = organisation_of(spec.roles[CLERK])
         return (PlannedRelease(SESSION, OutputClass.DIRECTED, CLERK, clerk),)
 
-    def separation(self, spec: JobSpec, requester: Organisation) -> tuple[Separation, ...]:
-        """Return that owner and clerk are two organisations.
+    def separation(self, spec: JobSpec, requester: Organisation) -> tuple[Separation, ...]:  # noqa: ARG002  # see `check_requester`
+        """Return that owner and clerk are two organisations."""
+        owner, clerk = (frozenset({organisation_of(spec.roles[role])}) for role in (OWNER, CLERK))
+        return (Separation(_OPENED.en, owner, clerk),)
+
+    def check_requester(self, spec: JobSpec, requester: Organisation) -> None:
+        """Check that whoever asks for the session is of the clerk's organisation.
+
+        Limits count for a requester, and answers go to the clerk: both are of one house.
 
         Raises:
-            InputError: `requester-not-clerk`, whoever asks for the session is of another organisation than
-                the clerk. Limits count for a requester, and answers go to the clerk: both are of one house.
+            InputError: `requester-not-clerk`.
         """
         if requester != organisation_of(spec.roles[CLERK]):
             raise InputError(
@@ -253,8 +259,6 @@ class Lookups:
                 code="requester-not-clerk",
                 hint="have an analyst of the clerk's organisation submit it",
             )
-        owner, clerk = (frozenset({organisation_of(spec.roles[role])}) for role in (OWNER, CLERK))
-        return (Separation(_OPENED.en, owner, clerk),)
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
         """Return the coalition table of SPEC.md for this spec.

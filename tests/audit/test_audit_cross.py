@@ -16,6 +16,8 @@ from audit.note import Note
 from audit.trust import Trust
 from protocols.encoding import b64encode, sha256_digest
 from protocols.errors import InputError
+from protocols.ids import NodeName, Role
+from protocols.wire import JobSpec
 
 
 @pytest.fixture
@@ -341,6 +343,71 @@ def test_whoever_takes_a_cost_back_although_another_has_the_result_is_found_out(
     (finding,) = result.checks["admissions"].findings
     assert finding.where == f"health: entry {ended}"
     assert f"police has its result at entry {seq}" in finding.what
+
+
+@pytest.fixture
+def session(city: Collaboration) -> JobSpec:
+    """A session in which police asks and health answers."""
+    spec = city.spec()
+    roles = {Role("owner"): NodeName(city["health"].name), Role("clerk"): NodeName(city["police"].name)}
+    spec = replace(spec, roles=roles, inputs=(replace(spec.inputs[1], role=Role("owner")),))
+    city.spec = lambda _number: spec  # type: ignore[method-assign]  # what `start` starts
+    return city.start(without=["housing"])
+
+
+def looked_up(city, spec, answered, asked):
+    """Health answers so many look-ups a request; police has these in its log."""
+    for name, kind, requests in (("health", "lookup.answered", answered), ("police", "lookup.asked", asked)):
+        for count in requests:
+            city[name].record(kind, {"lookups": count}, job=spec.job_id, attempt=1)
+
+
+def about_lookups(result: Crossed) -> set[tuple[str, str, str]]:
+    return {each for each in found(result) if each[1] == "lookups-left-out"}
+
+
+LEFT_OUT = {("claims", "lookups-left-out", "police")}
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "wrong"),
+    [
+        ([3, 4, 5], "", set()),
+        ([3, 4, 4], "", LEFT_OUT),
+        ([3, 4, 5, 9], "", set()),
+        ([], "", LEFT_OUT),
+        ([5], "bad-row", set()),
+        ([5], "rate-exceeded", LEFT_OUT),
+    ],
+)
+def test_whoever_asked_has_as_many_look_ups_as_were_answered(city, session, asked, code, wrong):
+    looked_up(city, session, [3, 4, 5], asked)
+    if code:
+        city["police"].record("lookup.refused", {"lookups": 7, "code": code}, job=session.job_id, attempt=1)
+    city["police"].record("job.done", {}, job=session.job_id, attempt=1)
+    assert about_lookups(crossed(city, "police", "health")) == wrong
+
+
+@pytest.mark.parametrize(("asked", "wrong"), [([1, 1], set()), ([1], LEFT_OUT)])
+def test_answers_that_were_on_their_way_when_a_session_broke_off_accuse_nobody(city, session, asked, wrong):
+    looked_up(city, session, [1, 1, 9, 9, 9, 9], asked)
+    city["police"].record("job.failed", {"code": "peer-lost", "opened": False}, job=session.job_id, attempt=1)
+    assert about_lookups(crossed(city, "police", "health")) == wrong
+
+
+def test_a_session_that_goes_on_is_judged_by_what_is_an_hour_old(city, session):
+    looked_up(city, session, [1] * 6, [])
+    assert not about_lookups(crossed(city, "police", "health"))
+    city.clock.wait(minutes=61)
+    city["police"].refuse()
+    assert about_lookups(crossed(city, "police", "health")) == LEFT_OUT
+
+
+def test_without_the_log_of_whoever_asked_look_ups_cannot_be_compared(city, session):
+    looked_up(city, session, [3], [])
+    result = crossed(city, "health", "housing")
+    assert not about_lookups(result)
+    assert any("police" in each for each in result.checks["claims"].missing)
 
 
 @pytest.mark.parametrize("kind", ["job.refused", "peer.receipt"])

@@ -212,7 +212,7 @@ def test_a_clerk_verifies_the_own_street_and_nothing_else(tmp_path):
     assert "used up" in refused.pop("one-too-many")
     assert refused == {
         "another-street": "outside-scope",
-        "too-many": "budget-exceeded",
+        "too-many": "rows-above-rule",
         "another-field": "column-not-allowed",
     }
     assert len(played.rows()) == 140

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from lookup_world import CLERKS, NAMES, OWNS, STREETS, LookupWorld, found, open_one, residents
 from session_case import ask, do, refusal
-from simulator import COLLABORATION, START, Post, Station, answered, over, person, running, until
+from simulator import COLLABORATION, START, Post, Station, answered, approve_all, over, person, running, until
 
 from audit.bundle import open_bundle
 from audit.entries import Entry
@@ -20,6 +20,7 @@ from audit.trust import Trust
 from audit.verify import read_entries
 from node import lookups
 from node.counter import socket_path
+from node.ledger import RowState
 from node.shelf import shelf_of
 from node.state import RunState
 from policies.decision import Refuse
@@ -29,7 +30,7 @@ from protocols.channel.frame import Header
 from protocols.envelope import key_id
 from protocols.ids import JobId
 from protocols.jobs.lookup import OWNER
-from protocols.lookup.plan import ASK
+from protocols.lookup.plan import ASK, BUILT, GO_ON
 from protocols.roots import Roots
 from protocols.statistics.differencing import Query
 
@@ -114,11 +115,40 @@ def test_what_a_session_and_a_minute_allow_is_all_that_is_answered(folder: Path)
             assert said["refused"] == "rate-exceeded"
             assert "rows" not in said
             assert await found(clerk, job, 6, 8) == expected(6, 8)
-            assert (await ask(clerk, job, *map(person, range(3))))["refused"] == "lookups-exhausted"
+            said = await ask(clerk, job, *map(person, range(6)))
+            assert (said["refused"], said["fits"]) == ("too-many-items", 2)
             [listed] = (await do(clerk, "sessions"))["sessions"]
             assert (listed["per_minute"], listed["fields"]) == (5, ["status", "seen"])
             codes = [e.body["code"] for e in clerk.entries("lookup.refused")]
-            assert codes == ["rate-exceeded", "lookups-exhausted"]
+            assert codes == ["rate-exceeded", "too-many-items"]
+
+    asyncio.run(play())
+
+
+def test_two_sessions_of_one_clerk_have_one_rate(folder: Path) -> None:
+    class Slow(LookupWorld):
+        per_minute = 60
+
+    async def play() -> None:
+        world = Slow(folder / "world")
+        async with running(world, names=NAMES) as (post, stations):
+            jobs = [await open_one(post, stations, world.lookup(lookups=n)) for n in (100, 99)]
+            clerk = stations[ASKS]
+            said = [await ask(clerk, job, *map(person, range(50))) for job in jobs]
+            assert ["rows" in each for each in said] == [True, False]
+            assert said[1]["refused"] == "rate-exceeded"
+            assert sum(e.body["lookups"] for e in stations[OWNS].entries("lookup.answered")) == 50
+
+    asyncio.run(play())
+
+
+def test_somebody_of_another_house_cannot_have_a_session_opened(world: LookupWorld) -> None:
+    async def play() -> None:
+        async with running(world, names=NAMES) as (post, _stations):
+            bureau = key_id(world.analyst.public_key)
+            task = await answered(post, post.submit(replace(world.lookup(), requester=bureau)))
+            codes = {verdict.code for verdict in task.verdicts.values() if verdict.answer == "refuse"}
+            assert codes == {"requester-not-clerk"}
 
     asyncio.run(play())
 
@@ -213,6 +243,42 @@ def test_who_asks_while_the_owner_goes_away_hears_of_it(world: LookupWorld) -> N
             assert stations[ASKS].entries("lookup.asked") == []
 
     asyncio.run(play())
+
+
+def test_a_session_that_ends_before_the_table_leaves_is_free_again_and_after_it_stays_charged(
+    world: LookupWorld,
+) -> None:
+    """Without the table nothing can be looked up; with it all the look-ups that were agreed may have been."""
+
+    class Late(Post):
+        def carried(self, header: Header, frame: bytes) -> tuple[bytes, ...]:
+            return () if header.round == GO_ON and header.job == cut else (frame,)
+
+    cut = JobId("")
+
+    async def play() -> None:
+        nonlocal cut
+        post = Late(world)
+        async with running(world, post, names=NAMES) as (_, stations):
+            owner = stations[OWNS]
+            cut = post.submit(world.lookup())
+            await approve_all(post, stations, cut)
+            await until(lambda: any(h.round == BUILT and h.job == cut for h, _ in post.frames))
+            assert [row.state for row in owner.state.ledger().of_job(cut)] == [RowState.CHARGED]
+            post.stop(cut, "cancelled-by-requester")
+            await over(post, cut)
+            await until(lambda: owner.state.ledger().of_job(cut)[0].state is RowState.RELEASED)
+            assert owner.state.ledger().of("residents") == ()
+            job = await open_one(post, stations, world.lookup())
+            post.stop(job, "cancelled-by-requester")
+            await over(post, job)
+            await until(lambda: owner.run(job) is RunState.CANCELLED)
+            [row] = owner.state.ledger().of_job(job)
+            assert (row.state, row.past.cost.rows) == (RowState.CHARGED, 100)
+
+    asyncio.run(play())
+    for name in (ASKS, OWNS):
+        assert looked_through(world, name, lambda _: None) == set()
 
 
 def test_the_next_day_only_what_changed_is_sent(world: LookupWorld) -> None:

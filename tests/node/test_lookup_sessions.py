@@ -194,7 +194,7 @@ def test_what_waits_at_the_same_moment_is_one_transaction(
         gathered.set()
         answers = [said["rows"] for said in await asyncio.gather(*asking)]
         assert answers == [[None], [{"even": "yes"}], [None], [{"even": "yes"}]]
-        assert signed == [before + 4]
+        assert [size for size in signed if size > before] == [before + 4]
         assert len(police.entries("lookup.asked")) == 4
 
     play(world, session)

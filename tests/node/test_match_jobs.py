@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from protocols.envelope import key_id
 from protocols.ids import JobId
 from protocols.jobs import match
 from protocols.jobs.match import RECEIVER, SENDER
+from protocols.match import dh
 from protocols.roots import Roots
 from protocols.wire import JobSpec
 
@@ -189,9 +191,44 @@ def test_a_short_list_of_chosen_persons_is_not_what_the_catalogue_says(world: Ma
 
 
 @pytest.mark.long
-def test_where_values_are_compared_most_of_the_catalogue_has_to_be_listed(world: MatchWorld) -> None:
-    world.write_status(RECEIVES, OURS[:59])
-    refused_before_data_left(world, world.match(values=MARITAL), "guard-coverage")
+def test_where_values_are_compared_the_whole_catalogue_has_to_be_listed_too(world: MatchWorld) -> None:
+    world.write_status(RECEIVES, OURS[:117])
+    refused_before_data_left(world, world.match(values=MARITAL), "guard-list-size")
+
+
+def test_admissions_say_as_much_of_lists_whichever_values_are_compared(world: MatchWorld) -> None:
+    """Else whoever has a seat would count the persons with a value, for nothing."""
+
+    async def play() -> None:
+        async with running(world, names=PAIR) as (post, stations):
+            rare = post.submit(world.match(values=[["40"], ["30"]]))
+            await approve_all(post, stations, rare)
+            rows = await finished(post, stations, rare)
+            ours, theirs = ({n: v for n, v, _ in rows if v in ("30", "40")} for rows in (OURS, THEIRS))
+            assert {row["key"] for row in rows} == {
+                f"RIC:{person(n)}" for n, v in ours.items() if theirs.get(n, v) != v
+            }
+            for name, listed in zip(PAIR, (OURS, THEIRS), strict=True):
+                counts = stations[name].state.input_counts(rare)[1]
+                assert (counts["rows"], counts["distinct-keys"]) == (len(listed), len(listed))
+                assert counts["other-value"] == sum(v not in ("30", "40") for _, v, _ in listed)
+
+    asyncio.run(play())
+
+
+def test_a_job_may_ask_for_the_form_in_which_the_sender_counts(
+    world: MatchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(match, "Match", partial(match.Match, sizing=KKRT))  # by size, the other form
+
+    async def play() -> None:
+        async with running(world, names=PAIR) as (post, stations):
+            spec = world.match(values=MARITAL)
+            rows = await matched(post, stations, replace(spec, params={**spec.params, "form": "dh"}))
+            assert {row["key"] for row in rows} == differing(OURS, THEIRS)
+            assert {header.round for header, _ in post.frames} == {dh.BLINDED, dh.RAISED, dh.OWN}
+
+    asyncio.run(play())
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulator import World
 
-from node import lookups
+from node import doctor, lookups
 from node.activation import InForce
 from node.home import Home
 from node.logs import Log
@@ -42,6 +42,20 @@ def test_a_blob_is_there_once_its_block_has_ended(shelf: DiskShelf) -> None:
         write(b"two")
     assert bytes(shelf.get("key") or b"") == b"one two"
     assert shelf.names() == ["key"]
+
+
+@pytest.mark.parametrize("opened", ["shelf", "shelf/lookup-1", "shelf/lookup-1/key.blob"])
+def test_the_doctor_sees_what_others_may_open(shelf: DiskShelf, folder: Path, opened: str) -> None:
+    home = Home(folder)
+    assert list(doctor.shelf_findings(home)) == []
+    put(shelf, "key", b"secret")
+    [fine] = doctor.shelf_findings(home)
+    assert fine.state == "ok"
+    (folder / opened).chmod(0o740)
+    [bad] = doctor.shelf_findings(home)
+    assert (bad.state, bad.found) == (
+        "error", "1 of 3 files and folders in shelf/ may be opened by other accounts"
+    )  # fmt: skip
 
 
 def test_after_an_error_there_is_what_was_there_before(shelf: DiskShelf, folder: Path) -> None:

@@ -22,8 +22,13 @@ VALUES = [["10"], ["20", "21", "22", "23"], ["30"], ["40"]]
 COLUMNS = {"key": "person_id", "value": "marital", "last_seen": "registered_month"}
 
 
-def policy(world: Any) -> ActivePolicy:
+MARITAL = 'marital = { type = "enum", use = ["carry"], values = ["10", "20", "21", "22", "23", "30", "40"] }'
+
+
+def policy(world: Any, marital: str = MARITAL) -> ActivePolicy:
     text = (world.examples / "match.toml").read_text("utf-8").replace("civil-affairs", OWN)
+    assert MARITAL in text
+    text = text.replace(MARITAL, marital)
     for letter, name in (("a", "analyst"), ("d", f"{OWN} dpo"), ("e", f"{OWN} owner")):
         text = text.replace("sha256:" + letter * 64, world.key(name))
     parsed = parse_policy(text.encode())
@@ -122,5 +127,27 @@ def test_rate_and_quota_of_records_end_the_asking(world: Any) -> None:
 )
 def test_what_the_example_does_not_open_is_refused(world: Any, change: dict[str, Any], code: str) -> None:
     answer = asked(world, job(world, "police", **change))
+    assert isinstance(answer, Refuse)
+    assert answer.code == code
+
+
+@pytest.mark.parametrize(
+    ("marital", "code"),
+    [
+        # Officers read a filter as what selects rows; the receiver learns about this value.
+        (MARITAL.replace("carry", "filter"), "column-use"),
+        # Values one by one would pass by the groups that the policy allows.
+        ('marital = { type = "int", use = ["carry"], range = [10, 40], bins = [10, 20, 30] }', "column-type"),
+    ],
+)
+def test_a_column_that_is_not_open_to_comparison_is_not_compared(world: Any, marital: str, code: str) -> None:
+    answer = decide(
+        policy(world, marital),
+        job(world, "police"),
+        node=world.node(OWN),
+        roster=world.roster,
+        now=world.now,
+        history=Remembered(()),
+    )
     assert isinstance(answer, Refuse)
     assert answer.code == code

@@ -9,7 +9,7 @@ from protocols.dp.cost import NOTHING, Cost
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import DatasetName, NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES, job_type
-from protocols.jobs.job_type import OutputClass, Standing
+from protocols.jobs.job_type import OutputClass, RequesterBound, Standing
 from protocols.party import Serving
 from protocols.psi.oprf import Mode
 from protocols.wire import Constraints, JobInput, JobSpec
@@ -92,16 +92,17 @@ def test_owner_and_clerk_are_two_organisations():
     spec = lookup_spec()
     same = replace(spec, roles={**spec.roles, CLERK: NodeName("civil-affairs.example/b")})
     assert refused(same).code == "owner-is-clerk"
-    (pair,) = LOOKUPS.separation(same, Organisation("civil-affairs.example"))
+    (pair,) = LOOKUPS.separation(same, BUREAU)
     assert pair.these & pair.those
 
 
 def test_who_asks_for_the_session_is_of_the_clerks_organisation():
     spec = lookup_spec()
-    assert LOOKUPS.separation(spec, Organisation("street-office.example"))
+    assert isinstance(LOOKUPS, RequesterBound)
+    LOOKUPS.check_requester(spec, Organisation("street-office.example"))
     for other in (BUREAU, "civil-affairs.example", "a.street-office.example"):
         with pytest.raises(InputError) as error:
-            LOOKUPS.separation(spec, Organisation(other))
+            LOOKUPS.check_requester(spec, Organisation(other))
         assert error.value.code == "requester-not-clerk"
 
 
