@@ -54,7 +54,8 @@ ColumnType = Literal[
 """`identifier` holds typed keys of several kinds; `code` is a code-list value that is not spelt out here."""
 
 ColumnUse = Literal["join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher"]
-"""The only parts a column may play. `carry`: travels sealed with a class-B record."""
+"""The only parts a column may play. `carry`: goes with records about persons, or is
+compared person by person."""
 
 Grade = Literal["core", "important", "general-4", "general-3", "general-2", "general-1"]
 """GB/T 43697-2024."""

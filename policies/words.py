@@ -23,7 +23,7 @@ USES: Final[Mapping[str, Words]] = {
     "join": ("join", "匹配"),
     "group": ("group", "分组"),
     "filter": ("filter", "筛选"),
-    "carry": ("carry", "随名单携带"),
+    "carry": ("carry or compare for each person", "随名单携带或逐人比对"),
     "sum": ("sum", "求和"),
     "mean": ("mean", "求均值"),
     "count": ("count", "计数"),

@@ -59,7 +59,7 @@ grade = "general-4"
 personal = "sensitive"
 [datasets.status.columns]
 id = {{ type = "resident-id", use = ["join"] }}
-marital = {{ type = "enum", use = ["filter"], values = {values} }}
+marital = {{ type = "enum", use = ["carry"], values = {values} }}
 seen = {{ type = "month", use = ["filter"] }}
 [[negative_list]]
 dataset = "status"

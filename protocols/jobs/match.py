@@ -34,10 +34,17 @@ from protocols.jobs.job_type import (
     Table,
     Unit,
 )
-from protocols.jobs.sources import check_columns, check_names, check_summaries
-from protocols.match.inputs import MAX_VALUES, MatchList, MatchListBuilder
+from protocols.jobs.sources import (
+    MAX_KEYS,
+    check_columns,
+    check_enough,
+    check_names,
+    check_sizes,
+    check_summaries,
+)
+from protocols.match.inputs import MAX_VALUES, NOT_COMPARABLE, MatchList, MatchListBuilder
 from protocols.match.parties import Match, Receiver, Sender
-from protocols.match.shape import SIZING, Shape
+from protocols.match.shape import SIZING
 from protocols.party import Party, Rand
 from protocols.statistics.differencing import Query
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
@@ -45,9 +52,6 @@ from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 RECEIVER: Final = Role("receiver")
 SENDER: Final = Role("sender")
 OWNERS: Final = (RECEIVER, SENDER)
-
-MAX_KEYS: Final = 1 << 27
-"""Most keys that a job may let the receiver list: 134 million."""
 
 GROUPS: Final = (2, 4)
 """Fewest and most groups of values: a sender enters each of its keys once for every other group."""
@@ -59,11 +63,13 @@ MAX_VALUE_CHARACTERS: Final = 64
 class Params:
     """What a job of this type asks.
 
-    `groups` are the values of each group where values are compared, else none.
+    `groups` are the values of each group where values are compared, else none. `exact` asks for the form in
+    which a receiver can compare no more keys than it was admitted with, whatever it does.
     """
 
     receiver_keys: int
     groups: tuple[tuple[str, ...], ...]
+    exact: bool
     areas: AreaTable
 
     @classmethod
@@ -95,14 +101,21 @@ class Params:
                 hint='write compare = "held", or compare = "differs" with values',
             )
         groups = _groups(params.pop("values", None)) if compare == "differs" else ()
+        form = params.pop("form", "auto")
+        if form not in ("auto", "dh"):
+            raise InputError(
+                "params.form is neither auto nor dh",
+                code="bad-params",
+                hint='write form = "dh" for an exact count of compared keys, or leave it out for speed',
+            )
         areas = area_table(params.pop("areas", "national"))
         if params:
             raise InputError(
-                f"{len(params)} unknown param(s), expected receiver_keys, compare, values, areas",
+                f"{len(params)} unknown param(s), expected receiver_keys, compare, values, form, areas",
                 code="unknown-param",
                 hint="remove what match/1 does not know",
             )
-        return cls(most, groups, areas)
+        return cls(most, groups, form == "dh", areas)
 
     @property
     def differs(self) -> bool:
@@ -155,7 +168,8 @@ def _columns(params: Params) -> tuple[ColumnNeed, ...]:
     if not params.differs:
         return (_KEY,)
     domain = Domain(values=tuple(value for group in params.groups for value in group))
-    return (_KEY, ColumnNeed("value", "filter", ("enum", "code", "text", "int"), domain=domain), _LAST_SEEN)
+    # Carried, not filtered by: it selects no rows, and what the receiver learns is about it.
+    return (_KEY, ColumnNeed("value", "carry", ("enum", "code", "text"), domain=domain), _LAST_SEEN)
 
 
 class Matching:
@@ -287,10 +301,10 @@ class Matching:
         """Check what all admissions say of the lists, before anything derived from data leaves.
 
         The sender never sees the answer, so every limit binds the receiver's own list. (1) A summary of both
-        lists and of nothing else, made by the same rules. (2) The receiver lists no more keys than the job
-        says and every rule allows. (3) Its list is within 2 % of its catalogue; where values are compared,
-        it may be shorter, by rows without a comparable value. (4) It is at least `min_coverage` of its
-        catalogue. (5) It can lay open at most `max_fraction` of the sender's list. (6) Two lists are enough.
+        lists and of nothing else, made by the same rules, with sizes that a list can have. (2) The receiver
+        lists no more keys than the job says and every rule allows. (3) Its list is within 2 % of its
+        catalogue. (4) It is at least `min_coverage` of its catalogue. (5) It can lay open at most
+        `max_fraction` of the sender's list. (6) Two lists are enough.
 
         Raises:
             ProtocolAborted: with the guard that failed.
@@ -298,6 +312,7 @@ class Matching:
         params = Params.of(spec)
         # (1)
         check_summaries(inputs, OWNERS)
+        check_sizes(inputs)
         receiver, sender = (inputs[role] for role in OWNERS)
         # (2)
         if constraints.max_rows is None:
@@ -322,7 +337,7 @@ class Matching:
             )
         # (3)
         beyond = receiver.distinct_keys - receiver.catalogue_keys
-        if (0 if params.differs and beyond < 0 else abs(beyond)) * LIST_SIZE_PARTS > receiver.catalogue_keys:
+        if abs(beyond) * LIST_SIZE_PARTS > receiver.catalogue_keys:
             raise ProtocolAborted(
                 f"the receiver's list is not within {100 // LIST_SIZE_PARTS} % of its catalogue",
                 code="guard-list-size",
@@ -334,7 +349,7 @@ class Matching:
             raise ProtocolAborted(
                 f"the receiver lists less than {coverage} of its catalogue's keys",
                 code="guard-coverage",
-                hint="see how many rows have a value outside all groups",
+                hint="refresh the catalogue, or find out which keys are missing",
             )
         # (5)
         most = min(receiver.distinct_keys, sender.distinct_keys)
@@ -345,20 +360,8 @@ class Matching:
                 hint="let the receiver list fewer keys, or agree on a larger share",
             )
         # (6)
-        if constraints.min_sources is not None and constraints.min_sources > len(OWNERS):
-            raise ProtocolAborted(
-                f"a record is of a person on {len(OWNERS)} lists, a participant asks for "
-                f"{constraints.min_sources}",
-                code="guard-sources",
-                hint="use crosscheck/1 for more lists",
-            )
-        if constraints.min_organisations is not None and constraints.min_organisations > len(OWNERS):
-            raise ProtocolAborted(
-                f"{len(OWNERS)} organisations bring a list, a participant asks for "
-                f"{constraints.min_organisations}",
-                code="guard-organisations",
-                hint="use crosscheck/1 for more lists",
-            )
+        more = "use crosscheck/1 for more lists"
+        check_enough(constraints, organisations=len(OWNERS), sources=len(OWNERS), more=more, without=more)
 
     def builder(self, spec: JobSpec, role: Role, unit: Unit | None = None) -> InputBuilder:  # noqa: ARG002  # each key counts once
         """Return an empty builder; ages are judged as of the day the job was created."""
@@ -387,6 +390,7 @@ class Matching:
             sender_items=setup.inputs[SENDER].distinct_keys,
             values=params.entries,
             ctx=setup.ctx,
+            exact=params.exact,
         )
         if role == SENDER:
             return Sender(match, prepared.keys, other_groups(prepared.marks, params), rand)
@@ -403,12 +407,15 @@ class Matching:
 def other_groups(marks: npt.NDArray[np.uint8], params: Params) -> npt.NDArray[np.uint8]:
     """Return n x `entries` marks under which the sender enters each key: every group but its own.
 
-    A receiver whose mark is among them has another value. Without values: one column of zeros.
+    A receiver whose mark is among them has another value. A key that is not comparable is entered as often,
+    under marks behind those of all groups, which no receiver has; and `NOT_COMPARABLE` is never entered.
+    Without values: one column of zeros.
     """
     if not params.differs:
         return np.zeros((len(marks), 1), dtype=np.uint8)
     every = np.arange(1, len(params.groups) + 1, dtype=np.uint8)
-    return np.array([every[every != own] for own in every], dtype=np.uint8)[marks - 1]
+    nobodys = len(every) + every[:-1]
+    return np.stack([nobodys, *(every[every != own] for own in every)])[marks]
 
 
 def records(listed: MatchList, found: npt.NDArray[np.bool_], params: Params, sender: Organisation) -> Content:
@@ -418,6 +425,8 @@ def records(listed: MatchList, found: npt.NDArray[np.bool_], params: Params, sen
     and `organisation`, whose list it was compared with. The first two as bytes, UTF-8: a text would take four
     bytes a character.
     """
+    if params.differs:
+        found = found & (listed.marks != NOT_COMPARABLE)  # what no honest sender enters has no group to show
     keys = listed.keys[found]
     columns: dict[str, npt.NDArray[Any]] = {"key": keys}
     if params.differs:
@@ -431,8 +440,9 @@ _NO_JOB: Final = "nothing new: an organisation needs no job to compare its own l
 
 _LIST_SIZES: Final = Statement(
     "list-sizes",
-    "how many rows and distinct keys each list has and when it was taken, as the admissions state",
-    "各清单的行数、去重后的条数和数据时点(准入声明中已载明)",
+    "how many rows and distinct keys each list has, whatever its values, and when it was taken, as the "
+    "admissions state",
+    "各清单的行数、去重后的条数(与取值无关)和数据时点(准入声明中已载明)",
 )
 _HELD: Final = Statement(
     "held",
@@ -443,39 +453,52 @@ _HELD: Final = Statement(
 
 def _differing(groups: int) -> Statement:
     other, other_zh = (
-        ("which, of two groups, is then the other one", ", 而只有两组时即为另一组")
+        (
+            "there are two groups, so of every key that is found it learns the sender's group: the other one",
+            "只分两组, 因此对每个找到的号码, 接收方即得知发送方的取值属于哪一组(另一组)",
+        )
         if groups == 2
-        else ("but not which", ", 但不知道是哪一组")
+        else ("it does not learn which", "不知道是哪一组")
     )
     return Statement(
         "differs",
-        f"of every key on its list, whether the sender lists it with a value of another group, {other}; "
-        "where not, it cannot tell the same group from a person whom the sender does not list",
-        f"本清单中的每个证件号码在发送方清单中的取值是否属于另一组{other_zh}; 若否, "
-        "无法区分取值属于同一组与发送方清单中没有此人",
+        f"of every key on its list, whether the sender lists it with a value of another group; {other}. "
+        "Where not, it cannot tell the same group from a person whom the sender does not list, or lists "
+        "without a value of any group",
+        f"本清单中的每个证件号码在发送方清单中的取值是否属于另一组; {other_zh}。若否, "
+        "无法区分取值属于同一组、发送方清单中没有此人, 以及发送方的取值不属于任何一组",
     )
-
-
-_LEAST_ROWS: Final = Shape.of(1, SIZING.dh_below, 1, SIZING).rows
-"""Rows of the smallest table."""
 
 
 def _crafted(params: Params) -> Statement:
-    what, what_zh = (
-        ("persons and values it lists", "人员及取值") if params.differs else ("persons it lists", "人员")
+    what, what_zh, whole, whole_zh = (
+        ("persons and values it lists", "人员及取值", ", with every person's group", "及每人所属的组")
+        if params.differs
+        else ("persons it lists", "人员", "", "")
     )
+    exact = "no more keys than it was admitted with, which the sender counts"
+    exact_zh = "数量不超过其准入条数, 由发送方逐一计数"
     short = SIZING.dh_below
+    if params.exact:
+        departing, departing_zh = f"{exact}, however long the lists are", f"不论清单长短, {exact_zh}"
+    else:
+        departing = (
+            f"{exact}, where both lists have fewer than {short} entries; else it can obtain the sender's "
+            f"whole list{whole}, by testing guesses afterwards, uncharged and unseen, which a job with "
+            'form = "dh" rules out'
+        )
+        departing_zh = (
+            f"双方清单均不足 {short} 项时, {exact_zh}; 否则可在事后任意猜测并验证, 从而得到发送方的整份清单"
+            f'{whole_zh}, 不计入配额, 也不会被察觉; 任务写明 form = "dh" 可排除这种情形'
+        )
     return Statement(
         "crafted-list",
         f"the same about {what} on purpose, {params.receiver_keys} keys at most, each charged; the committed "
         "input shows that afterwards to an auditor. If it departs from the protocol, too, it may compare "
-        "others, which the committed input does not show: no more than it was admitted with where both lists "
-        f"have fewer than {short} entries, else up to a third more, or {_LEAST_ROWS} for each million "
-        "entries of the sender, begun or full, if that is more",
+        f"others, which the committed input does not show: {departing}",
         f"故意列入某些{what_zh}时, 可得到同样信息, 最多 {params.receiver_keys} 个证件号码, 逐一计入配额; "
         "事后审计可凭输入承诺查出。若其还违反协议, 则可比对承诺以外的号码, 输入承诺无法反映: "
-        f"双方清单均不足 {short} 项时, 数量不超过其准入条数; 否则可多出三分之一, "
-        f"或按发送方每百万项(不足百万按百万计) {_LEAST_ROWS} 个计, 以较多者为准",
+        f"{departing_zh}",
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from protocols.dp.cost import NOTHING, Cost
 from protocols.dp.mechanism import Budget, Noise, Vector, calibrate
 from protocols.encoding import canonical_json
-from protocols.errors import InputError, ProtocolAborted
+from protocols.errors import InputError
 from protocols.identifiers import area_table
 from protocols.identifiers.areas import AREA_TABLES
 from protocols.ids import Organisation, Role
@@ -35,7 +35,7 @@ from protocols.jobs.job_type import (
     Unit,
     source,
 )
-from protocols.jobs.sources import check_sizes, check_sources, check_summaries
+from protocols.jobs.sources import check_enough, check_sizes, check_sources, check_summaries
 from protocols.overlap.dummies import Dummies, dummies
 from protocols.overlap.lists import KEY, ListBuilder
 from protocols.overlap.parties import Matcher, Owner, Pair, Receiver, Sender, plan_of
@@ -311,21 +311,14 @@ class Overlap:
         # (1)
         check_summaries(inputs, params.owners)
         check_sizes(inputs)
-        # (2)
-        if constraints.min_organisations is not None and params.sources < constraints.min_organisations:
-            raise ProtocolAborted(
-                f"{params.sources} organisations bring a list, a participant asks for "
-                f"{constraints.min_organisations}",
-                code="guard-organisations",
-                hint="add sources, and a matcher",
-            )
-        # (3)
-        if constraints.min_sources is not None and constraints.min_sources > 1:
-            raise ProtocolAborted(
-                f"a person counts from 1 source on, a participant asks for {constraints.min_sources}",
-                code="guard-sources",
-                hint="min_sources is for lists of persons; an overlap has no such limit",
-            )
+        # (2), (3)
+        check_enough(
+            constraints,
+            organisations=params.sources,
+            sources=1,
+            more="add sources, and a matcher",
+            without="min_sources is for lists of persons; an overlap has no such limit",
+        )
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; the matcher's, or else the first source's, outputs the table.

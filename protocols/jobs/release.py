@@ -32,7 +32,7 @@ from protocols.jobs.job_type import (
     Statement,
     Unit,
 )
-from protocols.jobs.sources import check_sources, check_summaries, kinds_of, seats_apart
+from protocols.jobs.sources import check_enough, check_sources, check_summaries, kinds_of, seats_apart
 from protocols.party import Finished, Incoming, Party, Rand, Step
 from protocols.releases.figures import TABLE, content
 from protocols.releases.forecasts import forecasts
@@ -193,21 +193,14 @@ class Release:
         params = Params.of(spec)
         # (1)
         check_summaries(inputs, params.owners)
-        # (2)
-        if constraints.min_organisations is not None and params.sources < constraints.min_organisations:
-            raise ProtocolAborted(
-                f"{params.sources} organisation(s) give data, a participant asks for "
-                f"{constraints.min_organisations}",
-                code="guard-organisations",
-                hint="add sources",
-            )
-        # (3)
-        if constraints.min_sources is not None and constraints.min_sources > 1:
-            raise ProtocolAborted(
-                f"a person counts from 1 source on, a participant asks for {constraints.min_sources}",
-                code="guard-sources",
-                hint="min_sources is for lists of persons; a release has no such limit",
-            )
+        # (2), (3)
+        check_enough(
+            constraints,
+            organisations=params.sources,
+            sources=1,
+            more="add sources",
+            without="min_sources is for lists of persons; a release has no such limit",
+        )
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; the key-holder's, or the only source's, outputs the table.

@@ -8,7 +8,7 @@ from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import AGGREGATOR, REQUESTER, ColumnNeed, Separation, source
 from protocols.sums.plan import MAX_SOURCES
 from protocols.tables.tally import LATEST
-from protocols.wire import InputSummary, JobInput, JobSpec, organisation_of
+from protocols.wire import Constraints, InputSummary, JobInput, JobSpec, organisation_of
 
 MAX_KEYS: Final = 1 << 27
 """Most distinct keys of a list: some 130 million, more than any province has people."""
@@ -137,6 +137,36 @@ def check_sizes(inputs: Mapping[Role, InputSummary]) -> None:
             f"a list is said to have more distinct keys than rows, or than {MAX_KEYS}",
             code="guard-sizes",
             hint="ask the department whose admission says so; its software may be broken",
+        )
+
+
+def check_enough(
+    constraints: Constraints, *, organisations: int, sources: int, more: str, without: str
+) -> None:
+    """Check that enough organisations give data, and that a person counts from enough of them on.
+
+    Args:
+        constraints: the strictest limits of all rules.
+        organisations: how many give data.
+        sources: in how many of them a person has to be at least, to count.
+        more: what to do where organisations are too few.
+        without: what to do where sources are.
+
+    Raises:
+        ProtocolAborted: `guard-organisations`, `guard-sources`.
+    """
+    if constraints.min_organisations is not None and organisations < constraints.min_organisations:
+        raise ProtocolAborted(
+            f"{organisations} organisation(s) give data, a participant asks for "
+            f"{constraints.min_organisations}",
+            code="guard-organisations",
+            hint=more,
+        )
+    if constraints.min_sources is not None and sources < constraints.min_sources:
+        raise ProtocolAborted(
+            f"a person counts from {sources} source(s) on, a participant asks for {constraints.min_sources}",
+            code="guard-sources",
+            hint=without,
         )
 
 

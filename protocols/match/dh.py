@@ -1,13 +1,15 @@
-"""The DH form, for short lists: both sides raise every item to their secret exponents. SPEC.md, 7.
+"""The DH form: both sides raise every item to their secret exponents. SPEC.md, 7.
 
     receiver  -- H(x)^a, shuffled -->  sender
     receiver  <-- H(x)^(a b), in the same order --  sender
     receiver  <-- H(y)^b, shuffled --  sender
 
-Each is one message. Meadows 1986; Huberman, Franklin, Hogg, EC 1999.
+Short lists are one message each. Of the first two streams, which are one flow there and back, `UNDER_WAY`
+messages are under way at most. Meadows 1986; Huberman, Franklin, Hogg, EC 1999.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from protocols.errors import ProtocolAborted
 from protocols.ids import Role
 from protocols.match.shape import Match
-from protocols.party import Finished, Incoming, Outgoing, Progress, Rand, Step, Waiting
+from protocols.party import UNDER_WAY, Finished, Incoming, Outgoing, Progress, Rand, Step, Waiting
 from protocols.psi import group
 from protocols.psi.group import POINT_BYTES, Points
 from protocols.psi.tagging import check_chunk
@@ -35,21 +37,39 @@ class _Blinded:
     """A list of items in random order, each hashed to the group and raised to one secret exponent."""
 
     def __init__(
-        self, keys: npt.NDArray[np.bytes_], marks: npt.NDArray[np.uint8], ctx: bytes, rand: Rand
+        self, keys: npt.NDArray[np.bytes_], marks: npt.NDArray[np.uint8], match: Match, rand: Rand
     ) -> None:
         """Take n keys with n x v marks: n v items, key ‖ mark."""
         self._keys, self._marks, self._values = keys, marks.reshape(-1), marks.shape[1]
-        self._dst = _DOMAIN + ctx
+        self._dst, self._chunk = _DOMAIN + match.ctx, match.sizing.points
         self.order = group.permutation(len(self._marks), rand)
         self.exponent = group.random_scalar(rand)
+        self.sent = 0
 
-    def message(self, to: Role, number: int) -> Outgoing:
-        """Return the message of all points."""
-        keys: list[bytes] = self._keys[self.order // self._values].tolist()
-        marks: list[int] = self._marks[self.order].tolist()
-        items = [key + bytes([mark]) for key, mark in zip(keys, marks, strict=True)]
-        points = group.power(group.hash_to_group(items, self._dst), self.exponent)
-        return Outgoing(to, number, points.tobytes())
+    def messages(self, to: Role, number: int, most: int) -> Iterator[Outgoing]:
+        """Yield the next messages of the stream of all points, up to `most` of them."""
+        for start in range(self.sent, len(self.order), self._chunk)[:most]:
+            order = self.order[start : start + self._chunk]
+            self.sent += len(order)
+            keys: list[bytes] = self._keys[order // self._values].tolist()
+            marks: list[int] = self._marks[order].tolist()
+            items = [key + bytes([mark]) for key, mark in zip(keys, marks, strict=True)]
+            points = group.power(group.hash_to_group(items, self._dst), self.exponent)
+            yield Outgoing(to, number, points.tobytes(), last=self.sent == len(self.order))
+
+
+class _Counted:
+    """The points of a stream that has to be a whole list of `count`, message by message."""
+
+    def __init__(self, count: int, chunk: int) -> None:
+        self.count, self._chunk, self.seen = count, chunk, 0
+
+    def take(self, message: Incoming) -> Points:
+        """Return the points of a message."""
+        batch = group.points(message.body)
+        check_chunk(self.seen, len(batch), self.count, self._chunk, last=message.last)
+        self.seen += len(batch)
+        return batch
 
 
 class Receiver:
@@ -65,15 +85,20 @@ class Receiver:
     ) -> None:
         """Take n keys with n marks."""
         self._match, self._publish = match, publish
-        self._list = _Blinded(keys, marks.reshape(-1, 1), match.ctx, rand)
-        self._raised: Points | None = None
+        self._list = _Blinded(keys, marks.reshape(-1, 1), match, rand)
+        self._back = _Counted(match.receiver_items, match.sizing.points)
+        self._theirs = _Counted(match.entries, match.sizing.points)
+        self._raised = np.empty((match.receiver_items, POINT_BYTES), dtype=np.uint8)
+        self._order = self._list.order
+        self._found = np.zeros(match.receiver_items, dtype=np.bool_)
 
     def start(self) -> Step:
-        """Send the own list."""
-        return Waiting((self._list.message(self._match.sender, BLINDED),), self._progress(0))
+        """Send the first points of the own list."""
+        return self._waiting(self._list.messages(self._match.sender, BLINDED, UNDER_WAY))
 
-    def _progress(self, done: int) -> Progress:
-        return Progress("matching", done, self._match.receiver_items + self._match.entries)
+    def _waiting(self, outgoing: Iterable[Outgoing]) -> Waiting:
+        done, total = (self._back.seen + self._theirs.seen), (self._back.count + self._theirs.count)
+        return Waiting(outgoing, Progress("matching", done, total))
 
     def receive(self, message: Incoming) -> Step:
         """Take the own points, raised, and then the sender's.
@@ -81,16 +106,28 @@ class Receiver:
         Raises:
             ProtocolAborted: a message that is not due, of another length, or with an invalid point.
         """
-        due = RAISED if self._raised is None else OWN
-        if message.sender != self._match.sender or message.round != due:
+        back = self._back.seen < self._back.count
+        if message.sender != self._match.sender or message.round != (RAISED if back else OWN):
             raise unexpected(message)
-        if self._raised is None:
-            self._raised = _decoded(_points(message, self._match.receiver_items))
-            return Waiting((), self._progress(self._match.receiver_items))
-        theirs = group.power(_points(message, self._match.entries), self._list.exponent)
-        found = np.empty(self._match.receiver_items, dtype=np.bool_)
-        found[self._list.order] = np.isin(_texts(self._raised), _texts(theirs))
-        return Finished((), self._publish(found))
+        return self._take_back(message) if back else self._take_theirs(message)
+
+    def _take_back(self, message: Incoming) -> Step:
+        start = self._back.seen
+        batch = self._back.take(message)
+        if self._back.seen > self._list.sent:
+            raise unexpected(message)
+        self._raised[start : self._back.seen] = _decoded(batch)
+        if message.last:
+            by_point = np.argsort(_texts(self._raised))
+            self._raised, self._order = self._raised[by_point], self._order[by_point]
+        return self._waiting(self._list.messages(self._match.sender, BLINDED, 1))
+
+    def _take_theirs(self, message: Incoming) -> Step:
+        theirs = _texts(group.power(self._theirs.take(message), self._list.exponent))
+        own = _texts(self._raised)
+        at = np.minimum(np.searchsorted(own, theirs), len(own) - 1)
+        self._found[self._order[at[own[at] == theirs]]] = True
+        return Finished((), self._publish(self._found)) if message.last else self._waiting(())
 
 
 class Sender:
@@ -101,34 +138,30 @@ class Sender:
     ) -> None:
         """Take n keys with n x v marks."""
         self._match = match
-        self._list = _Blinded(keys, marks, match.ctx, rand)
+        self._list = _Blinded(keys, marks, match, rand)
+        self._passing = _Counted(match.receiver_items, match.sizing.points)
 
     def start(self) -> Step:
         """Wait for the receiver's list."""
-        return Waiting((), Progress("matching", 0, self._match.receiver_items))
+        return Waiting((), self._progress())
+
+    def _progress(self) -> Progress:
+        return Progress("matching", self._passing.seen, self._passing.count)
 
     def receive(self, message: Incoming) -> Step:
-        """Raise the receiver's list; the own one follows.
+        """Raise a message of the receiver's list; after the last one the own list follows.
 
         Raises:
             ProtocolAborted: a message that is not due, of another length, or with an invalid point.
         """
         if message.sender != self._match.receiver or message.round != BLINDED:
             raise unexpected(message)
-        batch = _points(message, self._match.receiver_items)
-        raised = group.power(batch, self._list.exponent).tobytes()
-        return Finished(self._both(raised), ())
-
-    def _both(self, raised: bytes) -> Iterator[Outgoing]:
-        yield Outgoing(self._match.receiver, RAISED, raised)
-        yield self._list.message(self._match.receiver, OWN)
-
-
-def _points(message: Incoming, count: int) -> Points:
-    """Return the points of a message that has to be a whole list of `count`."""
-    batch = group.points(message.body)
-    check_chunk(0, len(batch), count, count, last=message.last)
-    return batch
+        raised = group.power(self._passing.take(message), self._list.exponent)
+        back = Outgoing(self._match.receiver, RAISED, raised.tobytes(), message.last)
+        if not message.last:
+            return Waiting((back,), self._progress())
+        own = self._list.messages(self._match.receiver, OWN, self._match.entries)
+        return Finished(chain((back,), own), ())
 
 
 def unexpected(message: Incoming) -> ProtocolAborted:

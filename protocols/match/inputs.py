@@ -16,10 +16,13 @@ import numpy.typing as npt
 from protocols.errors import InputError
 from protocols.identifiers import AreaTable, normalise, rule_version
 from protocols.ids import Digest
-from protocols.psi.keyed_list import COMMIT_ROWS, commit, months_of, texts_of
+from protocols.psi.keyed_list import COMMIT_ROWS, UNKNOWN_MONTH, commit, months_of, texts_of
 
-MAX_VALUES: Final = 256
-"""Most values that groups may list together: a value's rank takes one byte."""
+MAX_VALUES: Final = 255
+"""Most values that groups may list together: a value's rank takes one byte, and one stands for no group."""
+
+NOT_COMPARABLE: Final = 0
+"""Mark of a key of which no row has a value of a group."""
 
 _BEHIND: Final = 3  # bytes behind a key while its rows are sorted: u16 month, u8 rank of the value
 _NEWEST: Final = 0xFFFF
@@ -27,11 +30,16 @@ _NEWEST: Final = 0xFFFF
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchList:
-    """A list, sorted by key, each key once. Implements `PreparedInput`."""
+    """A list, sorted by key, each key once. Implements `PreparedInput`.
+
+    Where values are compared, the keys without a value of a group stand in it, too, as `NOT_COMPARABLE`: how
+    many keys there are says nothing about values.
+    """
 
     rows: int
     keys: npt.NDArray[np.bytes_]  # n, ascending
     marks: npt.NDArray[np.uint8]  # n: number of the value's group, from 1; 0 where no values are compared
+    valued: bool  # whether values are compared
     rule_version: str
     reasons: Mapping[str, int] = field(default_factory=dict)
 
@@ -44,14 +52,15 @@ class MatchList:
         """Return rows without key by reason code, and `repeated-key` rows.
 
         Where values are compared, also rows with a key that have `no-value` or, in no group, an
-        `other-value`; and keys with `no-month`. A reason that never applies is left out.
+        `other-value`, whose keys are part of the list all the same; and comparable keys with `no-month`. A
+        reason that never applies is left out.
         """
         return dict(self.reasons)
 
     def commitment(self, salt: bytes) -> Digest:
         """Return SHA-256(salt ‖ every item in order of keys, each after its length as u16).
 
-        An item is the key; where values are compared, key ‖ `=` ‖ the group's number as a digit.
+        An item is the key; where values are compared, key ‖ `=` ‖ the mark as a digit.
 
         Args:
             salt: 32 random bytes, which the node keeps for auditors.
@@ -64,7 +73,7 @@ class MatchList:
     def _items(self) -> Iterator[npt.NDArray[np.bytes_]]:
         for start in range(0, len(self.keys), COMMIT_ROWS):
             keys, marks = self.keys[start : start + COMMIT_ROWS], self.marks[start : start + COMMIT_ROWS]
-            yield np.strings.add(np.strings.add(keys, b"="), marks.astype("S1")) if marks.any() else keys
+            yield np.strings.add(np.strings.add(keys, b"="), marks.astype("S1")) if self.valued else keys
 
     def __repr__(self) -> str:
         return f"MatchList({self.rows} rows, {self.distinct_keys} keys)"
@@ -73,8 +82,8 @@ class MatchList:
 class MatchListBuilder:
     """Takes the slot `key`, and where values are compared `value` and perhaps `last_seen`, batch by batch.
 
-    Rows without key, or with a value of no group, are left out. Of the others the one last seen stays of each
-    key; of equals the one whose value sorts first.
+    Rows without key are left out. Of each key's rows with a value of a group the one last seen stays; of
+    equals the one whose value sorts first. A key that has no such row stays as one that is not comparable.
     """
 
     def __init__(
@@ -101,7 +110,8 @@ class MatchListBuilder:
         if len(ranked) > MAX_VALUES:
             raise ValueError(f"{len(ranked)} values, at most {MAX_VALUES}")
         self._rank = {value: rank for rank, (value, _) in enumerate(ranked)}
-        self._group_of = np.array([number for _, number in ranked], dtype=np.uint8)
+        self._group_of = np.full(_NO_GROUP + 1, NOT_COMPARABLE, dtype=np.uint8)
+        self._group_of[: len(ranked)] = [number for _, number in ranked]
         self._rows = 0
         self._reasons: Counter[str] = Counter()
         self._dated = False
@@ -132,11 +142,10 @@ class MatchListBuilder:
             return
         self._dated = self._dated or "last_seen" in batch
         ranks = self._ranks(batch["value"])[found.rows]
-        comparable = ranks >= 0
         self._reasons["no-value"] += int((ranks == _NO_VALUE).sum())
         self._reasons["other-value"] += int((ranks == _OTHER_VALUE).sum())
         months = months_of(batch.get("last_seen"), len(batch["key"]))[found.rows]
-        self._kept.append(_packed(found.keys[comparable], months[comparable], ranks[comparable]))
+        self._kept.append(_packed(found.keys, months, ranks))
 
     def _ranks(self, column: Any) -> npt.NDArray[np.int16]:
         """Return the place of each row's value among all that groups list, in order; or why it has none."""
@@ -164,11 +173,12 @@ class MatchListBuilder:
         reasons["repeated-key"] = len(first) - len(keys)
         if self._dated and len(items):
             unknown = (behind[:, width : width + 2] == 0xFF).all(axis=1)
-            reasons["no-month"] = int(unknown[first].sum())
+            reasons["no-month"] = int((unknown[first] & (marks != NOT_COMPARABLE)).sum())
         return MatchList(
             rows=self._rows,
             keys=keys,
             marks=marks,
+            valued=bool(self._rank),
             rule_version=rule_version(self._areas),
             reasons={code: count for code, count in reasons.items() if count},
         )
@@ -189,6 +199,7 @@ class MatchListBuilder:
 
 _OTHER_VALUE: Final = -1
 _NO_VALUE: Final = -2
+_NO_GROUP: Final = 0xFF  # rank of both while rows are sorted
 
 
 def _packed(
@@ -197,8 +208,10 @@ def _packed(
     """Return each key, padded, with what decides which of its rows stays: the least of equal keys.
 
     Behind the key: u16 0xFFFF less the month, so that the latest comes first and the unknown one last; u8
-    rank of the value.
+    rank of the value. Rows without a value of a group come behind all others, whatever their month.
     """
+    none = ranks < 0
+    months, ranks = np.where(none, UNKNOWN_MONTH, months), np.where(none, _NO_GROUP, ranks)
     width = keys.dtype.itemsize
     packed = np.empty((len(keys), width + _BEHIND), dtype=np.uint8)
     packed[:, :width] = keys.view(np.uint8).reshape(len(keys), width)

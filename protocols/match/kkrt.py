@@ -23,6 +23,8 @@ from protocols.match.transpose import Words, to_columns, to_rows
 from protocols.party import Rand
 
 _PREFIX: Final = 8
+_MOST_ALIKE: Final = 64
+"""Most masks of a unit that begin alike: of random ones not even three do."""
 _ALL: Final = np.uint64((1 << 64) - 1)
 
 
@@ -159,12 +161,19 @@ class Awaited:
         at = np.searchsorted(theirs, prefixes)
         hits = np.zeros(len(order), dtype=np.bool_)
         left = np.arange(len(order))
-        while len(left := left[at[left] < len(theirs)]):
+        for _ in range(_MOST_ALIKE + 1):
+            left = left[at[left] < len(theirs)]
             # Whoever meets its prefix looks at the rest, and then at the next one with that prefix.
             left = left[theirs[at[left]] == prefixes[left]]
+            if not len(left):
+                return self.items[order[hits]]
             hits[left] |= rests[at[left]] == own_rests[left]
             at[left] += 1
-        return self.items[order[hits]]
+        raise ProtocolAborted(
+            f"more than {_MOST_ALIKE} masks begin alike, which random ones do not",
+            code="not-ascending",
+            hint="ask the sender's department; its software may be broken",
+        )
 
 
 class ReceiverUnits:

@@ -1,6 +1,6 @@
 """The parties of a comparison: a receiver that learns which of its items the sender has, and a sender.
 
-`form` picks one of two protocols by the public sizes: DH for short lists (dh.py), or KKRT:
+`Match.form` picks one of two protocols: DH for short lists, or where the job asks for it (dh.py), or KKRT:
 
     receiver  -- HELLO -->   sender      the sizes and a salt
     receiver  <-- BASE --    sender      the same, and points for 512 base transfers

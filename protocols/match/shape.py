@@ -12,6 +12,7 @@ from protocols.match.cuckoo import HASHES
 from protocols.match.hashing import PLANES
 from protocols.match.transpose import SIDE
 from protocols.party import MAX_BODY_BYTES, UNDER_WAY
+from protocols.psi.tagging import CHUNK_POINTS
 
 Form = Literal["dh", "kkrt"]
 
@@ -32,11 +33,12 @@ class Sizing:
     """How large buckets are. Only tests have other values than these.
 
     Args:
-        dh_below: fewer entries than this on both sides are compared in the DH form, in a message each.
+        dh_below: fewer entries than this on both sides are compared in the DH form anyway.
         least: a table of the receiver is made for at least so many items.
         receiver_mean: most items of the receiver in a bucket, on average.
         sender_most: most entries of the sender in a bucket, on average.
         message: bytes of a full message.
+        points: points of a full message of the DH form.
     """
 
     dh_below: int = 1 << 11
@@ -44,6 +46,7 @@ class Sizing:
     receiver_mean: int = 1 << 17
     sender_most: int = 1_000_000
     message: int = MAX_BODY_BYTES
+    points: int = CHUNK_POINTS
 
     def form(self, receiver_items: int, sender_entries: int) -> Form:
         """Return the form in which lists of these sizes are compared."""
@@ -122,7 +125,7 @@ class Shape:
 
     @property
     def rows(self) -> int:
-        """Rows of all tables: as many items could a receiver compare that fills every one."""
+        """Rows of all tables."""
         return self.units * self.segment
 
     @property
@@ -148,6 +151,8 @@ class Match:
         values: entries of the sender for each of its keys, each with a mark of its own.
         ctx: 32 bytes, binds everything to all admissions.
         sizing: for tests; how large buckets are.
+        exact: whether lists of any size are compared in the DH form, so that the receiver can compare no more
+            items than it was admitted with.
     """
 
     receiver: Role
@@ -157,6 +162,7 @@ class Match:
     values: int
     ctx: bytes
     sizing: Sizing = SIZING
+    exact: bool = False
 
     @property
     def entries(self) -> int:
@@ -171,8 +177,8 @@ class Match:
 
     @property
     def form(self) -> Form:
-        """Which protocol is played. It follows from the sizes alone."""
-        return self.sizing.form(self.receiver_items, self.entries)
+        """Which protocol is played. It follows from the job and the sizes alone."""
+        return "dh" if self.exact else self.sizing.form(self.receiver_items, self.entries)
 
     @property
     def empty(self) -> bool:

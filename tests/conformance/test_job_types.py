@@ -81,6 +81,7 @@ EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
         match_spec(500, compare="held"),
         match_spec(500, values=MARITAL),
         match_spec(500, values=[["1"], ["2"]]),
+        match_spec(500, form="dh"),
     ),
     "lookup/1": lambda: (
         lookup_spec(),

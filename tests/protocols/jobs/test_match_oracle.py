@@ -98,7 +98,7 @@ def test_lists_of_every_kind_give_the_right_answer(form: str, receiver: Any, sen
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("vector", VECTORS["cases"], ids=lambda vector: vector["why"])
 def test_the_cases_of_the_vectors(form: str, vector: dict[str, Any]) -> None:
-    names = "ABCDE"
+    names = "ABCDEFG"
     lists = [
         [(names.index(name), *(value or [""]), "") for name, *value in vector[side]]
         for side in ("receiver", "sender")

@@ -37,7 +37,9 @@ def refused(spec: JobSpec) -> InputError:
         match_spec(MAX_KEYS, compare="held"),
         match_spec(values=MARITAL),
         match_spec(values=[["a"], ["b"]]),
-        match_spec(values=[[str(n) for n in range(128)], [f"x{n}" for n in range(128)]]),
+        match_spec(values=[[str(n) for n in range(128)], [f"x{n}" for n in range(127)]]),
+        match_spec(form="dh"),
+        match_spec(values=MARITAL, form="auto"),
     ],
 )
 def test_a_right_spec_passes_and_survives_its_encoding(spec: JobSpec) -> None:
@@ -58,6 +60,8 @@ def test_wrong_params_are_refused(bad: dict[str, Any]) -> None:
         ({"receiver_keys": 10.0}, "bad-params"),
         ({"compare": None}, "bad-params"),
         ({"compare": ["differs"]}, "bad-params"),
+        ({"form": None}, "bad-params"),
+        ({"form": ["dh"]}, "bad-params"),
         ({"areas": "atlantis"}, "bad-params"),
         ({"values": {"a": ["1"], "b": ["2"]}}, "bad-params"),
         ({"values": [[str(n) for n in range(200)], [f"x{n}" for n in range(57)]]}, "bad-params"),
@@ -151,12 +155,14 @@ def test_the_values_of_all_groups_are_held_against_the_policy() -> None:
         needs = {need.slot: need for need in MATCHING.columns(spec, role)}
         assert {slot: (need.use, need.required) for slot, need in needs.items()} == {
             "key": ("join", True),
-            "value": ("filter", True),
+            "value": ("carry", True),
             "last_seen": ("filter", False),
         }
         domain = needs["value"].domain
         assert domain is not None
         assert set(domain.values) == {value for group in MARITAL for value in group}
+        # Numbers have bins and a range in policies, which values named one by one would pass by.
+        assert needs["value"].types == ("enum", "code", "text")
 
 
 # ---------------------------------------------------------------- guards
@@ -171,8 +177,8 @@ def guard(
 ) -> str | None:
     """Return the guard that fails for these distinct keys; the receiver's catalogue comes second."""
     inputs = {
-        RECEIVER: InputSummary(999, *receiver, ZERO, "2026-01-01", ZERO, rules[0]),
-        SENDER: InputSummary(999, sender, 100, ZERO, "2026-01-01", ZERO, rules[1]),
+        RECEIVER: InputSummary(1 << 40, *receiver, ZERO, "2026-01-01", ZERO, rules[0]),
+        SENDER: InputSummary(1 << 40, sender, 100, ZERO, "2026-01-01", ZERO, rules[1]),
     }
     try:
         MATCHING.check_inputs(spec, inputs, replace(LOOSE, **limits))
@@ -185,30 +191,51 @@ HELD, DIFFERS = match_spec(500), match_spec(500, values=MARITAL)
 
 
 @pytest.mark.parametrize(
-    ("receiver", "held", "differs"),
+    ("receiver", "code"),
     [
-        ((100, 100), None, None),
-        ((98, 100), None, None),
-        ((102, 100), None, None),
-        ((97, 100), "guard-list-size", None),
-        ((103, 100), "guard-list-size", "guard-list-size"),
-        ((1, 100), "guard-list-size", None),
-        ((0, 0), None, None),
-        ((1, 0), "guard-list-size", "guard-list-size"),
+        ((100, 100), None),
+        ((98, 100), None),
+        ((102, 100), None),
+        ((97, 100), "guard-list-size"),
+        ((103, 100), "guard-list-size"),
+        ((1, 100), "guard-list-size"),
+        ((0, 0), None),
+        ((1, 0), "guard-list-size"),
     ],
 )
 def test_the_receivers_list_is_about_as_long_as_its_catalogue_says(
-    receiver: tuple[int, int], held: str | None, differs: str | None
+    receiver: tuple[int, int], code: str | None
 ) -> None:
-    assert guard(HELD, receiver) == held
-    assert guard(DIFFERS, receiver) == differs
+    assert guard(HELD, receiver) == guard(DIFFERS, receiver) == code
 
 
-def test_where_rows_are_left_out_enough_have_to_be_left() -> None:
-    half = Fraction(1, 2)
-    assert guard(DIFFERS, (50, 100), min_coverage=half) is None
-    assert guard(DIFFERS, (49, 100), min_coverage=half) == "guard-coverage"
-    assert guard(DIFFERS, (0, 0), min_coverage=half) is None
+def test_the_receiver_lists_as_much_of_its_catalogue_as_a_rule_asks_for() -> None:
+    most = Fraction(99, 100)
+    assert guard(DIFFERS, (99, 100), min_coverage=most) is None
+    assert guard(DIFFERS, (98, 100), min_coverage=most) == "guard-coverage"
+    assert guard(DIFFERS, (0, 0), min_coverage=most) is None
+
+
+def test_sizes_that_no_list_has_end_the_attempt_before_room_is_made_for_them() -> None:
+    rows = 1 << 20
+    sizes = {RECEIVER: (rows, rows), SENDER: (rows, rows)}
+
+    def code(role: Role, stated: tuple[int, int]) -> str | None:
+        inputs = {
+            each: InputSummary(*size, rows, ZERO, "2026-01-01", ZERO, "rules")
+            for each, size in (sizes | {role: stated}).items()
+        }
+        try:
+            MATCHING.check_inputs(match_spec(rows), inputs, LOOSE)
+        except ProtocolAborted as aborted:
+            return aborted.code
+        return None
+
+    assert code(SENDER, (rows, rows)) is None
+    assert code(SENDER, (1 << 40, MAX_KEYS)) is None
+    for role in OWNERS:
+        assert code(role, (rows, rows + 1)) == "guard-sizes"
+        assert code(role, (1 << 53, MAX_KEYS + 1)) == "guard-sizes"
 
 
 def test_the_receiver_lists_no_more_keys_than_was_approved_and_every_rule_allows() -> None:
@@ -259,6 +286,18 @@ def test_a_party_checks_the_guards_once_more_and_takes_its_own_list_alone() -> N
         MATCHING.party(Role("matcher"), replace(strict, constraints=LOOSE), listed, bytes)
 
 
+def test_jobs_about_other_values_state_the_same_sizes() -> None:
+    """Whoever has a seat reads them before anything is charged: they may not count persons by value."""
+    rows = [(n, "10" if n < 70 else "20" if n < 97 else "90", "") for n in range(100)]
+    stated = set()
+    for values in (MARITAL, [["90"], ["zz"]], [["20"], ["zz"]], [["x"], ["y"], ["z"]]):
+        for role in OWNERS:
+            said = summary(prepared(match_spec(values=values), role, rows))
+            stated.add((said.rows, said.distinct_keys))
+    held = summary(prepared(match_spec(), SENDER, [n for n, _, _ in rows]))
+    assert stated == {(held.rows, held.distinct_keys)} == {(100, 100)}
+
+
 # ---------------------------------------------------------------- cost, query, statements
 
 
@@ -289,6 +328,7 @@ def test_both_directions_and_other_caps_are_the_same_question(spec: JobSpec) -> 
         turned(spec),
         replace(spec, inputs=spec.inputs[::-1]),
         replace(spec, params={**spec.params, "receiver_keys": 7}),
+        replace(spec, params={**spec.params, "form": "dh"}),
     ]
     if "values" in spec.params:
         shuffled = [list(reversed(group)) for group in reversed(MARITAL)]
@@ -329,12 +369,28 @@ def test_statements_say_what_the_variant_tells() -> None:
     said = {spec.job_id: MATCHING.learns(spec)[frozenset({RECEIVER})] for spec in (HELD, DIFFERS)}
     assert "500" in said[HELD.job_id][2].en
     assert "500" in said[HELD.job_id][2].zh
-    for each in (said[HELD.job_id][2], said[DIFFERS.job_id][2]):
-        # What bounds a receiver that departs from the protocol, in either form.
-        assert all(number in text for number in ("2048", "83328") for text in (each.en, each.zh))
-    assert "not which" in said[DIFFERS.job_id][1].en
+    assert "does not learn which" in said[DIFFERS.job_id][1].en
     two = MATCHING.learns(match_spec(values=[["a"], ["b"]]))[frozenset({RECEIVER})][1]
-    assert "is then the other one" in two.en
+    assert "of every key that is found it learns the sender's group" in two.en
+    assert "即得知发送方的取值属于哪一组" in two.zh
+
+
+@pytest.mark.parametrize("params", [{}, {"values": MARITAL}])
+def test_statements_say_what_a_receiver_gains_that_departs_from_the_protocol(params: dict[str, Any]) -> None:
+    auto, exact = (
+        MATCHING.learns(match_spec(form=form, **params))[frozenset({RECEIVER})][2] for form in ("auto", "dh")
+    )
+    assert "can obtain the sender's whole list" in auto.en
+    assert "发送方的整份清单" in auto.zh
+    assert ("with every person's group" in auto.en) == bool(params)
+    for text in (auto.en, auto.zh):
+        assert "2048" in text
+        assert 'form = "dh"' in text
+    for text in (exact.en, exact.zh):
+        assert "whole list" not in text
+        assert "整份清单" not in text
+    assert "no more keys than it was admitted with" in exact.en
+    assert "数量不超过其准入条数" in exact.zh
 
 
 # ---------------------------------------------------------------- marks, records
@@ -349,12 +405,16 @@ def test_the_sender_enters_every_group_but_its_own(vector: dict[str, Any]) -> No
     assert entered.shape == (len(own), params.entries)
     assert [sorted(row) for row in entered.tolist()] == list(vector["entries"].values())
     # A receiver's mark is among the sender's exactly where the groups differ.
-    for mark, row in zip(own, entered, strict=True):
-        assert {int(other) for other in own if other in row} == {int(other) for other in own} - {int(mark)}
+    for mark, row in zip(own[own > 0], entered[own > 0], strict=True):
+        assert {int(other) for other in own if other in row} == {int(other) for other in own} - {0, int(mark)}
     rows = [(n, value, "2026-01") for n, (value, _) in enumerate(vector["rows"])]
     listed = prepared(match_spec(values=vector["values"]), SENDER, rows)
     kept = {prepared(match_spec(), SENDER, [n]).keys[0]: mark for n, (_, mark) in enumerate(vector["rows"])}
-    assert dict(zip(listed.keys, listed.marks, strict=True)) == {k: m for k, m in kept.items() if m}
+    assert dict(zip(listed.keys, listed.marks, strict=True)) == kept
+    # Whose value is in no group is found by nobody, and finds nobody.
+    assert 0 not in entered
+    assert not set(entered[own == 0].ravel()) & set(own)
+    assert len(set(entered[own == 0].ravel())) == params.entries
 
 
 def test_without_values_the_sender_enters_each_key_once() -> None:
@@ -380,6 +440,10 @@ def test_records_are_the_receivers_own_keys_in_order_with_its_own_values() -> No
     }
     assert content.table.columns["organisation"].strides == (0,)
     assert content.facts["rows"] == 2
+    # No honest sender enters anything that a key without a group of its own would be found by.
+    of_none = prepared(DIFFERS, RECEIVER, [(1, "90", "")])
+    lied = records(of_none, np.array([True]), Params.of(DIFFERS), Organisation("police.example"))
+    assert lied.table.rows == lied.facts["rows"] == 0
     held = prepared(HELD, RECEIVER, [1, 2])
     none = records(held, np.zeros(2, dtype=np.bool_), Params.of(HELD), Organisation("police.example"))
     assert (none.table.rows, sorted(none.table.columns)) == (0, ["key", "organisation"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from protocols.errors import InputError
 from protocols.identifiers import area_table
-from protocols.match.inputs import MAX_VALUES, MatchList, MatchListBuilder
+from protocols.match.inputs import MAX_VALUES, NOT_COMPARABLE, MatchList, MatchListBuilder
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "match.json").read_text())
 GROUPS = (("10",), ("20", "21", "22"), ("30",))
@@ -62,10 +62,11 @@ def test_a_list_without_keys_is_a_list(empty: tuple[Batch, ...]) -> None:
     assert listed.commitment(bytes(32)) == with_values.commitment(bytes(32))
 
 
-def test_values_are_marked_by_their_group_and_other_rows_left_out() -> None:
+def test_values_are_marked_by_their_group_and_keys_with_none_stay_as_not_comparable() -> None:
     values = ["10", " 21 ", "22", "30", "90", "", None, "１０"]
     listed = built({"key": [person(n) for n in range(8)], "value": values}, groups=GROUPS)
-    assert marked(listed) == {person(0): 1, person(1): 2, person(2): 2, person(3): 3}
+    expected = {person(0): 1, person(1): 2, person(2): 2, person(3): 3}
+    assert marked(listed) == expected | dict.fromkeys(map(person, range(4, 8)), 0)
     assert dict(listed.quality()) == {"other-value": 2, "no-value": 2}
     assert listed.rows == 8
 
@@ -84,14 +85,19 @@ def test_of_one_keys_rows_the_one_last_seen_stays_and_of_equals_the_smallest_val
         (3, "20", None), (3, "30", "1900-01"),  # known before unknown
         (4, "20", None), (4, "05", None),  # both unknown
         (5, "90", "2026-05"), (5, "20", "2020-01"),  # no group: not a row to compare
+        (6, "90", "2026-05"), (6, "", None),  # no group, all of them
+        (7, "90", "2026-05"), (7, "05", None),  # a row to compare, whenever
     ]  # fmt: skip
     for order in (rows, rows[::-1]):
         batch = dict(zip(("key", "value", "last_seen"), map(list, zip(*order, strict=True)), strict=True))
         batch["key"] = [person(n) for n in batch["key"]]
         halves = [{slot: values[part] for slot, values in batch.items()} for part in (slice(5), slice(5, 99))]
         listed = built(*halves, groups=groups)
-        assert marked(listed) == {person(1): 1, person(2): 1, person(3): 1, person(4): 3, person(5): 2}
-        assert dict(listed.quality()) == {"other-value": 1, "repeated-key": 5, "no-month": 1}
+        assert marked(listed) == {
+            person(n): mark for n, mark in enumerate((1, 1, 1, 3, 2, NOT_COMPARABLE, 3), start=1)
+        }
+        quality = {"other-value": 3, "no-value": 1, "repeated-key": 8, "no-month": 2}
+        assert dict(listed.quality()) == quality
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,12 +123,23 @@ def test_a_list_is_that_of_plain_python(rows: list[tuple[int, str, str]], size: 
     ]
     number = {value: place for place, group in enumerate(GROUPS, 1) for value in group}
     best: dict[str, tuple[str, str]] = {}
+    expected = {person(n): NOT_COMPARABLE for n, _, _ in rows}
     for n, value, month in rows:
         if value in number:
             known = best.get(person(n))
             later = known is None or month > known[1] or (month == known[1] and value < known[0])
             best[person(n)] = (value, month) if later or known is None else known
-    assert marked(built(*batches, groups=GROUPS)) == {key: number[value] for key, (value, _) in best.items()}
+    expected |= {key: number[value] for key, (value, _) in best.items()}
+    assert marked(built(*batches, groups=GROUPS)) == expected
+
+
+def test_how_many_keys_a_list_has_does_not_depend_on_which_values_are_compared() -> None:
+    batch = {"key": [person(n // 2) for n in range(12)], "value": ["10", "90", "20", "", None, "x"] * 2}
+    sizes = {
+        built(batch, groups=groups).distinct_keys
+        for groups in (GROUPS, (("90",), ("zz",)), (("10",), ("20",)), (("a",), ("b",)))
+    }
+    assert sizes == {built({"key": batch["key"]}).distinct_keys} == {6}
 
 
 def test_the_commitment_binds_keys_and_marks() -> None:
@@ -130,17 +147,19 @@ def test_the_commitment_binds_keys_and_marks() -> None:
     for vector in VECTORS["commitments"]:
         keys = np.array([key.encode() for key in vector["keys"]])
         marks = np.array(vector.get("marks", [0] * len(keys)), dtype=np.uint8)
-        listed = MatchList(len(keys), keys, marks, "rules")
+        listed = MatchList(len(keys), keys, marks, "marks" in vector, "rules")
         assert vector["salt"] == salt.hex()
         assert listed.commitment(salt) == vector["digest"]
     one, two = (
         ([person(n) for n in range(3)], ["10", "20", "30"]),
         ([person(n) for n in range(3)], ["10"] * 3),
     )
+    none = (one[0], ["x", "y", ""])
     made = {
-        built({"key": keys, "value": values}, groups=GROUPS).commitment(salt) for keys, values in (one, two)
+        built({"key": keys, "value": values}, groups=GROUPS).commitment(salt)
+        for keys, values in (one, two, none)
     }
-    assert len(made | {built({"key": one[0]}).commitment(salt)}) == 3
+    assert len(made | {built({"key": one[0]}).commitment(salt)}) == 4
     with pytest.raises(ValueError, match="salt"):
         built().commitment(b"short")
 
@@ -155,7 +174,8 @@ def test_the_commitment_is_what_the_specification_says() -> None:
 @pytest.mark.parametrize("items", [[b"a", b"bcd", b"ef"], [b"abc", b"def"], [b"x"], []])
 def test_items_of_any_lengths_are_committed_to_alike(items: list[bytes]) -> None:
     plain = bytes(32) + b"".join(len(item).to_bytes(2, "big") + item for item in items)
-    listed = MatchList(len(items), np.array(items, dtype="S3"), np.zeros(len(items), dtype=np.uint8), "rules")
+    marks = np.zeros(len(items), dtype=np.uint8)
+    listed = MatchList(len(items), np.array(items, dtype="S3"), marks, valued=False, rule_version="rules")
     assert listed.commitment(bytes(32)) == f"sha256:{hashlib.sha256(plain).hexdigest()}"
 
 
@@ -195,9 +215,9 @@ def test_a_list_without_values_reads_no_dates() -> None:
 
 def test_more_values_than_a_byte_counts_are_refused() -> None:
     values = tuple(str(n) for n in range(MAX_VALUES))
-    listed = built({"key": [person(1), person(2)], "value": ["0", "255"]}, groups=(values[:1], values[1:]))
+    listed = built({"key": [person(1), person(2)], "value": ["0", "254"]}, groups=(values[:1], values[1:]))
     assert marked(listed) == {person(1): 1, person(2): 2}
-    with pytest.raises(ValueError, match="256"):
+    with pytest.raises(ValueError, match="255"):
         MatchListBuilder(
             as_of=date(2026, 1, 1), areas=area_table("demo-city"), groups=((*values, "x"), ("y",))
         )

@@ -154,13 +154,83 @@ def matrix_rows(body):
 
 def drawn_rows(both, unit):
     """What the sender draws for the rows of a unit, bit by bit."""
+    return drawn_rows_of(both, both.choices.astype(int), unit)
+
+
+def drawn_rows_of(both, sides, unit):
+    """The streams of one side of each pair, or all of one side, for the rows of a unit."""
     size = both.shape.segment // 8
     columns = []
-    for pair, choice in zip(both.pairs, both.choices, strict=True):
+    for pair, side in zip(both.pairs, np.broadcast_to(sides, COLUMNS), strict=True):
         out = bytearray((unit + 1) * size + 16)
-        Stream(pair[int(choice)].tobytes()).fill(memoryview(bytes((unit + 1) * size)), memoryview(out))
+        Stream(pair[side].tobytes()).fill(memoryview(bytes((unit + 1) * size)), memoryview(out))
         columns.append(np.frombuffer(bytes(out[unit * size : (unit + 1) * size]), dtype=np.uint8))
     return np.unpackbits(np.stack(columns), axis=1, bitorder="little").T
+
+
+# -- a receiver that departs from the protocol ---------------------------------------------------------------
+
+
+def bits_of_codes(made, entries, hashed):
+    """The code of each entry under a hash, bit by bit: n x 512."""
+    out, blocks = room(len(entries)), []
+    for permutation in made.codes[hashed]:
+        permutation.apply(np.ascontiguousarray(entries).reshape(-1), out)
+        blocks.append(out[:-2].reshape(-1, 2).copy())
+    return np.unpackbits(np.concatenate(blocks, axis=1).view(np.uint8), axis=1, bitorder="little")
+
+
+def masks_of_rows(both, bits, rows, unit):
+    """The mask of each row of 512 bits, as the sender makes it in that row."""
+    chain = kkrt._Chain.of(joint().rows, len(bits))
+    chain.begin(np.ascontiguousarray(rows), unit * both.shape.segment)
+    blocks = np.packbits(bits, axis=1, bitorder="little").view("<u8").reshape(len(bits), 4, 2)
+    for plane in range(4):
+        chain.absorb(plane, np.ascontiguousarray(blocks[:, plane]).reshape(-1))
+    made = kkrt._masks(chain.state[: 2 * len(bits)].reshape(-1, 2), both.shape)
+    return list(zip(made.prefixes.tolist(), made.rests.tolist(), strict=True))
+
+
+def test_a_receiver_that_sends_other_codes_reads_the_senders_whole_list():
+    """What SPEC.md, section 8, and the statement `crafted-list` admit, and why there is another form.
+
+    It was admitted with 80 keys, knows that these are on the sender's list, and learns 8 bits with each.
+    """
+    made, width, everybody = joint(), 8, np.arange(2000)
+    theirs = np.concatenate([np.arange(80), np.arange(101, 2000, 3)])
+    sizing = Sizing(dh_below=0, least=512, receiver_mean=1000, sender_most=1000, message=4096)
+    both = Both([(n, 0) for n in range(80)], [(n, [0]) for n in theirs], sizing)
+    hashes = made.hashes(key_list(everybody))
+    rows = made.positions(hashes, both.shape.segment)
+    entries = made.marked(hashes, np.zeros(len(everybody), dtype=np.uint8))
+    secret, tried = np.full(COLUMNS, -1), np.arange(1 << width)
+    options = (tried[:, None] >> np.arange(width)) & 1
+    for unit in range(both.shape.units):
+        codes, sent = bits_of_codes(made, entries, unit), np.zeros((both.shape.segment, COLUMNS), np.uint8)
+        # Every key that it knows, in a row of its own, with 8 other bits flipped than the next one's.
+        used = {int(rows[unit, n]): n for n in range(80)}
+        places = dict(zip(used, range(0, COLUMNS, width), strict=False))
+        for row, place in places.items():
+            sent[row] = codes[used[row]]
+            sent[row, place : place + width] ^= 1
+        own, other = (drawn_rows_of(both, side, unit) for side in range(2))
+        body = np.packbits((own ^ other ^ sent).T, axis=1, bitorder="little")
+        for column in body:
+            both.sender.take(column.tobytes())
+        masks = both.sender.masks(unit)
+        seen = set(zip(masks.prefixes.tolist(), masks.rests.tolist(), strict=True))
+        for row, place in places.items():
+            guesses = np.repeat(own[row : row + 1], len(tried), axis=0)
+            guesses[:, place : place + width] ^= options.astype(np.uint8)
+            found = masks_of_rows(both, guesses, np.full(len(tried), row), unit)
+            [hit] = [at for at, mask in enumerate(found) if mask in seen]
+            secret[place : place + width] = options[hit]
+    assert (secret == both.choices).all()
+    # With the secret it tests everybody, in the last unit alone, offline.
+    at = rows[unit]
+    evaluated = own[at] ^ (sent[at] ^ codes) & secret.astype(np.uint8)
+    listed = [n for n, mask in enumerate(masks_of_rows(both, evaluated, at, unit)) if mask in seen]
+    assert listed == theirs.tolist()
 
 
 # -- labels and row numbers ----------------------------------------------------------------------------------
@@ -323,6 +393,21 @@ def test_masks_out_of_order_are_refused():
     with pytest.raises(ProtocolAborted) as refused:
         awaited.found(Masks(np.array([2, 1], np.uint64), np.zeros(2, np.uint64)))
     assert refused.value.code == "not-ascending"
+
+
+def test_many_masks_that_begin_alike_are_not_walked_along():
+    mine = Masks(np.array([5], np.uint64), np.array([7], np.uint64))
+    awaited = Awaited(mine, np.zeros(1, np.uint32))
+
+    def theirs(count, rest):
+        return Masks(np.full(count, 5, np.uint64), np.full(count, rest, np.uint64))
+
+    assert awaited.found(theirs(64, 0)).tolist() == []
+    assert awaited.found(theirs(64, 7)).tolist() == [0]
+    for rest in (0, 7):
+        with pytest.raises(ProtocolAborted) as refused:
+            awaited.found(theirs(65, rest))
+        assert refused.value.code == "not-ascending"
 
 
 # -- lists that do not fit -----------------------------------------------------------------------------------

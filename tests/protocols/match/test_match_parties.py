@@ -24,6 +24,8 @@ from protocols.psi import group
 RECEIVER, SENDER = Role("receiver"), Role("sender")
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors/kkrt.json").read_text())
 KKRT = Sizing(dh_below=0, least=256, receiver_mean=64, sender_most=200, message=4096)
+CHUNKED = Sizing(points=8)
+"""The DH form with lists in several messages."""
 
 Items = list[tuple[bytes, int]]
 Entries = list[tuple[bytes, tuple[int, ...]]]
@@ -96,10 +98,11 @@ def test_both_forms_find_what_plain_sets_find(mine, theirs, differs):
         items, others = held(list(mine)), entered(list(theirs))
     answer = wanted(items, others)
     assert play(items, others) == answer
+    assert play(items, others, CHUNKED) == answer
     assert play(items, others, KKRT) == answer
 
 
-@pytest.mark.parametrize("sizing", [SIZING, KKRT], ids=["dh", "kkrt"])
+@pytest.mark.parametrize("sizing", [SIZING, CHUNKED, KKRT], ids=["dh", "dh-chunks", "kkrt"])
 @pytest.mark.parametrize(
     ("mine", "theirs"),
     [
@@ -133,7 +136,19 @@ def test_the_form_follows_from_the_two_sizes_alone():
     assert form(2048, 1) == form(1, 2048) == form(1, 683, 3) == "kkrt"
 
 
-@pytest.mark.parametrize("sizing", [SIZING, KKRT], ids=["dh", "kkrt"])
+def test_a_job_may_ask_for_the_form_that_counts_exactly_whatever_the_sizes():
+    items, others = held(numbered(0, 60)), entered(numbered(30, 100))
+    asked = replace(match_of(items, others, replace(KKRT, points=8)), exact=True)
+    assert asked.form == "dh"
+    sent: list[Sent] = []
+    outputs = run(pair(asked, items, others), observe=sent.append)
+    assert outputs[RECEIVER] == wanted(items, others)
+    assert {each.round for each in sent} == {dh.BLINDED, dh.RAISED, dh.OWN}
+    points = sum(len(each.body) for each in sent if each.round == dh.BLINDED) // group.POINT_BYTES
+    assert points == 60  # one for each item, which the sender counts
+
+
+@pytest.mark.parametrize("sizing", [SIZING, CHUNKED, KKRT], ids=["dh", "dh-chunks", "kkrt"])
 def test_lists_of_one_size_give_messages_of_the_same_sizes_whatever_is_in_them(sizing):
     def sizes(start):
         sent: list[Sent] = []
@@ -254,8 +269,22 @@ def test_queues_of_one_message_are_enough_where_only_one_is_ever_under_way(sizin
     assert outputs[RECEIVER] == wanted(items, others)
 
 
-def test_the_longest_list_of_the_dh_form_is_one_message():
-    assert SIZING.dh_below * group.POINT_BYTES <= MAX_BODY_BYTES
+@pytest.mark.parametrize(("receiver", "sender"), [(100, 100), (1, 300), (300, 1), (32, 33), (33, 32)])
+def test_long_lists_of_points_fill_no_queue(receiver, sender):
+    items, others = held(numbered(0, receiver)), entered(numbered(0, sender))
+    outputs, _ = run_bounded(pair(match_of(items, others, CHUNKED), items, others))
+    assert outputs[RECEIVER] == wanted(items, others)
+
+
+def test_of_a_long_list_of_points_few_messages_are_under_way():
+    items, others = held(numbered(0, 100)), entered(numbered(0, 10))
+    played = pair(match_of(items, others, CHUNKED), items, others)
+    assert len(list(played[RECEIVER].start().outgoing)) == UNDER_WAY
+
+
+def test_short_lists_of_points_are_one_message_and_every_message_of_points_fits():
+    assert SIZING.dh_below <= SIZING.points
+    assert SIZING.points * group.POINT_BYTES <= MAX_BODY_BYTES
 
 
 # -- what is refused -----------------------------------------------------------------------------------------
@@ -364,6 +393,13 @@ ALTERED = [
     (SIZING, SENDER, dh.OWN, 0, body(lambda old: b""), "bad-length"),
     (SIZING, SENDER, dh.OWN, 0, body(lambda old: old + POINT), "too-many-items"),
     (SIZING, SENDER, dh.OWN, 0, open_ended, "bad-length"),
+    (CHUNKED, RECEIVER, dh.BLINDED, 1, body(lambda old: old[32:]), "bad-length"),
+    (CHUNKED, RECEIVER, dh.BLINDED, 0, ended, "too-few-items"),
+    (CHUNKED, RECEIVER, dh.BLINDED, 2, body(lambda old: old + POINT), "too-many-items"),
+    (CHUNKED, SENDER, dh.RAISED, 1, first_point(NO_POINT), "bad-point"),
+    (CHUNKED, SENDER, dh.RAISED, 1, ended, "too-few-items"),
+    (CHUNKED, SENDER, dh.OWN, 1, body(lambda old: old[32:]), "bad-length"),
+    (CHUNKED, SENDER, dh.OWN, 3, open_ended, "bad-length"),
 ]
 
 
@@ -375,7 +411,7 @@ ALTERED = [
 def test_a_message_that_is_not_what_is_due_ends_the_attempt(case):
     sizing, role, number, place, edit, code = case
     items, others = held(numbered(0, 300)), entered(numbered(100, 350))
-    if sizing is SIZING:
+    if sizing is not KKRT:
         items, others = items[:20], others[:30]
     match = match_of(items, others, sizing)
     played = pair(match, items, others)
@@ -394,6 +430,17 @@ def test_masks_that_come_before_a_unit_was_sent_are_refused():
     played[RECEIVER].receive(Incoming(SENDER, base.round, base.body, base.last))
     with pytest.raises(ProtocolAborted) as refused:
         played[RECEIVER].receive(Incoming(SENDER, MASKS, b"", last=False))
+    assert refused.value.code == "unexpected-message"
+
+
+def test_points_that_come_back_before_they_were_sent_are_refused():
+    items, others = held(numbered(0, 100)), entered(numbered(0, 10))
+    played = pair(match_of(items, others, CHUNKED), items, others)
+    sent = list(played[RECEIVER].start().outgoing)
+    for message in sent:
+        played[RECEIVER].receive(Incoming(SENDER, dh.RAISED, message.body, last=False))  # sends nothing yet
+    with pytest.raises(ProtocolAborted) as refused:
+        played[RECEIVER].receive(Incoming(SENDER, dh.RAISED, sent[0].body, last=False))
     assert refused.value.code == "unexpected-message"
 
 
