@@ -15,8 +15,10 @@ from session_case import CANARY, Answering, make_sessions, play
 from simulator import START, Post, Station, World, over, until
 
 from node import asking
-from node.asking import Batch, Wish, read_list, read_one
+from node.asking import Batch, Wish, read_list, read_one, read_reason
 from node.cli import main
+from node.counter import reason_digest, reason_salt
+from node.rpc import Attempt
 from node.shelf import shelf_of
 from protocols.errors import InputError
 from protocols.ids import JobId
@@ -51,9 +53,12 @@ def at(world: World) -> tuple[str, Path]:
 
 
 def test_one_person_is_asked_about_from_standard_input(world: World, typed: Callable[..., Printed]) -> None:
+    reason = world.folder / "reason.txt"
+    reason.write_text("\ufeff案 17\r\n", encoding="utf-8")
+
     async def session(_: Post, stations: dict[str, Station], job: JobId) -> None:
         def go() -> None:
-            code, out, _err = typed("ab\n", "lookup", job[7:15], "--reason", "案 17", *at(world))
+            code, out, _err = typed("ab\n", "lookup", job[7:15], "--reason-file", reason, *at(world))
             assert code == 0
             assert out == f"有记录 · there is a record\n  even  yes\n{SUSPECTED}\n"
             code, out, _err = typed("ac\n", "lookup", job, *at(world))
@@ -65,14 +70,18 @@ def test_one_person_is_asked_about_from_standard_input(world: World, typed: Call
             assert json.loads(out) == {
                 "job": job, "found": True, "fields": {"even": "yes"}, "statement": SUSPECTED
             }  # fmt: skip
+            code, out, _ = typed("案 17\nab\n", "lookup", job, "--reason-file", "-", "--json", *at(world))
+            digest = reason_digest(reason_salt(world.homes["police"]), Attempt(job, 1), "案 17")
+            assert (code, json.loads(out)["reason_sha256"]) == (0, digest)
             code, out, err = typed(f"{CANARY}?\n", "lookup", job, *at(world))
             assert (code, out) == (1, "")
             assert "1 of 1 are no identifiers" in err
             assert CANARY not in err
 
         await asyncio.to_thread(go)
-        reasons = ["reason_sha256" in e.body for e in stations["police"].entries("lookup.asked")]
-        assert reasons == [True, False, False]
+        digests = [e.body.get("reason_sha256") for e in stations["police"].entries("lookup.asked")]
+        assert digests[1:3] == [None, None]
+        assert digests[0] == digests[3] is not None
 
     play(world, session)
 
@@ -195,6 +204,42 @@ def test_a_wrong_usage_repeats_nothing_that_was_typed(
     code, out, err = typed("", "lookup", *words, *at(world))
     assert (code, out) == (1, "")
     assert CANARY not in err
+
+
+def test_a_reason_on_the_command_line_is_taken_for_a_file_and_not_repeated(
+    world: World, typed: Callable[..., Printed]
+) -> None:
+    listed = world.folder / "list"
+    listed.write_text("ab\n")
+    for words in (("--reason", CANARY), ("--reason-file", "-", "--batch", "-"), ("--reason-file", CANARY)):
+        out = world.folder / "out.csv"
+        batch = () if "--batch" in words else ("--batch", listed)
+        code, said, err = typed("ab\n", "lookup", "abcd", *words, *batch, "--out", out, *at(world))
+        assert (code, said) == (1, "")
+        assert "reason" in err
+        assert CANARY not in err
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "no-reason"),
+        (" \n", "no-reason"),
+        ("a\nb\n", "bad-reason"),
+        ("案" * 201, "long-reason"),
+        ("案" * 900, "too-long"),
+    ],
+)
+def test_a_reason_is_one_line_of_a_file(folder: Path, text: str, code: str) -> None:
+    path = folder / "reason"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        read_reason(str(path), sys.stdin)
+    assert refused.value.code == code
+    path.write_text("案" * 200, encoding="utf-8")
+    assert read_reason(str(path), sys.stdin) == "案" * 200
+    assert read_reason("", sys.stdin) == ""
 
 
 def test_an_identifier_is_one_line_of_text() -> None:

@@ -429,7 +429,7 @@ def test_more_questions_than_may_wait_are_refused(world: World, monkeypatch: pyt
     async def session(_: Post, stations: dict[str, Station], job: JobId) -> None:
         [open_one] = stations["police"].agent.runner._counter._sessions.values()
         for _ in range(MAX_WAITING):
-            open_one.ask({"keys": ["ab"]}, None)
+            open_one.ask({"keys": ["ab"]}, None, None)
         assert (await refusal(ask(stations["police"], job, "ab"))).code == "counter-busy"
 
     play(world, session)
