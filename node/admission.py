@@ -35,6 +35,7 @@ class Prepared:
     """A node's input, ready to run, and what may be said of it. The salt stays here, for auditors.
 
     Attributes:
+        input: None once the party has it.
         question: the digest of what is asked of the data that was read, see `question_here`.
         about: whom its rows are about, as the policy said when they were read.
         counts: how many rows were read, and how many of them do not count, by reason. Of a dataset whose size
@@ -42,7 +43,7 @@ class Prepared:
             no log.
     """
 
-    input: PreparedInput
+    input: PreparedInput | None
     dataset: DatasetName
     summary: InputSummary
     salt: bytes

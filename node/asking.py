@@ -1,7 +1,8 @@
 """`minshu-node lookup`: a person or a list is asked about, and what is found goes to whoever asked.
 
-An identifier is read from standard input or from a file, never from the command line, which every account of
-the machine can read; nothing that is printed about an error repeats one.
+Identifiers, and what a look-up is for, are read from standard input or from a file, never from the command
+line, which every account of the machine can read and a shell keeps; nothing that is printed about an error
+repeats them.
 """
 
 import csv
@@ -21,9 +22,11 @@ from protocols.errors import InputError, MinshuError, Refused
 from protocols.jobs.job_type import SUSPECTED
 from protocols.spreadsheet import plain_text
 
-CHUNK: Final = 1024
-"""Identifiers of one question of a list."""
+CHUNK: Final = 128
+"""Identifiers of one question of a list: somebody else's question comes in between."""
 MAX_LIST_BYTES: Final = 64 << 20
+MAX_REASON_BYTES: Final = 4 * MAX_REASON_CHARACTERS + 16
+"""Of a file; a mark and the line's end are in it, too."""
 TOO_FAST: Final = "rate-exceeded"
 """A list waits for its turn then; one person's question does not."""
 PAUSE_S: Final = 5.0
@@ -42,17 +45,7 @@ class Wish:
     reason: str = ""
 
     def request(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the request for these identifiers.
-
-        Raises:
-            InputError: `long-reason`.
-        """
-        if len(self.reason) > MAX_REASON_CHARACTERS:
-            raise InputError(
-                f"the reason has {len(self.reason)} characters, at most {MAX_REASON_CHARACTERS} are taken",
-                code="long-reason",
-                hint="give the number of the case",
-            )
+        """Return the request for these identifiers."""
         wanted = {"fields": list(self.fields)} if self.fields else {}
         return {"do": "ask", "job": self.job, "keys": list(keys), "reason": self.reason, **wanted}
 
@@ -156,13 +149,7 @@ def read_one(stream: TextIO) -> str:
     Raises:
         InputError: `no-identifier`, `too-long`, `bad-text`.
     """
-    if stream.isatty():
-        print("请输入证件号码 · identifier: ", end="", file=sys.stderr, flush=True)
-    try:
-        line = stream.readline(4 * MAX_KEY_CHARACTERS)
-    except UnicodeDecodeError:
-        raise InputError("standard input is not UTF-8", code="bad-text") from None
-    key = line.strip()
+    key = _typed(stream, "请输入证件号码 · identifier: ", 4 * MAX_KEY_CHARACTERS)
     if not key:
         raise InputError(
             "no identifier came",
@@ -172,6 +159,45 @@ def read_one(stream: TextIO) -> str:
     if len(key) > MAX_KEY_CHARACTERS:
         raise InputError(f"an identifier has at most {MAX_KEY_CHARACTERS} characters", code="too-long")
     return key
+
+
+def read_reason(source: str, stream: TextIO) -> str:
+    """Return what look-ups are for: the one line of a file, or the next line of standard input.
+
+    Args:
+        source: path of the file, `-` for standard input, empty where nobody says.
+        stream: standard input.
+
+    Raises:
+        InputError: `no-reason`, `bad-reason`, `long-reason`, `bad-text`, or it cannot be read.
+    """
+    if not source:
+        return ""
+    if source == "-":
+        text = _typed(stream, "请输入事由 · reason: ", 2 * MAX_REASON_CHARACTERS)
+    else:
+        text = _text(source, stream, MAX_REASON_BYTES, "reason").strip()
+    if not text:
+        raise InputError("no reason came", code="no-reason", hint="give the number of the case")
+    if len(text.splitlines()) > 1:
+        raise InputError("the reason has more than one line", code="bad-reason")
+    if len(text) > MAX_REASON_CHARACTERS:
+        raise InputError(
+            f"the reason has more than {MAX_REASON_CHARACTERS} characters",
+            code="long-reason",
+            hint="give the number of the case",
+        )
+    return text
+
+
+def _typed(stream: TextIO, prompt: str, most: int) -> str:
+    """Return the next line of standard input without the blanks around it; `prompt` is for a terminal."""
+    if stream.isatty():
+        print(prompt, end="", file=sys.stderr, flush=True)
+    try:
+        return stream.readline(most).strip()
+    except UnicodeDecodeError:
+        raise InputError("standard input is not UTF-8", code="bad-text") from None
 
 
 def read_list(source: str, column: str, stream: TextIO) -> list[str]:
@@ -185,7 +211,7 @@ def read_list(source: str, column: str, stream: TextIO) -> list[str]:
     Raises:
         InputError: it cannot be read, is no such list, or holds nobody.
     """
-    text = _text(source, stream)
+    text = _text(source, stream, MAX_LIST_BYTES, "list")
     try:
         found = csv.reader(io.StringIO(text), strict=True)
         if column:
@@ -223,25 +249,23 @@ def read_list(source: str, column: str, stream: TextIO) -> list[str]:
     return list(keys)
 
 
-def _text(source: str, stream: TextIO) -> str:
+def _text(source: str, stream: TextIO, most: int, what: str) -> str:
+    """Return the text of a file of at most `most` bytes, `-` for standard input; `what` is for errors."""
     try:
         if source == "-":
-            data = stream.buffer.read(MAX_LIST_BYTES + 1)
+            data = stream.buffer.read(most + 1)
         else:
             with Path(source).open("rb") as file:
-                data = file.read(MAX_LIST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"the list cannot be read ({error.strerror})", code="file-missing") from None
-    if len(data) > MAX_LIST_BYTES:
-        raise InputError(
-            f"the list is longer than {MAX_LIST_BYTES >> 20} MiB",
-            code="too-long",
-            hint="ask in several parts",
-        )
+                data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "no such file"
+        raise InputError(f"the {what} cannot be read ({why})", code="file-missing") from None
+    if len(data) > most:
+        raise InputError(f"the {what} is longer than {most} bytes", code="too-long")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError("the list is not UTF-8", code="bad-text", hint="save it as UTF-8") from None
+        raise InputError(f"the {what} is not UTF-8", code="bad-text", hint="save it as UTF-8") from None
 
 
 # -- answers out ---------------------------------------------------------------------------------------------

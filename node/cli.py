@@ -167,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     lookup.add_argument(
         "--field", action="append", default=[], metavar="NAME", help="ask for this field only"
     )
-    lookup.add_argument("--reason", default="", metavar="TEXT", help="the case; the journal keeps its digest")
+    lookup.add_argument(
+        "--reason-file", default="", metavar="FILE|-", help="the case, one line; the journal keeps its digest"
+    )
     release = group("release", "lists that were sealed to this node")
     opened = command(release, "open", _release_open, "open a list for the duty officer")
     opened.add_argument("release", metavar="RELEASE|JOB")
@@ -850,11 +852,12 @@ def _lookup(arguments: argparse.Namespace) -> int:
 
 
 def _lookup_one(arguments: argparse.Namespace, home: "Home") -> int:
-    from node.asking import Wish, ask_one, read_one
+    from node.asking import Wish, ask_one, read_one, read_reason
     from node.counter import Caller
 
     with Caller(home) as caller:
-        wish = Wish(arguments.what, tuple(arguments.field), arguments.reason)
+        reason = read_reason(arguments.reason_file, sys.stdin)
+        wish = Wish(arguments.what, tuple(arguments.field), reason)
         answer = ask_one(caller, wish, read_one(sys.stdin))
     if answer["found"]:
         lines = [
@@ -867,15 +870,22 @@ def _lookup_one(arguments: argparse.Namespace, home: "Home") -> int:
 
 
 def _lookup_list(arguments: argparse.Namespace, home: "Home") -> int:
-    from node.asking import Wish, ask_list, read_list
+    from node.asking import Wish, ask_list, read_list, read_reason
     from node.counter import Caller
 
     out = arguments.out
     if out is None:
         raise InputError("nobody said where the answers go", code="no-out", hint="give --out FILE.csv")
+    if arguments.batch == arguments.reason_file == "-":
+        raise InputError(
+            "list and reason both come by standard input",
+            code="bad-usage",
+            hint="give one of them as a file",
+        )
+    reason = read_reason(arguments.reason_file, sys.stdin)
     keys = read_list(arguments.batch, arguments.column, sys.stdin)
     with Caller(home) as caller:
-        wish = Wish(arguments.what, tuple(arguments.field), arguments.reason)
+        wish = Wish(arguments.what, tuple(arguments.field), reason)
         done = ask_list(caller, wish, keys, out, quiet=arguments.json)
     asked, found = done["asked"], done["found"]
     return _show(

@@ -7,6 +7,7 @@ coordinator can make a node refuse, never make it allow: a time that agrees only
 clock, and with what its journal says of it.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,7 +39,7 @@ class Clock:
     """This machine's wall clock, looked at beside its monotonic clock and the coordinator's time.
 
     A monotonic clock that stands still while the machine sleeps makes waking up a jump: the next welcome
-    settles it.
+    settles it. Sessions ask for the time in their parties' threads, so both clocks are read under a lock.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Clock:
         self._now = now
         self._monotonic = monotonic
         self._kept = kept
+        self._lock = threading.RLock()
         self._last = self._base = _Reading(now(), monotonic())
         self._ahead: timedelta | None = None
         self._jumped = False
@@ -70,22 +72,24 @@ class Clock:
         (1) At the last welcome it was within CLOCK_TOLERANCE of the coordinator's; before the first, nothing
         speaks against it. (2) It has not jumped since.
         """
-        wall = self._look()
-        disagrees = self._ahead is not None and abs(self._ahead) > CLOCK_TOLERANCE
-        return None if disagrees or self._jumped else wall
+        with self._lock:
+            wall = self._look()
+            disagrees = self._ahead is not None and abs(self._ahead) > CLOCK_TOLERANCE
+            return None if disagrees or self._jumped else wall
 
     def heard(self, coordinator: datetime) -> None:
         """Compare with the coordinator's time, just received."""
-        wall = self._look()
-        self._ahead = wall - coordinator
-        if abs(self._ahead) <= CLOCK_TOLERANCE:
-            self._jumped = False
-        self._base = self._last
-        self._asked = self._base.ticks
+        with self._lock:
+            wall = self._look()
+            ahead = self._ahead = wall - coordinator
+            if abs(ahead) <= CLOCK_TOLERANCE:
+                self._jumped = False
+            self._base = self._last
+            self._asked = self._base.ticks
         if self._kept is not None:
             # The doctor's convenience: a full disk must not cost the link.
             with suppress(OSError):
-                write_durably(self._kept, Heard(wall, -self._ahead).encode())
+                write_durably(self._kept, Heard(wall, -ahead).encode())
 
     def step(self) -> timedelta | None:
         """Return a jump of the wall clock not returned before, None for none; negative where it went back.
@@ -93,8 +97,9 @@ class Clock:
         A jump is more than CLOCK_TOLERANCE since the last look, or in many steps since the last welcome;
         what two clocks of one machine drift apart is none.
         """
-        self._look()
-        return self._steps.popleft() if self._steps else None
+        with self._lock:
+            self._look()
+            return self._steps.popleft() if self._steps else None
 
     def asks_again(self) -> bool:
         """Tell whether a new welcome is wanted: after a jump at once, in doubt every ASK_AGAIN_S."""

@@ -39,8 +39,8 @@ from protocols.jobs.job_type import SUSPECTED
 from protocols.party import UNDER_WAY, Answer
 
 MAX_LINE_BYTES: Final = 512 << 10
-MAX_KEYS: Final = 4096
-"""Most keys of one question."""
+MAX_KEYS: Final = 512
+"""Most keys of one question: whoever comes to the window waits for a few questions of others at most."""
 MAX_KEY_CHARACTERS: Final = 256
 MAX_REASON_CHARACTERS: Final = 200
 MAX_CONNECTIONS: Final = 64
@@ -50,6 +50,8 @@ MAX_WAITING: Final = 256
 """Questions of one session that wait or are under way."""
 MAX_ANSWER_BYTES: Final = 64 << 20
 DIAL_S: Final = 5.0
+IDLE_S: Final = 600.0
+"""After how long a connection ends on which nothing is asked, or no answer is taken."""
 ANSWER_S: Final = 600.0
 """How long a person's command waits for one answer."""
 
@@ -101,6 +103,7 @@ class _Put:
     """A question of somebody: what to hand over, and where its answer is awaited."""
 
     question: Question
+    who: object
     reason: Digest | None
     answer: "asyncio.Future[Mapping[str, Any]]"
 
@@ -109,7 +112,9 @@ class _Put:
 class Session:
     """A session that people at this node ask in.
 
-    Questions go to the party in their order, `UNDER_WAY` of them at a time: a flow that returns.
+    Questions go to the party in turn, one of each connection that has some, `UNDER_WAY` of them at a time: a
+    flow that returns. One place is always left to another connection, so that whoever asks about one person
+    does not wait for somebody's list.
 
     Attributes:
         attempt: of which run.
@@ -129,13 +134,15 @@ class Session:
     asked: int = 0
     closing: bool = False
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    _waiting: deque[_Put] = field(default_factory=deque)
+    _waiting: dict[object, deque[_Put]] = field(default_factory=dict)
     _under_way: dict[int, _Put] = field(default_factory=dict)
 
     # -- the loop --------------------------------------------------------------------------------------------
 
-    def ask(self, body: Mapping[str, Any], reason: Digest | None) -> "asyncio.Future[Mapping[str, Any]]":
-        """Put a question; the answer's body comes as the future's result.
+    def ask(
+        self, body: Mapping[str, Any], reason: Digest | None, who: object
+    ) -> "asyncio.Future[Mapping[str, Any]]":
+        """Put a question of the connection `who`; the answer's body comes as the future's result.
 
         Raises:
             Refused: `counter-busy`.
@@ -143,15 +150,15 @@ class Session:
         """
         if self.closing:
             raise session_over()
-        if len(self._waiting) + len(self._under_way) >= MAX_WAITING:
+        if sum(map(len, self._waiting.values())) + len(self._under_way) >= MAX_WAITING:
             raise Refused(
                 f"{MAX_WAITING} questions wait in this session already",
                 code="counter-busy",
                 hint="try again in a moment",
             )
         self.asked += 1
-        put = _Put(Question(self.asked, body), reason, self._loop.create_future())
-        self._waiting.append(put)
+        put = _Put(Question(self.asked, body), who, reason, self._loop.create_future())
+        self._waiting.setdefault(who, deque()).append(put)
         self._hand_over()
         return put.answer
 
@@ -171,15 +178,27 @@ class Session:
         self._under_way.clear()
 
     def _hand_over(self) -> None:
-        while self._waiting and len(self._under_way) < UNDER_WAY:
-            put = self._waiting.popleft()
+        while len(self._under_way) < UNDER_WAY and (put := self._next()) is not None:
             self._under_way[put.question.number] = put
             if not self.exchange.ask(put.question):
                 return  # the party was stopped; `over` comes
 
+    def _next(self) -> _Put | None:
+        """Take the next question of whoever's turn it is, None where nobody's."""
+        for who, puts in self._waiting.items():
+            if sum(put.who is who for put in self._under_way.values()) < UNDER_WAY - 1:
+                del self._waiting[who]
+                put = puts.popleft()
+                if puts:
+                    self._waiting[who] = puts  # behind everybody else
+                return put
+        return None
+
     def _fail_waiting(self, why: MinshuError) -> None:
-        while self._waiting:
-            _fail(self._waiting.popleft(), why)
+        for puts in self._waiting.values():
+            for put in puts:
+                _fail(put, why)
+        self._waiting.clear()
 
     def _settle(self, number: int, found: Mapping[str, Any] | MinshuError) -> None:
         put = self._under_way.pop(number, None)
@@ -280,7 +299,7 @@ class Counter:
             if self._connections > MAX_CONNECTIONS:
                 _say(writer, 0, _error(Refused("too many people ask at once", code="counter-busy")))
                 return
-            while (line := await _line(reader)) is not None:
+            while (line := await self._line(reader, under_way)) is not None:
                 while len(under_way) >= MAX_AT_ONCE:
                     await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
                 task = asyncio.create_task(self._answer(line, writer))
@@ -297,29 +316,43 @@ class Counter:
             self._connections -= 1
             for task in under_way:
                 task.cancel()
-            with suppress(OSError):
-                await writer.drain()
+            await _taken(writer)
             writer.close()
+
+    async def _line(self, reader: asyncio.StreamReader, under_way: set[asyncio.Task[None]]) -> bytes | None:
+        """Return the next line, None at the end.
+
+        Raises:
+            InputError: see `_line`; `counter-idle`: none came for IDLE_S, and nothing is under way.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(IDLE_S):
+                    return await _line(reader)
+            except TimeoutError:
+                if not under_way:
+                    raise InputError(
+                        f"nothing was asked for {IDLE_S:g} seconds", code="counter-idle", hint="connect again"
+                    ) from None
 
     async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:
         number = 0
         try:
             request = _read(line)
             number = request.id
-            said = await self._carry_out(request)
+            said = await self._carry_out(request, writer)
         except MinshuError as error:
             said = _error(error)
         _say(writer, number, said)
-        with suppress(OSError):
-            await writer.drain()
+        await _taken(writer)
 
-    async def _carry_out(self, request: Request) -> Mapping[str, Any]:
+    async def _carry_out(self, request: Request, who: object) -> Mapping[str, Any]:
         match request:
             case Ask():
                 session = self._session(request.job)
                 reason = self._reason(session, request.reason)
                 wanted = {} if request.fields is None else {"fields": list(request.fields)}
-                found = await session.ask({"keys": list(request.keys), **wanted}, reason)
+                found = await session.ask({"keys": list(request.keys), **wanted}, reason, who)
                 about = {} if reason is None else {"reason_sha256": reason}
                 return {**found, "statement": SUSPECTED, "job": session.attempt.job, **about}
             case Sessions():
@@ -443,6 +476,17 @@ async def _line(reader: asyncio.StreamReader) -> bytes | None:
             code="too-long",
             hint=f"ask about at most {MAX_KEYS} at a time",
         ) from None
+
+
+async def _taken(writer: asyncio.StreamWriter) -> None:
+    """Wait until there is room for another answer; hang up on who takes none for IDLE_S."""
+    try:
+        async with asyncio.timeout(IDLE_S):
+            await writer.drain()
+    except TimeoutError:
+        writer.transport.abort()
+    except OSError:
+        pass  # whoever asked has gone
 
 
 def _read(line: bytes) -> Request:

@@ -165,9 +165,9 @@ class Gate:
         """Return what this node answers to an authentic job now; attempt 0 asks for a dry answer."""
         # What a job would be told is what it will be told in a moment.
         no = None if not attempt.number and self.settling() else self._witnessing()
-        return judge(self._state, self._force, spec, attempt, self._moment(), unwitnessed=no)
+        return judge(self._state, self._force, spec, attempt, self.moment(), unwitnessed=no)
 
-    def _moment(self) -> datetime | None:
+    def moment(self) -> datetime | None:
         """Return the time to decide for, None where the clock cannot be trusted.
 
         Cut to what a journal can say of it: an auditor decides again for this very moment.
@@ -211,7 +211,7 @@ class Gate:
             raise Refused("this attempt was never offered here", code="unknown-attempt")
         spec = authentic(self._force, attempt.job, data)
         ledger = self._state.ledger()
-        moment = self._moment()
+        moment = self.moment()
         no = None if seen else self._witnessing()
         decision = judge(self._state, self._force, spec, attempt, moment, ledger=ledger, unwitnessed=no)
         if not isinstance(decision, Permit):

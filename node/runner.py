@@ -15,8 +15,9 @@ both hold how many keys it had before anything of its answer goes on.
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -40,6 +41,7 @@ from node.exchange import Close, Exchange, Handed, Question
 from node.gate import HINDRANCES, Allowed, Gate, about_of, dataset_of
 from node.home import Home
 from node.journal import job_facts, policy_ref
+from node.lasting import Lasting
 from node.ledger import RowState
 from node.link import Uplink
 from node.logs import Log
@@ -87,6 +89,8 @@ T = TypeVar("T")
 
 ADMISSION_LIFETIME: Final = timedelta(hours=1)
 MAX_THREADS: Final = 64
+MAX_SESSIONS: Final = 16
+"""Sessions open at once. Each takes a thread for as long as it is, and none of those that runs need."""
 PROGRESS_EVERY_S: Final = 0.5
 SESSION_PROGRESS_S: Final = 5.0
 """How often it is told how many look-ups there were."""
@@ -147,6 +151,7 @@ class _Live:
     task: asyncio.Task[None] | None = None
     exchange: Exchange | None = None
     session: Session | None = None
+    lasting: Lasting | None = None
     closing: asyncio.TimerHandle | None = None
     prepared: Prepared | None = None
     private: bytes = b""
@@ -169,6 +174,19 @@ class _Live:
         if self.over.is_set() and self.why is not None:
             raise self.why
 
+    @property
+    def stands(self) -> bool:
+        """Whether it is a session."""
+        return isinstance(job_type(self.allowed.spec.job_type), Standing)
+
+    def hand_over(self) -> PreparedInput | None:
+        """Return what was prepared, once: what a party drops while it runs is held by nobody else."""
+        prepared = self.prepared
+        if prepared is None:
+            return None
+        self.prepared = replace(prepared, input=None)
+        return prepared.input
+
 
 class Runner:
     """Runs the attempts of one node. Every method is called on the event loop."""
@@ -182,6 +200,8 @@ class Runner:
         self._postponed: set[Attempt] = set()
         self._lingering: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="run")
+        self._sessions = ThreadPoolExecutor(MAX_SESSIONS, thread_name_prefix="session")
+        self._open: set[Attempt] = set()
         self._counter = Counter(office.home, office.log)
 
     # -- what the coordinator asks ---------------------------------------------------------------------------
@@ -423,7 +443,8 @@ class Runner:
         for task in others:
             task.cancel()
         await asyncio.gather(*tasks, *others, return_exceptions=True)
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._threads, self._sessions):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     # -- one attempt -----------------------------------------------------------------------------------------
 
@@ -452,6 +473,7 @@ class Runner:
     async def _admit(self, live: _Live) -> None:
         office = self._office
         spec = live.allowed.spec
+        self._check_open(live)
         dataset = dataset_of(office.state, office.force, spec)
         if dataset is not None:
             limits = ReadLimits(
@@ -615,19 +637,48 @@ class Runner:
     async def _run(self, live: _Live, envelopes: tuple[bytes, ...]) -> None:
         office = self._office
         live.go_on()
-        agreed = self._agree(live, envelopes)
-        self._commit_start(live, agreed, envelopes)  # commit point 1
-        await self._witnessed(live)
-        timeout = agreed.constraints.max_runtime_s or office.config.default_runtime_s
-        deadline = asyncio.get_running_loop().call_later(timeout, live.stop, _timed_out(timeout))
-        try:
-            contents = await self._play(live, agreed, envelopes, timeout)
-            await self._release(live, contents)  # commit point 2
-        finally:
-            deadline.cancel()
+        with self._place(live):
+            agreed = self._agree(live, envelopes)
+            self._commit_start(live, agreed, envelopes)  # commit point 1
+            await self._witnessed(live)
+            timeout = agreed.constraints.max_runtime_s or office.config.default_runtime_s
+            deadline = asyncio.get_running_loop().call_later(timeout, live.stop, _timed_out(timeout))
+            try:
+                contents = await self._play(live, agreed, envelopes, timeout)
+                await self._release(live, contents)  # commit point 2
+            finally:
+                deadline.cancel()
         self._live.pop(live.attempt, None)
         office.log.info("run-done", job=live.attempt.job, attempt=live.attempt.number)
         self._upload_later(live.attempt)
+
+    @contextmanager
+    def _place(self, live: _Live) -> Iterator[None]:
+        """Keep one of the MAX_SESSIONS places for a session; other runs need none.
+
+        Raises:
+            StateConflict: see `_check_open`.
+        """
+        self._check_open(live)
+        if live.stands:
+            self._open.add(live.attempt)
+        try:
+            yield
+        finally:
+            self._open.discard(live.attempt)
+
+    def _check_open(self, live: _Live) -> None:
+        """Refuse a session more than may be open; before it is admitted, and again before it is charged.
+
+        Raises:
+            StateConflict: `too-many-sessions`: nothing has left, and what was set aside is free again.
+        """
+        if live.stands and len(self._open) >= MAX_SESSIONS:
+            raise StateConflict(
+                f"{MAX_SESSIONS} sessions are open at this node, and no more may be",
+                code="too-many-sessions",
+                hint="submit the job again when one of them has ended",
+            )
 
     async def _witnessed(self, live: _Live) -> None:
         """Wait until witnesses have seen that the cost is charged: an older copy of this node has not.
@@ -734,7 +785,6 @@ class Runner:
         office = self._office
         spec, roster = live.allowed.spec, live.allowed.roster
         setup = Setup(spec, live.attempt.number, agreed.ctx, agreed.constraints, agreed.inputs)
-        prepared = None if live.prepared is None else live.prepared.input
         identities = {role: roster.node(name) for role, name in spec.roles.items()}
         sealer = FrameSealer(
             suite=roster.suite,
@@ -776,20 +826,20 @@ class Runner:
                 lambda: asyncio.run_coroutine_threadsafe(self._answering(live), loop).result(),
                 lambda steps: self._record(live, steps),
                 live.session,
-                TOGETHER if isinstance(job_type(spec.job_type), Standing) else 1,
+                TOGETHER if live.stands else 1,
             )
             live.opened = True
 
             def play() -> tuple[Content, ...]:
                 try:
-                    party = self._party(live, setup, prepared)
+                    party = self._party(live, setup, live.hand_over())
                 except InputError:
                     # That this node's data contradict the job is an answer, too: it is remembered as one.
                     playing.answering()
                     raise
                 return playing.run(party)
 
-            output = await self._in_thread(play)
+            output = await self._in_thread(play, self._sessions if live.stands else None)
             await exchange.finish()
         except BaseException as error:
             self._end_session(live, error)
@@ -861,7 +911,8 @@ class Runner:
         them are one transaction, under one checkpoint; sessions that record at once share the checkpoint.
 
         Raises:
-            Refused: `admission-outdated`: another policy or roster than this was admitted under is in force.
+            Refused: `admission-outdated`: another policy or roster than this was admitted under is in force;
+                or what it was admitted under is over, see `Lasting.check`.
             DecodeError: a fact that the journal does not publish.
             StateConflict: it could not be stored, or no checkpoint covers it; nothing is answered.
         """
@@ -872,6 +923,9 @@ class Runner:
         now = (policy and policy.digest, roster and roster.digest)
         if now != (admission.policy_digest, admission.roster_digest):
             raise _OUTDATED
+        if live.lasting is None:
+            live.lasting = Lasting(force, live.allowed.spec.purpose)
+        live.lasting.check(self._office.gate.moment())
         under, actor = _policy(live), live.allowed.spec.requester
         with self._office.state.change() as change:
             for step in steps:
@@ -1032,8 +1086,8 @@ class Runner:
         home = self._office.home
         return home.releases if output_class is OutputClass.DIRECTED else home.outbox
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _in_thread(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool or self._threads, work)
 
 
 @dataclass(frozen=True, slots=True)

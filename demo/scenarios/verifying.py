@@ -143,10 +143,13 @@ def _await_session(job: "Job") -> None:
 def _ask_list(play: Play, home: Path, job: str, people: Sequence[str]) -> dict[str, Row | None]:
     """Ask about a list, as the clerk would with a file."""
     with _file(play, people) as (asked, answered):
+        reason = play.jobs / "reason.txt"
+        reason.write_text("年度核验\n", encoding="utf-8")
         command(
             "minshu-node", "lookup", job, "--batch", asked, "--out", answered, "--home", home,
-            "--reason", "年度核验",
+            "--reason-file", reason,
         )  # fmt: skip
+        reason.unlink()
         with answered.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file))
     said = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]

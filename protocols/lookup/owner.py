@@ -60,7 +60,8 @@ class Owner:
         """
         if people.distinct_keys != lookup.rows:
             raise ProtocolAborted("own list does not have the admitted number of keys", code="count-changed")
-        self._lookup, self._people, self._rand, self._shelf = lookup, people, rand, shelf
+        self._lookup, self._rand, self._shelf = lookup, rand, shelf
+        self._people: LookupList | None = people  # let go once the table is there: a session lasts for days
         self._pace, self._monotonic = pace, monotonic
         self._ends = monotonic() + lookup.session_s + MARGIN_S
         self._expected = HAVE
@@ -122,7 +123,9 @@ class Owner:
     def _begin(self, message: Incoming) -> Step:
         if len(message.body) not in (0, IDENTITY_BYTES) or not message.last:
             _refuse_form(message)
+        assert self._people is not None, "begins once"
         self._build = Build(self._lookup, self._people, self._shelf, self._rand, message.body)
+        self._people = None
         self._expected = GO_ON
         return self._built()
 

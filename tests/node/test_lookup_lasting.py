@@ -1,4 +1,4 @@
-"""What a session needs to go on: what it was admitted under, a place, a turn; and memory that it needs not."""
+"""What a session needs to go on: what it was admitted under, a place, a turn, and no more memory."""
 
 import asyncio
 import gc
@@ -251,7 +251,7 @@ def test_a_connection_on_which_nothing_is_asked_ends_and_one_that_waits_does_not
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_sessions(monkeypatch)
-    monkeypatch.setattr(counter, "IDLE_S", 0.15)
+    monkeypatch.setattr(counter, "IDLE_S", 0.3)
     slow = asyncio.Event()
     hand_over = Session._hand_over
     monkeypatch.setattr(Session, "_hand_over", lambda self: hand_over(self) if slow.is_set() else None)
@@ -264,7 +264,7 @@ def test_a_connection_on_which_nothing_is_asked_ends_and_one_that_waits_does_not
         assert await reader.read() == b""
         writer.close()
         asking = asyncio.create_task(ask(stations["police"], job, "ab"))
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.7)
         assert not asking.done()
         slow.set()
         [open_now] = stations["police"].agent.runner._counter._sessions.values()

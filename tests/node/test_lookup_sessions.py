@@ -427,7 +427,9 @@ def test_more_questions_than_may_wait_are_refused(world: World, monkeypatch: pyt
     monkeypatch.setattr(Answering, "receive", lambda _self, _message: Waiting())
 
     async def session(_: Post, stations: dict[str, Station], job: JobId) -> None:
-        [open_one] = stations["police"].agent.runner._counter._sessions.values()
+        sessions = stations["police"].agent.runner._counter._sessions
+        await until(lambda: bool(sessions))
+        [open_one] = sessions.values()
         for _ in range(MAX_WAITING):
             open_one.ask({"keys": ["ab"]}, None, None)
         assert (await refusal(ask(stations["police"], job, "ab"))).code == "counter-busy"
