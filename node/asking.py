@@ -22,7 +22,7 @@ from protocols.errors import InputError, MinshuError, Refused
 from protocols.jobs.job_type import SUSPECTED
 from protocols.spreadsheet import plain_text
 
-CHUNK: Final = 128
+CHUNK: Final = 512
 """Identifiers of one question of a list: somebody else's question comes in between."""
 MAX_LIST_BYTES: Final = 64 << 20
 MAX_REASON_BYTES: Final = 4 * MAX_REASON_CHARACTERS + 16

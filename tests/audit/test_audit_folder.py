@@ -1,4 +1,4 @@
-"""What a full tile makes superfluous goes at once from readers' sight, and a few files at a time from the disk."""
+"""What a full tile makes superfluous is out of sight at once, and off the disk a few files at a time."""
 
 from pathlib import Path
 
