@@ -56,9 +56,8 @@ MARK_BYTES: Final = 8
 """Of a row's digest, by which the owner notices that it has changed."""
 
 _MAX_BITS: Final = 16
-_RUN: Final = 60
-"""Rows that a thread works on at a time: few enough that group calls stay in that very thread, and that the
-others, which need the interpreter for a moment after every exponentiation, do not wait for long."""
+_RUN: Final = 8192
+"""Rows that a thread works on at a time: so many that one thread computes points while another seals."""
 
 _PIECE: Final = 1 << 16
 
