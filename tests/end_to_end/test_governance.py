@@ -27,6 +27,8 @@ from demo.leaks import Scanner
 from protocols.envelope import decode_envelope
 from protocols.wire import Verdict
 
+pytestmark = pytest.mark.long  # a town of its own for half a minute; `.ci/run` runs it by itself
+
 NODE = Path(sys.executable).with_name("minshu-node")
 UNIT = 20_000
 """Records that human resources lend from one list in a quarter: as many as one job may take."""

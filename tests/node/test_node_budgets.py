@@ -268,6 +268,7 @@ class Alone(Post):
             self.post_letter(name, message.letter)
 
 
+@pytest.mark.long  # the same race between processes is the harder case, in test_node_ledger.py
 def test_of_fifty_jobs_in_one_process_for_the_last_unit_exactly_one_is_admitted(world: World) -> None:
     world.activate("health", queries=1)
 

@@ -152,6 +152,7 @@ def officers_desk(tmp_path: Path) -> Path:
     return desk
 
 
+@pytest.mark.long  # five seconds; `.ci/run` runs it by itself
 def test_an_officer_reads_signs_and_checks_with_the_commands_of_the_page(
     officers_desk: Path, tmp_path: Path
 ) -> None:
