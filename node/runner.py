@@ -534,7 +534,7 @@ class Runner:
             return
         spec = allowed.spec
         if about_of(allowed.active.policy, spec, live.role) != prepared.about:
-            raise _OUTDATED
+            raise _outdated()
         asked = job_type(spec.job_type)
         query = asked.query(spec, live.role)
         if asked.states_sizes or len(spec.inputs) < 2 or query is None or query.noisy:
@@ -704,12 +704,20 @@ class Runner:
         Raises:
             MinshuError: see `_agree`; nothing has left.
         """
+        self._check_in_force(live)
+        self._agree(live, envelopes, seen=True)
+
+    def _check_in_force(self, live: _Live) -> None:
+        """Refuse to go on under another policy or roster than this was admitted under.
+
+        Raises:
+            Refused: `admission-outdated`.
+        """
         policy, roster, admission = self._office.force.policy, self._office.force.roster, live.admission
         assert admission is not None
         now = (policy and policy.digest, roster and roster.digest)
         if now != (admission.policy_digest, admission.roster_digest):
-            raise _OUTDATED
-        self._agree(live, envelopes, seen=True)
+            raise _outdated()
 
     def _agree(self, live: _Live, envelopes: tuple[bytes, ...], *, seen: bool = False) -> Agreed:
         """Decide once more, and check everybody's admissions against that decision; see `Gate.allowed`."""
@@ -718,7 +726,7 @@ class Runner:
         allowed = office.gate.allowed(live.attempt, seen=seen)
         said = (live.admission.policy_digest, live.admission.rule, live.admission.roster_digest)
         if (allowed.active.digest, allowed.permit.rule, allowed.roster.digest) != said:
-            raise _OUTDATED
+            raise _outdated()
         live.allowed = allowed
         return check_admissions(envelopes, live.envelope, allowed, live.attempt, now=office.now())
 
@@ -917,14 +925,9 @@ class Runner:
             StateConflict: it could not be stored, or no checkpoint covers it; nothing is answered.
         """
         live.go_on()
-        force, admission = self._office.force, live.admission
-        assert admission is not None
-        policy, roster = force.policy, force.roster
-        now = (policy and policy.digest, roster and roster.digest)
-        if now != (admission.policy_digest, admission.roster_digest):
-            raise _OUTDATED
+        self._check_in_force(live)
         if live.lasting is None:
-            live.lasting = Lasting(force, live.allowed.spec.purpose)
+            live.lasting = Lasting(self._office.force, live.allowed.spec.purpose)
         live.lasting.check(self._office.gate.moment())
         under, actor = _policy(live), live.allowed.spec.requester
         with self._office.state.change() as change:
@@ -1192,11 +1195,13 @@ def _serving(party: Party) -> Serving:
     return cast("Serving", party)  # only where a session is open does anything but frames come
 
 
-_OUTDATED: Final = Refused(
-    "policy or roster changed after this node's admission",
-    code="admission-outdated",
-    hint="submit the job again",
-)
+def _outdated() -> Refused:
+    """Return it anew each time: one object raised again would keep a run's frames, and with them its data."""
+    return Refused(
+        "policy or roster changed after this node's admission",
+        code="admission-outdated",
+        hint="submit the job again",
+    )
 
 
 class _Changed(Exception):

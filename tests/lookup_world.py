@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from session_case import ask
-from simulator import START, Post, Station, World, approve_all, new_signer, person, until
+from simulator import Post, Station, World, approve_all, new_signer, person, until
 
-from node import catalogue
-from node.desk import register
-from node.sources import ReadLimits
 from protocols.channel import suites
 from protocols.envelope import JOB, KeySigner, key_id
 from protocols.ids import DatasetName, JobId, Organisation
@@ -149,21 +146,7 @@ class LookupWorld(World):
         ]
         path = self.folder / "residents.csv"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        self._catalogue(path)
-
-    def _catalogue(self, path: Path) -> None:
-        found = catalogue.scan(
-            "residents",
-            path,
-            title="",
-            key="id",
-            published_keys=None,
-            limits=ReadLimits(),
-            today=START.date(),
-        )
-        state = self.open(OWNS)
-        register(state, found)
-        state.close()
+        self.put_file(OWNS, "residents", path)
 
     def _furnish(self, name: str) -> None:
         super()._furnish(name)

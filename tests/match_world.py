@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from match_case import MARITAL, Row
-from simulator import START, Post, Station, World, person, until
+from simulator import Post, Station, World, person, until
 
-from node import catalogue
-from node.desk import register
 from node.releases import kept, open_release
-from node.sources import ReadLimits
 from node.state import RunState
 from protocols.envelope import decode_envelope
 from protocols.ids import DatasetName, JobId, Organisation
@@ -108,18 +105,7 @@ class MatchWorld(World):
 
     def catalogue(self, name: str, path: Path) -> None:
         """Put a file into a department's catalogue."""
-        found = catalogue.scan(
-            "status",
-            path,
-            title="",
-            key="id",
-            published_keys=None,
-            limits=ReadLimits(),
-            today=START.date(),
-        )
-        state = self.open(name)
-        register(state, found)
-        state.close()
+        self.put_file(name, "status", path)
 
     def published(self, name: str, keys: int) -> None:
         """Let a department's catalogue say that its list has so many keys."""

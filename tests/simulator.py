@@ -32,6 +32,7 @@ from node.activation import InForce, activate_policy, pin_signers
 from node.agent import Agent
 from node.approvals import make_approval
 from node.clock import Clock as Watch
+from node.desk import register
 from node.gate import judge
 from node.home import ENROLMENT_SCHEMA, Home, init_home
 from node.journal import open_journal
@@ -402,6 +403,21 @@ issued = {(at or self.clock()).isoformat()}
         path = at or self.folder / f"{name}.csv"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
+
+    def put_file(self, name: str, dataset: str, path: Path) -> None:
+        """Put a file into a department's catalogue, as the engineer's command does; its keys are in `id`."""
+        found = catalogue.scan(
+            dataset,
+            path,
+            title="",
+            key="id",
+            published_keys=None,
+            limits=ReadLimits(),
+            today=START.date(),
+        )
+        state = self.open(name)
+        register(state, found)
+        state.close()
 
     def _furnish(self, name: str) -> None:
         state = self.open(name)

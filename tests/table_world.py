@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulator import BUREAU, START, World, person
+from simulator import BUREAU, World, person
 
-from node import catalogue
-from node.desk import register
-from node.sources import ReadLimits
 from protocols.ids import DatasetName, Organisation, Role
 from protocols.wire import JobInput, JobSpec
 
@@ -97,18 +94,7 @@ class TableWorld(World):
         super()._furnish(name)
         if name == AGGREGATOR:
             return
-        found = catalogue.scan(
-            "cases",
-            self.write_cases(name, case_rows(name)),
-            title="",
-            key="id",
-            published_keys=None,
-            limits=ReadLimits(),
-            today=START.date(),
-        )
-        state = self.open(name)
-        register(state, found)
-        state.close()
+        self.put_file(name, "cases", self.write_cases(name, case_rows(name)))
 
     def table(self, departments: Sequence[str] = SOURCES, **changes: Any) -> JobSpec:
         """Return a table of persons by street and age with what was paid, of some departments.

@@ -43,7 +43,7 @@ from protocols.jobs.job_type import (
     Unit,
     source,
 )
-from protocols.jobs.sources import check_columns, check_names, check_sizes, check_summaries
+from protocols.jobs.sources import check_columns, check_names, check_recipient, check_sizes, check_summaries
 from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
 from protocols.psi import group, locks
 from protocols.psi.keyed_list import (
@@ -261,12 +261,7 @@ class Crosscheck:
             )
         check_names(spec)
         # (4)
-        if spec.recipients != (owners[0],):
-            raise InputError(
-                f"{len(spec.recipients)} recipient(s) that are not exactly the register's organisation",
-                code="bad-recipients",
-                hint="name the register's organisation as the only recipient",
-            )
+        check_recipient(spec, owners[0], "register")
 
     def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
         """Return the policy role names of a seat: register and one source are key-holders, too."""

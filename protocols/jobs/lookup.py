@@ -30,7 +30,7 @@ from protocols.jobs.job_type import (
     Statement,
     Unit,
 )
-from protocols.jobs.sources import check_columns, check_names, check_summaries
+from protocols.jobs.sources import check_columns, check_names, check_recipient, check_summaries
 from protocols.lookup.build import KEY_DAYS
 from protocols.lookup.clerk import SESSION, Clerk
 from protocols.lookup.inputs import KEY, LAST_SEEN, MAX_FIELDS, LookupList, LookupListBuilder
@@ -219,12 +219,7 @@ class Lookups:
             )
         check_names(spec)
         # (4)
-        if spec.recipients != (clerk,):
-            raise InputError(
-                f"{len(spec.recipients)} recipient(s) that are not exactly the clerk's organisation",
-                code="bad-recipients",
-                hint="name the clerk's organisation as the only recipient",
-            )
+        check_recipient(spec, clerk, "clerk")
 
     def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
         """Return the policy role names of a seat."""

@@ -39,6 +39,7 @@ from protocols.jobs.sources import (
     check_columns,
     check_enough,
     check_names,
+    check_recipient,
     check_sizes,
     check_summaries,
 )
@@ -215,12 +216,7 @@ class Matching:
             )
         check_names(spec)
         # (4)
-        if spec.recipients != (receiver,):
-            raise InputError(
-                f"{len(spec.recipients)} recipient(s) that are not exactly the receiver's organisation",
-                code="bad-recipients",
-                hint="name the receiver's organisation as the only recipient",
-            )
+        check_recipient(spec, receiver, "receiver")
 
     def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
         """Return the policy role names of a seat: the receiver is a recipient, the sender a source."""

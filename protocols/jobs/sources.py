@@ -106,6 +106,20 @@ def check_names(spec: JobSpec) -> None:
         )
 
 
+def check_recipient(spec: JobSpec, recipient: Organisation, whose: str) -> None:
+    """Check that records go to one organisation alone; `whose` is its role, for the error.
+
+    Raises:
+        InputError: `bad-recipients`.
+    """
+    if spec.recipients != (recipient,):
+        raise InputError(
+            f"{len(spec.recipients)} recipient(s) that are not exactly the {whose}'s organisation",
+            code="bad-recipients",
+            hint=f"name the {whose}'s organisation as the only recipient",
+        )
+
+
 def check_summaries(inputs: Mapping[Role, InputSummary], owners: Collection[Role]) -> None:
     """Check that there is a summary of every dataset and of nothing else, all made by the same rules.
 

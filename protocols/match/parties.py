@@ -45,7 +45,26 @@ Publish = Callable[[npt.NDArray[np.bool_]], Any]
 __all__ = ["Match", "Receiver", "Sender"]
 
 
-class Receiver:
+class _Side:
+    """One side, whichever protocol is played."""
+
+    _party: Party
+
+    def start(self) -> Step:
+        """Begin; where a list is empty, this is the end as well."""
+        return self._party.start()
+
+    def receive(self, message: Incoming) -> Step:
+        """Take a message of the other side.
+
+        Raises:
+            InputError: `key-too-long`.
+            ProtocolAborted: the message breaks the protocol, or hashes leave no room in a bucket.
+        """
+        return self._party.receive(message)
+
+
+class Receiver(_Side):
     """Learns which of its items the sender has; its output is what `publish` makes of that."""
 
     def __init__(
@@ -71,7 +90,6 @@ class Receiver:
         _check_count(len(keys), match.receiver_items)
         if marks.shape != keys.shape:
             raise ValueError(f"marks of shape {marks.shape}, expected one for each of {len(keys)} keys")
-        self._party: Party
         if match.empty:
             self._party = _Empty(lambda: publish(np.zeros(len(keys), dtype=np.bool_)))
         elif match.form == "dh":
@@ -79,21 +97,8 @@ class Receiver:
         else:
             self._party = _KkrtReceiver(match, keys, marks, rand, publish)
 
-    def start(self) -> Step:
-        """Begin; where a list is empty, this is the end as well."""
-        return self._party.start()
 
-    def receive(self, message: Incoming) -> Step:
-        """Take a message of the sender.
-
-        Raises:
-            InputError: `key-too-long`.
-            ProtocolAborted: the message breaks the protocol, or hashes leave no room in a bucket.
-        """
-        return self._party.receive(message)
-
-
-class Sender:
+class Sender(_Side):
     """Lets the receiver find what both have, and learns nothing. Its output is `()`."""
 
     def __init__(
@@ -113,26 +118,12 @@ class Sender:
         _check_count(len(keys), match.sender_items)
         if marks.shape != (len(keys), match.values):
             raise ValueError(f"marks of shape {marks.shape}, expected {match.values} for each key")
-        self._party: Party
         if match.empty:
             self._party = _Empty(lambda: ())
         elif match.form == "dh":
             self._party = dh.Sender(match, keys, marks, rand)
         else:
             self._party = _KkrtSender(match, keys, marks, rand)
-
-    def start(self) -> Step:
-        """Begin; where a list is empty, this is the end as well."""
-        return self._party.start()
-
-    def receive(self, message: Incoming) -> Step:
-        """Take a message of the receiver.
-
-        Raises:
-            InputError: `key-too-long`.
-            ProtocolAborted: the message breaks the protocol, or hashes leave no room in a bucket.
-        """
-        return self._party.receive(message)
 
 
 class _Empty:

@@ -8,15 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from auditing import audited, findings
 from lookup_world import CLERKS, NAMES, OWNS, STREETS, LookupWorld, found, open_one, residents
 from session_case import ask, do, refusal
-from simulator import COLLABORATION, START, Post, Station, answered, approve_all, over, person, running, until
+from simulator import START, Post, Station, answered, approve_all, over, person, running, until
 
-from audit.bundle import open_bundle
 from audit.entries import Entry
-from audit.findings import Checks
-from audit.redecide import Redecider
-from audit.trust import Trust
 from audit.verify import read_entries
 from node import lookups
 from node.counter import socket_path
@@ -31,7 +28,6 @@ from protocols.envelope import key_id
 from protocols.ids import JobId
 from protocols.jobs.lookup import OWNER
 from protocols.lookup.plan import ASK, BUILT, GO_ON
-from protocols.roots import Roots
 from protocols.statistics.differencing import Query
 
 ASKS, ALSO = CLERKS
@@ -377,17 +373,9 @@ def looked_through(
     world: LookupWorld, name: str, change: Callable[[list[Entry]], object]
 ) -> set[tuple[str, str]]:
     """Return question and code of what an auditor finds in a node's entries, changed first."""
-    home, staff, checks = world.homes[name], world.staff[name], Checks()
-    officers = frozenset(key_id(officer.public_key) for officer in (staff.dpo, staff.owner))
-    roots = Roots.of(COLLABORATION, 2, [root.public_key for root in world.roots])
-    entries = list(read_entries(home.journal))
+    entries = list(read_entries(world.homes[name].journal))
     change(entries)
-    with open_bundle(home.journal) as bundle:
-        redecider = Redecider(bundle, Trust(roots=roots, officers=officers), checks)
-        for seq, entry in enumerate(entries):
-            redecider.visit(replace(entry, seq=seq))
-        redecider.finish()
-    return {(check.question, finding.code) for check in checks for finding in check.findings}
+    return findings(audited(world, name, entries))
 
 
 def first(entries: list[Entry], kind: str) -> int:

@@ -9,26 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from auditing import audited
 from match_case import KKRT, MARITAL
 from match_world import PAIR, RECEIVES, SENDS, STATUS, MatchWorld, differing, finished, held, opened
-from simulator import COLLABORATION, Post, Station, World, answered, approve_all, over, person, running, until
+from simulator import Post, Station, World, answered, approve_all, over, person, running, until
 
-from audit.bundle import open_bundle
-from audit.findings import Checks
-from audit.note import VerifierKey
-from audit.redecide import Redecider
-from audit.trust import Trust
-from audit.verify import verify_directory
 from node.ledger import RowState
 from node.rpc import Attempt
 from node.state import RunState
 from protocols.channel.frame import Header
-from protocols.envelope import key_id
 from protocols.ids import JobId
 from protocols.jobs import match
 from protocols.jobs.match import RECEIVER, SENDER
 from protocols.match import dh
-from protocols.roots import Roots
 from protocols.wire import JobSpec
 
 OURS, THEIRS = STATUS[RECEIVES], STATUS[SENDS]
@@ -453,14 +446,7 @@ def test_an_auditor_takes_every_decision_again_and_finds_it_right(world: MatchWo
 
     asyncio.run(play())
     for name in PAIR:
-        home, staff, checks = world.homes[name], world.staff[name], Checks()
-        officers = frozenset(key_id(officer.public_key) for officer in (staff.dpo, staff.owner))
-        roots = Roots.of(COLLABORATION, 2, [root.public_key for root in world.roots])
-        with open_bundle(home.journal) as bundle:
-            redecider = Redecider(bundle, Trust(roots=roots, officers=officers), checks)
-            key = VerifierKey(home.origin, 1, home.signer.public_key)
-            assert verify_directory(bundle, [key], visit=redecider.visit).ok
-            redecider.finish()
+        checks = audited(world, name)
         assert [(check.question, f.code, f.where) for check in checks for f in check.findings] == []
 
 

@@ -15,15 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from simulator import COLLABORATION, Post, Station, Task, World, answered, over, person, running, until
+from auditing import audited
+from simulator import Post, Station, Task, World, answered, over, person, running, until
 from table_world import SOURCES, STREETS, Row, TableWorld, case_rows
 
-from audit.bundle import open_bundle
-from audit.findings import Checks
-from audit.note import VerifierKey
-from audit.redecide import Redecider
-from audit.trust import Trust
-from audit.verify import verify_directory
 from node import runner
 from node.admission import Prepared
 from node.gate import About
@@ -35,10 +30,9 @@ from node.state import RunState
 from protocols.channel import suites
 from protocols.channel.frame import Header
 from protocols.encoding import decode_json
-from protocols.envelope import decode_envelope, key_id
+from protocols.envelope import decode_envelope
 from protocols.ids import JobId
 from protocols.jobs.job_type import Unit
-from protocols.roots import Roots
 from protocols.wire import Admission, JobSpec
 
 
@@ -187,15 +181,8 @@ def test_an_auditor_takes_every_decision_about_tables_again_and_finds_it_right(
             await done(post, stations, post.submit(world.table(departments)))
 
     asyncio.run(play())
-    for name, home in world.homes.items():
-        staff, checks = world.staff[name], Checks()
-        officers = frozenset(key_id(officer.public_key) for officer in (staff.dpo, staff.owner))
-        roots = Roots.of(COLLABORATION, 2, [root.public_key for root in world.roots])
-        with open_bundle(home.journal) as bundle:
-            redecider = Redecider(bundle, Trust(roots=roots, officers=officers), checks)
-            key = VerifierKey(home.origin, 1, home.signer.public_key)
-            assert verify_directory(bundle, [key], visit=redecider.visit).ok
-            redecider.finish()
+    for name in world.homes:
+        checks = audited(world, name)
         assert [(check.question, f.code, f.where) for check in checks for f in check.findings] == []
 
 
