@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from audit.cosigning import Cosigner, Trouble
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from coordinator.home import Home
 
 ANSWER_S: Final = 10.0
+MAX_HEADS: Final = 8
+"""Questions for one node's last head under way at most: who reconnects faster is not asked each time."""
+
 AGAIN_S: Final = 60.0
 """How long nothing is gathered after the journal's own files could not be read."""
 
@@ -66,7 +70,7 @@ class Witnessing:
         self._letters = letters
         self._own = own
         self._rolled_back = rolled_back
-        self._heads: dict[NodeName, asyncio.Task[None]] = {}
+        self._heads: dict[NodeName, set[asyncio.Task[None]]] = {}
         self.cosigner = Cosigner(journal, self._cosign, now, timeout_s=ANSWER_S, report=self._troubled)
         self.roster_changed()
 
@@ -91,7 +95,7 @@ class Witnessing:
                     _log.exception("cosignatures cannot be gathered; it is tried again")
                     await asyncio.sleep(AGAIN_S)
         finally:
-            for task in self._heads.values():
+            for task in chain.from_iterable(self._heads.values()):
                 task.cancel()
 
     async def _cosign(self, witness: str, body: bytes) -> tuple[int, bytes]:
@@ -99,13 +103,17 @@ class Witnessing:
 
     def _troubled(self, trouble: Trouble) -> None:
         _log.warning("cosigning: %s %s, %d entries", trouble.code, trouble.witness, trouble.size)
-        if trouble.code in _ANOTHER_HISTORY:
+        if trouble.code in _ANOTHER_HISTORY and not self._heads.get(NodeName(trouble.witness)):
             self._ask_head(NodeName(trouble.witness))
 
     def _ask_head(self, node: NodeName) -> None:
-        asked = self._heads.get(node)
-        if asked is None or asked.done():
-            self._heads[node] = asyncio.get_running_loop().create_task(self._compare_head(node))
+        # One that is still under way may have gone to a connection that has ended: it is no reason to wait.
+        asked = self._heads.setdefault(node, set())
+        if len(asked) >= MAX_HEADS:
+            return
+        task = asyncio.get_running_loop().create_task(self._compare_head(node))
+        asked.add(task)
+        task.add_done_callback(asked.discard)
 
     async def _compare_head(self, node: NodeName) -> None:
         """Ask a node what it saw last of this journal; what it cannot prove changes nothing."""

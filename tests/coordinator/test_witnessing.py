@@ -17,7 +17,7 @@ from coordinator.cli import main
 from coordinator.home import Home
 from coordinator.service import Coordinator
 from coordinator.store import Entry
-from coordinator.witnessing import contradicts, journal_status
+from coordinator.witnessing import ANSWER_S, contradicts, journal_status
 from minshu.v1 import audit_pb2
 from protocols.encoding import sha256_digest
 from protocols.errors import MinshuError
@@ -108,6 +108,17 @@ def test_what_a_witness_cannot_prove_ends_nothing(live):
     live.until(lambda: covered(live))
     assert live.coordinator.error is None
     assert not live.coordinator.failed.is_set()
+
+
+def test_a_node_that_comes_back_is_asked_anew_though_an_answer_is_still_due(live):
+    """A question that went to a connection which has ended would be waited for in vain."""
+    asked, node = [], live.nodes[POLICE]
+    node.witness["ask_head"] = lambda question: asked.append(question.nonce)
+    for number in range(1, 3):
+        live.start(POLICE)
+        live.until(lambda number=number: len(asked) == number, seconds=ANSWER_S / 2)
+        live.loop.run(node.stop())
+    assert len(set(asked)) == 2
 
 
 # -- an older copy -----------------------------------------------------------------------------------
