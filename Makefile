@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/minshu-demo run --out $(DEMO_OUT)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n auto --dist worksteal -q -m "not long"
+	@$(BIN)/python -m pytest -n auto --dist worksteal -q -m "not long and not alone"
 
 test-long: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -q

@@ -83,14 +83,14 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     return Walk(folder, printed)
 
 
-@pytest.mark.long  # plays the page from its first bundle on; `.ci/run` runs it by itself
+@pytest.mark.alone  # plays the page from its first bundle on; `.ci/run` runs it by itself
 def test_every_command_of_the_page_succeeds_and_prints_what_the_page_shows(walk: Walk) -> None:
     assert len(walk.printed) == 9
     for shown, output in walk.printed:
         assert missing(shown, output) == [], output
 
 
-@pytest.mark.long  # plays the page from its first bundle on; `.ci/run` runs it by itself
+@pytest.mark.alone  # plays the page from its first bundle on; `.ci/run` runs it by itself
 def test_the_page_shows_output_after_every_command(walk: Walk) -> None:
     commands = [
         line for script, _ in steps() for line in script.splitlines() if line.startswith("minshu-audit ")
@@ -101,7 +101,7 @@ def test_the_page_shows_output_after_every_command(walk: Walk) -> None:
     assert missing("OK: …\nOK: …", "OK: once\n") == ["OK: …"]
 
 
-@pytest.mark.long  # plays the page from its first bundle on; `.ci/run` runs it by itself
+@pytest.mark.alone  # plays the page from its first bundle on; `.ci/run` runs it by itself
 def test_the_reports_stand_alone_and_name_what_was_found(walk: Walk) -> None:
     english, chinese = ((walk.folder / name).read_text("utf-8") for name in ("report.html", "report.zh.html"))
     for words in ("✓ Verified", "✓ the logs agree", "police.gz.example/node-a/journal/1", "crosscheck/1"):
@@ -111,7 +111,7 @@ def test_the_reports_stand_alone_and_name_what_was_found(walk: Walk) -> None:
     assert "://" not in english + chinese
 
 
-@pytest.mark.long  # plays the page from its first bundle on; `.ci/run` runs it by itself
+@pytest.mark.alone  # plays the page from its first bundle on; `.ci/run` runs it by itself
 def test_by_hand_openssl_finds_a_checkpoint_and_a_job_that_were_changed(walk: Walk) -> None:
     by_hand, first_job = (script for script, _ in list(steps())[:2])
     again = by_hand.partition("\n")[2]  # not unpacked again
@@ -128,7 +128,7 @@ def test_by_hand_openssl_finds_a_checkpoint_and_a_job_that_were_changed(walk: Wa
     assert "job.json: FAILED" in done.stdout
 
 
-@pytest.mark.long  # plays the page from its first bundle on; `.ci/run` runs it by itself
+@pytest.mark.alone  # plays the page from its first bundle on; `.ci/run` runs it by itself
 def test_a_bundle_with_one_byte_changed_is_refused_with_the_file_and_what_is_wrong(walk: Walk) -> None:
     folder = walk.folder / "changed"
     with zipfile.ZipFile(walk.folder / "police.zip") as bundle:

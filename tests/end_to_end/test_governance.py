@@ -27,7 +27,7 @@ from demo.leaks import Scanner
 from protocols.envelope import decode_envelope
 from protocols.wire import Verdict
 
-pytestmark = pytest.mark.long  # a town of its own for half a minute; `.ci/run` runs it by itself
+pytestmark = pytest.mark.alone  # a town of its own for half a minute; `.ci/run` runs it by itself
 
 NODE = Path(sys.executable).with_name("minshu-node")
 UNIT = 20_000

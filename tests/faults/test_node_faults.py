@@ -35,6 +35,8 @@ from protocols.ids import JobId
 from protocols.jobs.crosscheck import CONTENT_KEY, ROWS
 from protocols.wire import JobSpec
 
+pytestmark = pytest.mark.alone  # a hundred nodes started and killed, a minute together
+
 TESTS = Path(__file__).resolve().parents[1]
 
 

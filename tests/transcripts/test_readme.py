@@ -101,7 +101,7 @@ def assert_shown(shown: list[str], output: str) -> None:
         )
 
 
-@pytest.mark.long  # a minute of typing; `.ci/run` runs it by itself
+@pytest.mark.alone  # a minute of typing; `.ci/run` runs it by itself
 def test_what_the_readme_has_people_type_by_hand_works(tmp_path: Path) -> None:
     """The list the police open is the right one by the city's truth; nobody else's folder holds a person."""
     text = hand_part(page("README.md"))
@@ -152,7 +152,7 @@ def officers_desk(tmp_path: Path) -> Path:
     return desk
 
 
-@pytest.mark.long  # five seconds; `.ci/run` runs it by itself
+@pytest.mark.alone  # five seconds; `.ci/run` runs it by itself
 def test_an_officer_reads_signs_and_checks_with_the_commands_of_the_page(
     officers_desk: Path, tmp_path: Path
 ) -> None:
