@@ -90,7 +90,7 @@ def test_buf_lint_asks_for_a_comment_on_everything(tmp_path):
 
 HEAVY = [
     "torch", "duckdb", "pyarrow", "pandas", "sqlalchemy", "opacus", "flwr",
-    "tenseal", "opendp", "scipy", "dp_accounting", "matplotlib",
+    "tenseal", "opendp", "scipy", "dp_accounting", "matplotlib", "mpyc", "statsmodels",
 ]  # fmt: skip
 
 

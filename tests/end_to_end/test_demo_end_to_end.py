@@ -23,7 +23,7 @@ from end_to_end.c2sp import cosigned, head_of, tree_hash, verified
 from demo.city import generate
 from demo.leaks import Scanner
 
-pytestmark = pytest.mark.alone  # a whole demo; `make demo` plays it, too, this looks at all it says and leaves
+pytestmark = pytest.mark.alone  # a whole demo, of which this looks at all it says and leaves
 
 DEMO = Path(sys.executable).with_name("minshu-demo")
 NODES = ("police", "human-resources", "health", "education", "housing", "statistics")
