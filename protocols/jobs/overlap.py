@@ -38,9 +38,10 @@ from protocols.jobs.job_type import (
 from protocols.jobs.sources import check_enough, check_sizes, check_sources, check_summaries
 from protocols.overlap.dummies import Dummies, dummies
 from protocols.overlap.lists import KEY, ListBuilder
-from protocols.overlap.parties import Matcher, Owner, Pair, Receiver, Sender, plan_of
+from protocols.overlap.parties import Matcher, Owner, Pair, Receiver, Sender
 from protocols.party import Party, Rand
 from protocols.psi.keyed_list import KeyedList
+from protocols.psi.owner import plan_of
 from protocols.releases.params import check_budget
 from protocols.statistics.differencing import Query
 from protocols.tables.layout import Reader, bad, decimal_text

@@ -38,21 +38,41 @@ class ListBuilder:
         Raises:
             InputError: `key-not-unit`, the two columns differ; or see `KeyedListBuilder.add`.
         """
-        slots = dict(batch)
-        about = slots.pop(UNIT, None)
-        if (about is None) != (self._unit is None) or set(slots) != {KEY}:
+        slots = without_unit(batch, self._unit)
+        if set(slots) != {KEY}:
             raise InputError(
                 f"a batch of {len(batch)} slot(s), expected the key and, with a unit, the unit",
                 code="unknown-slot",
-            )
-        if about is not None and not about.equals(slots[KEY]):
-            raise InputError(
-                "the slot key is another column than the one that the policy names as the unit",
-                code="key-not-unit",
-                hint="map key to the unit's column: noise is reckoned for one key on one list",
             )
         self._builder.add(slots)
 
     def finish(self) -> KeyedList:
         """Return the list."""
         return self._builder.finish()
+
+
+def without_unit(batch: Mapping[str, Any], unit: Unit | None) -> dict[str, Any]:
+    """Return a batch without the unit's column, which has to be the key's.
+
+    Args:
+        batch: slot → Arrow array, with the slot `key`.
+        unit: whom a row is about; None where it is about nobody, and there is no such column.
+
+    Raises:
+        InputError: `key-not-unit`, the two columns differ; `unknown-slot`, one is missing, or there without
+            a unit.
+    """
+    slots = dict(batch)
+    about = slots.pop(UNIT, None)
+    if (about is None) != (unit is None) or KEY not in slots:
+        raise InputError(
+            f"a batch of {len(batch)} slot(s), expected the key and, with a unit, the unit",
+            code="unknown-slot",
+        )
+    if about is not None and not about.equals(slots[KEY]):
+        raise InputError(
+            "the slot key is another column than the one that the policy names as the unit",
+            code="key-not-unit",
+            hint="map key to the unit's column: noise is reckoned for one key on one list",
+        )
+    return slots

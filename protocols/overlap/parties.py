@@ -27,7 +27,9 @@ from protocols.overlap.dummies import Dummies
 from protocols.party import Finished, Incoming, Outgoing, Progress, Rand, Step, Waiting
 from protocols.psi import dleq, group
 from protocols.psi.group import POINT_BYTES, UNIFORM_BYTES, Points
-from protocols.psi.tagging import CHUNK_POINTS, TAG_BYTES, Plan, Tagging, check_chunk, is_tagging
+from protocols.psi.owner import ListOwner
+from protocols.psi.streams import Stream, check_ascending, messages, unexpected
+from protocols.psi.tagging import CHUNK_POINTS, TAG_BYTES, Plan, Tagged
 
 POOL: Final = 0x3000
 """Round: receiver → sender, public key ‖ proof ‖ the pool's points under that key."""
@@ -94,7 +96,7 @@ class Receiver:
         self._keys, self._order = keys, group.permutation(len(keys), rand)
         self._secret = group.random_scalar(rand)
         counts = {LIST: pair.sender_keys + pair.noise.pool, RAISED: pair.receiver_keys + pair.noise.pool}
-        self._streams = {number: _Stream(number, count) for number, count in counts.items()}
+        self._streams = {number: Stream(number, count) for number, count in counts.items()}
 
     def start(self) -> Step:
         """Send the pool and the own list."""
@@ -107,10 +109,11 @@ class Receiver:
         raised = group.power(pool, secret)
         proof = dleq.prove(secret, group.BASE, public, pool, raised, _PROOF + pair.ctx, self._rand)
         yield Outgoing(pair.sender, POOL, public + proof + raised.tobytes())
-        yield from _chunks(
+        yield from messages(
             pair.sender,
             KEYS,
             len(self._keys),
+            CHUNK_POINTS,
             lambda start, stop: group.power(pair.hashed(self._keys[self._order[start:stop]]), secret),
         )
 
@@ -127,7 +130,7 @@ class Receiver:
         """
         stream = self._streams.get(message.round)
         if message.sender != self._pair.sender or stream is None:
-            raise _unexpected(message)
+            raise unexpected(message)
         batch = stream.take(message)
         stream.keep(group.power(batch, self._secret) if message.round == LIST else batch)
         if not all(each.complete for each in self._streams.values()):
@@ -149,7 +152,7 @@ class Sender:
         self._secret = group.random_scalar(rand)
         self._dummies = int(pair.noise.draw(1, rand)[0])
         self._pool: Points | None = None
-        self._received = _Stream(KEYS, pair.receiver_keys)
+        self._received = Stream(KEYS, pair.receiver_keys)
         self._raised: list[Points] = []
 
     def start(self) -> Step:
@@ -167,12 +170,12 @@ class Sender:
                 point twice, or `bad-proof`: a pool under another key than the one shown.
         """
         if message.sender != self._pair.receiver:
-            raise _unexpected(message)
+            raise unexpected(message)
         if message.round == POOL and self._pool is None:
             self._pool = self._take_pool(message)
             return Waiting((), self._progress())
         if message.round != KEYS or self._pool is None:
-            raise _unexpected(message)
+            raise unexpected(message)
         batch = self._received.take(message)
         self._received.keep(batch)
         self._raised.append(group.power(batch, self._secret))
@@ -228,17 +231,21 @@ class Sender:
             points[~own] = extra[places[~own] - size]
             return group.power(points, self._secret)
 
-        return _chunks(self._pair.receiver, LIST, size + pool, raised)
+        return messages(self._pair.receiver, LIST, size + pool, CHUNK_POINTS, raised)
 
     def _shuffled(self) -> Iterator[Outgoing]:
         points = np.concatenate(self._raised)
         order = group.permutation(len(points), self._rand)
-        return _chunks(
-            self._pair.receiver, RAISED, len(points), lambda start, stop: points[order[start:stop]]
+        return messages(
+            self._pair.receiver,
+            RAISED,
+            len(points),
+            CHUNK_POINTS,
+            lambda start, stop: points[order[start:stop]],
         )
 
 
-class Owner:
+class Owner(ListOwner):
     """A list owner of several, as holder and perhaps as key-holder: its tags go to the matcher."""
 
     def __init__(self, plan: Plan, matcher: Role, role: Role, keys: Keys, rand: Rand) -> None:
@@ -254,40 +261,12 @@ class Owner:
         Raises:
             ProtocolAborted: `count-changed`, the list does not have the admitted number of keys.
         """
-        # A list without a key has no points to send around; with this one, every list has some.
-        stand_in = np.array([_STAND_IN + role.encode()])
-        self._tagging = Tagging(plan, role, np.concatenate([keys, stand_in]), rand)
-        self._matcher = matcher
-        self._sent = False
 
-    def start(self) -> Step:
-        """Return the first window of blinded points."""
-        return Waiting(self._tagging.start(), self._progress())
+        def answer(tagged: Tagged) -> Iterator[Outgoing]:
+            tags = tagged.tags
+            return messages(matcher, TAGS, len(tags), CHUNK_TAGS, lambda start, stop: tags[start:stop])
 
-    def _progress(self) -> Progress:
-        return Progress("tagging", self._tagging.done, self._tagging.total)
-
-    def receive(self, message: Incoming) -> Step:
-        """Take a tagging message; once the own list is tagged, its tags go out.
-
-        Raises:
-            ProtocolAborted: a message that is not due, or not what it has to be.
-        """
-        if not is_tagging(message.round):
-            raise _unexpected(message)
-        outgoing = self._tagging.receive(message)
-        tagged, answering = self._tagging.tagged, False
-        if tagged is not None and not self._sent:
-            self._sent = answering = True
-            outgoing = chain(outgoing, self._tags(tagged.tags))
-        if self._sent and not self._tagging.serving:
-            return Finished(outgoing, ())
-        return Waiting(outgoing, self._progress(), answering=answering)
-
-    def _tags(self, tags: Keys) -> Iterator[Outgoing]:
-        body, step = tags.tobytes(), TAG_BYTES * CHUNK_TAGS
-        for start in range(0, len(body), step):
-            yield Outgoing(self._matcher, TAGS, body[start : start + step], last=start + step >= len(body))
+        super().__init__(plan, role, keys, rand, stand_in=_STAND_IN, answer=answer)
 
 
 class Matcher:
@@ -302,7 +281,7 @@ class Matcher:
                 in s, bit i for list i, for s = 1 … 2^n - 1.
         """
         self._plan, self._publish = plan, publish
-        self._streams = [_Stream(TAGS, count, TAG_BYTES, CHUNK_TAGS) for count in plan.counts]
+        self._streams = [Stream(TAGS, count, TAG_BYTES, CHUNK_TAGS) for count in plan.counts]
 
     def start(self) -> Step:
         """Wait for tags."""
@@ -319,24 +298,12 @@ class Matcher:
                 ascending, each once (`bad-tags`).
         """
         if message.sender not in self._plan.owners or message.round != TAGS:
-            raise _unexpected(message)
+            raise unexpected(message)
         stream = self._streams[self._plan.owners.index(message.sender)]
         stream.keep(stream.take(message))
         if not all(each.complete for each in self._streams):
             return Waiting((), self._progress())
         return Finished((), self._publish(region_sizes([each.items() for each in self._streams])))
-
-
-def plan_of(owners: Sequence[Role], key_holders: Sequence[Role], counts: Sequence[int], ctx: bytes) -> Plan:
-    """Return who tags what: every list has one more key than was admitted, which stands for the list.
-
-    Args:
-        owners: who brings a list, at most six.
-        key_holders: two of them.
-        counts: distinct keys of each list, as admitted.
-        ctx: 32 bytes.
-    """
-    return Plan(tuple(owners), tuple(key_holders), tuple(count + 1 for count in counts), ctx)
 
 
 def region_sizes(lists: Sequence[Keys]) -> npt.NDArray[np.int64]:
@@ -348,59 +315,12 @@ def region_sizes(lists: Sequence[Keys]) -> npt.NDArray[np.int64]:
     Raises:
         ProtocolAborted: `bad-tags`, a list is not ascending or has a tag twice.
     """
-    # One person is one tag, and the order of the tags says nothing about the order of the input.
-    if any(bool((each[1:] <= each[:-1]).any()) for each in lists):
-        raise ProtocolAborted("a list's tags are not in ascending order, each once", code="bad-tags")
+    for each in lists:
+        check_ascending(each)
     _, masks = regions(lists)
     sizes = np.bincount(masks.astype(np.int64), minlength=1 << len(lists))
     sizes[1 << np.arange(len(lists))] -= 1
     return sizes[1:]
-
-
-class _Stream:
-    """One stream of points or tags of a known number: checked in size, kept until it is whole."""
-
-    def __init__(self, number: int, count: int, width: int = POINT_BYTES, chunk: int = CHUNK_POINTS) -> None:
-        self.number, self.count, self._width, self._chunk = number, count, width, chunk
-        self.seen, self.complete = 0, False
-        self._kept: list[npt.NDArray[np.uint8]] = []
-
-    def take(self, message: Incoming) -> npt.NDArray[np.uint8]:
-        """Return what the next message holds, n x width bytes; a stream of nothing is one empty message."""
-        if self.complete:
-            raise _unexpected(message)
-        if len(message.body) % self._width:
-            raise ProtocolAborted(
-                f"body of {len(message.body)} bytes, expected a multiple of {self._width}", code="bad-length"
-            )
-        found = len(message.body) // self._width
-        check_chunk(self.seen, found, self.count, self._chunk, last=message.last)
-        self.seen, self.complete = self.seen + found, message.last
-        return np.frombuffer(message.body, dtype=np.uint8).reshape(found, self._width)
-
-    def keep(self, items: npt.NDArray[np.uint8]) -> None:
-        """Keep what came, or what became of it."""
-        self._kept.append(items)
-
-    def items(self) -> npt.NDArray[np.bytes_]:
-        """Return all that was kept, in order, each an item of `width` bytes."""
-        joined = np.concatenate(self._kept)
-        return joined.reshape(-1).view(f"S{self._width}")
-
-    def sorted(self) -> npt.NDArray[np.bytes_]:
-        """Return all that was kept in ascending order.
-
-        Raises:
-            ProtocolAborted: `repeated-point`, an item is there twice.
-        """
-        ordered = np.sort(self.items())
-        if bool((ordered[1:] == ordered[:-1]).any()):
-            raise ProtocolAborted(
-                "a point came twice, expected a list's keys once each and no point of the pool among them",
-                code="repeated-point",
-                hint="the sender runs another version, or marks points to know them again",
-            )
-        return ordered
 
 
 def _common(one: npt.NDArray[np.bytes_], other: npt.NDArray[np.bytes_]) -> int:
@@ -408,13 +328,6 @@ def _common(one: npt.NDArray[np.bytes_], other: npt.NDArray[np.bytes_]) -> int:
     joined = np.concatenate([one, other])
     joined.sort(kind="stable")  # merges two ordered runs
     return int((joined[1:] == joined[:-1]).sum())
-
-
-def _chunks(to: Role, number: int, count: int, made: Callable[[int, int], Points]) -> Iterator[Outgoing]:
-    """Yield `count` points, made as they are asked for; no point at all is one empty message."""
-    for start in range(0, count or 1, CHUNK_POINTS):
-        stop = min(start + CHUNK_POINTS, count)
-        yield Outgoing(to, number, made(start, stop).tobytes(), last=stop == count)
 
 
 def _check_count(keys: Keys, admitted: int) -> None:
@@ -428,7 +341,3 @@ def _one(point: bytes) -> Points:
 
 def _uniform(count: int, rand: Rand) -> npt.NDArray[np.uint8]:
     return np.frombuffer(rand(UNIFORM_BYTES * count), dtype=np.uint8).reshape(count, UNIFORM_BYTES)
-
-
-def _unexpected(message: Incoming) -> ProtocolAborted:
-    return ProtocolAborted(f"round {message.round} from {message.sender}: not due", code="unexpected-message")

@@ -111,7 +111,7 @@ class KeyedListBuilder:
         self._rows = 0
         self._reasons: Counter[str] = Counter()
         self._slots: set[str] = set()
-        self._street_codes: dict[str, int] = {}
+        self._codes = StreetCodes()
         self._keys: list[npt.NDArray[np.bytes_]] = []
         self._past: list[npt.NDArray[np.bool_]] = []
         self._streets: list[npt.NDArray[np.uint16]] = []
@@ -145,7 +145,7 @@ class KeyedListBuilder:
         self._keys.append(found.keys)
         if self._until is not None:
             self._past.append(self._dated(batch["since"], rows, self._until))
-        self._streets.append(self._coded(batch.get("street"), len(column))[rows])
+        self._streets.append(self._codes.coded(batch.get("street"), len(column))[rows])
         self._months.append(months_of(batch.get("last_seen"), len(column))[rows])
 
     def _dated(self, column: Any, rows: npt.NDArray[Any], until: date) -> npt.NDArray[np.bool_]:
@@ -160,10 +160,7 @@ class KeyedListBuilder:
     def finish(self) -> KeyedList:
         """Return the list."""
         keys = np.concatenate(self._keys) if self._keys else np.empty(0, dtype="S1")
-        names = sorted(self._street_codes)
-        rank = np.zeros(len(names) or 1, dtype=np.uint16)
-        for place, name in enumerate(names):
-            rank[self._street_codes[name]] = place
+        names, rank = self._codes.ranked()
         streets = rank[np.concatenate(self._streets)] if self._streets else np.empty(0, dtype=np.uint16)
         months = np.concatenate(self._months) if self._months else np.empty(0, dtype=np.uint16)
         past = np.concatenate(self._past) if self._past else None
@@ -181,7 +178,7 @@ class KeyedListBuilder:
         streets, months = streets[order], months[order]
         reasons = self._reasons.copy()
         reasons["repeated-key"] = int(len(first) - len(keys))
-        if "street" in self._slots and "" in self._street_codes:
+        if "street" in self._slots and "" in names:
             reasons["no-street"] = int((streets == names.index("")).sum())
         if "last_seen" in self._slots:
             reasons["no-month"] = int((months == UNKNOWN_MONTH).sum())
@@ -195,35 +192,63 @@ class KeyedListBuilder:
             reasons={code: count for code, count in reasons.items() if count},
         )
 
-    def _coded(self, column: Any, rows: int) -> npt.NDArray[np.uint16]:
-        """Return the code of each row's street, in order of first appearance."""
+
+class StreetCodes:
+    """Numbers for streets, in order of first appearance, and their names."""
+
+    def __init__(self) -> None:
+        """Start without a street."""
+        self._codes: dict[str, int] = {}
+
+    def coded(self, column: Any, rows: int) -> npt.NDArray[np.uint16]:
+        """Return the code of each row's street, that of "" where it is null or there is no column.
+
+        Raises:
+            InputError: `not-text`, `bad-street`, `too-many-streets`.
+        """
         if column is None:
-            code = self._street_codes.setdefault("", len(self._street_codes))
-            return np.full(rows, code, dtype=np.uint16)
+            return np.full(rows, self._code(""), dtype=np.uint16)
         texts, places = texts_of(column, "street")
         codes = np.zeros(len(texts) or 1, dtype=np.uint16)
         for place, text in enumerate(texts):
-            codes[place] = self._street_code(text.strip())
+            codes[place] = self._code(text.strip())
         return codes[places]
 
-    def _street_code(self, name: str) -> int:
+    def ranked(self) -> tuple[list[str], npt.NDArray[np.uint16]]:
+        """Return the names in order, and of each code its name's place there."""
+        names = sorted(self._codes)
+        rank = np.zeros(len(names) or 1, dtype=np.uint16)
+        for place, name in enumerate(names):
+            rank[self._codes[name]] = place
+        return names, rank
+
+    def _code(self, name: str) -> int:
         if len(name.encode()) > MAX_STREET_BYTES or not name.isprintable():
             raise InputError(
                 f"a street of {len(name)} characters, expected {MAX_STREET_BYTES} bytes of printable text",
                 code="bad-street",
                 hint="give the code of the street, such as its nine digits of GB/T 10114",
             )
-        if len(self._street_codes) == MAX_STREETS and name not in self._street_codes:
+        if len(self._codes) == MAX_STREETS and name not in self._codes:
             raise InputError(
                 f"more than {MAX_STREETS} different streets",
                 code="too-many-streets",
                 hint="the slot street takes the street or town, not the address",
             )
-        return self._street_codes.setdefault(name, len(self._street_codes))
+        return self._codes.setdefault(name, len(self._codes))
 
 
-def months_of(column: Any, rows: int) -> npt.NDArray[np.uint16]:
-    """Return the month of each row; UNKNOWN_MONTH where it is null, unreadable or not in 1900 to 2199."""
+def months_of(column: Any, rows: int, what: str = "last_seen") -> npt.NDArray[np.uint16]:
+    """Return the month of each row; UNKNOWN_MONTH where it is null, unreadable or not in 1900 to 2199.
+
+    Args:
+        column: a date, a time, or a month such as 2026-11 or 202611; None: no month is known.
+        rows: how many there are.
+        what: the slot, for the error.
+
+    Raises:
+        InputError: `not-a-date`: a column of another type.
+    """
     if column is None:
         return np.zeros(rows, dtype=np.uint16)
     import pyarrow as pa
@@ -242,7 +267,7 @@ def months_of(column: Any, rows: int) -> npt.NDArray[np.uint16]:
             )
             if not any(fit(kind) for fit in fits):
                 raise InputError(
-                    f"the last_seen column is of type {kind}, expected a date, a time, text or whole numbers",
+                    f"the {what} column is of type {kind}, expected a date, a time, text or whole numbers",
                     code="not-a-date",
                     hint="cast it to a date at the source, or give months such as 2026-11 or 202611",
                 )
@@ -252,7 +277,7 @@ def months_of(column: Any, rows: int) -> npt.NDArray[np.uint16]:
             month = pc.utf8_slice_codeunits(text, 5, 7).cast(pa.int64())
     except pa.ArrowException:
         raise InputError(
-            "the last_seen column cannot be read as dates", code="not-a-date", hint="cast it at the source"
+            f"the {what} column cannot be read as dates", code="not-a-date", hint="cast it at the source"
         ) from None
     number = pc.fill_null(pc.add(pc.multiply(year, 12), month), 1)
     months = np.asarray(number.to_numpy(zero_copy_only=False), dtype=np.int64) - 1

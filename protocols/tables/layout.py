@@ -319,17 +319,25 @@ def read_filters(reader: Reader) -> tuple[Filter, ...]:
     """
     found = []
     for table in reader.tables("filters", MAX_FILTERS):
-        slot = read_slot(table)
-        if table.has("values"):
-            found.append(Filter(slot, values=table.texts("values", MAX_CELLS)))
-        else:
-            low = table.fraction("low") if table.has("low") else None
-            high = table.fraction("high") if table.has("high") else None
-            if (low is None and high is None) or (low is not None and high is not None and low > high):
-                raise bad("a filter keeps nothing, or everything", 'write low = "2019", high = "2025"')
-            found.append(Filter(slot, low=low, high=high))
+        found.append(read_filter(table))
         table.finish()
     return tuple(found)
+
+
+def read_filter(table: Reader) -> Filter:
+    """Read one filter, see `read_filters`; what else the table holds is left to the caller.
+
+    Raises:
+        InputError: what is wrong.
+    """
+    slot = read_slot(table)
+    if table.has("values"):
+        return Filter(slot, values=table.texts("values", MAX_CELLS))
+    low = table.fraction("low") if table.has("low") else None
+    high = table.fraction("high") if table.has("high") else None
+    if (low is None and high is None) or (low is not None and high is not None and low > high):
+        raise bad("a filter keeps nothing, or everything", 'write low = "2019", high = "2025"')
+    return Filter(slot, low=low, high=high)
 
 
 def read_measure(table: Reader, uses: Sequence[str] = ("sum", "mean")) -> Measure:

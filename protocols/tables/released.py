@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from protocols.errors import InputError
 from protocols.jobs.job_type import Content, Table
-from protocols.tables.layout import Axis
+from protocols.statistics.cross_table import rounded_cells
+from protocols.tables.layout import Axis, Layout
 
 PERSONS = "persons"
 """What the figure is that counts persons. A measure's figures have brackets, so none has this name."""
@@ -30,7 +31,11 @@ MAX_FIGURES: Final = 1 << 20
 MAX_TEXT_BYTES: Final = 1 << 26
 """Most bytes of all texts in a released table: a label is short, but stands in very many rows."""
 
+_MEAN_DIGITS: Final = 2
+"""Digits that a mean has more than its amounts, where it is exact but for rounding."""
+
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
 """Arrays of `str`: a text that stands in many rows is kept once."""
 
@@ -170,3 +175,47 @@ def exact_ratios(totals: npt.NDArray[np.int64], by: npt.NDArray[np.int64] | int)
         for total, divisor in zip(totals.ravel().tolist(), divisors, strict=True)
     )
     return np.fromiter(ratios, dtype=np.float64, count=totals.size)
+
+
+def exact_figures(
+    layout: Layout,
+    hidden: npt.NDArray[np.bool_],
+    counts: Ints,
+    amounts: Sequence[tuple[Ints, Ints]],
+    *,
+    margins: bool,
+    base: int | None,
+) -> list[Figure]:
+    """Return the figures of a table without noise, once it is known what is withheld.
+
+    Persons are rounded; sums are exact; means have two digits more than the amounts: as an exact quotient a
+    mean would give away how many amounts there are.
+
+    Args:
+        layout: of the table.
+        hidden: bool[k], the cells that are withheld, in every figure.
+        counts: k persons, or rows, in any shape.
+        amounts: of each measure the sums and the numbers of amounts, in units of 10^-decimals.
+        margins: whether the k cells are those with margins.
+        base: what persons are rounded to; None where rows are counted that are about nobody, as they are.
+    """
+    labels = cell_labels(layout.axes, margins=margins)
+    shown = counts if base is None else rounded_cells(counts, base)
+    name = ROWS if base is None else PERSONS
+    figures = [Figure(name, labels, shown.ravel().astype(np.float64), hidden)]
+    for measure, (total, present) in zip(layout.measures, amounts, strict=True):
+        step = 10**measure.decimals
+        if "sum" in measure.of:
+            figures.append(Figure(sum_of(measure.slot), labels, exact_ratios(total, step), hidden))
+        if "mean" in measure.of:
+            finer = 10**_MEAN_DIGITS
+            by = np.maximum(present, 1)
+            means = exact_ratios(total // by * finer + _nearest(total % by * finer, by), step * finer)
+            # Where nobody is, there is no mean.
+            figures.append(Figure(mean_of(measure.slot), labels, means, hidden | (present.ravel() == 0)))
+    return figures
+
+
+def _nearest(totals: Ints, by: Ints) -> Ints:
+    """Return the whole numbers nearest to the quotients, of two equally near the larger."""
+    return (2 * totals + by) // (2 * by)

@@ -46,7 +46,9 @@ IDENTIFIERS: Final = {
 MAX_UNIT_BYTES: Final = 256
 
 _COMMITMENT: Final = b"minshu/tally/1\0"
-_NEVER: Final = -(1 << 63)
+NEVER: Final = -(1 << 63)
+"""How recent a row is that does not say it; see `moments_of`."""
+
 _SPAN: Final = 1 << 63
 _WHOLE: Final = r"^-?[0-9]{1,18}$"
 _ISO_MONTH: Final = r"^([0-9]{4})-([0-9]{2})$"
@@ -225,10 +227,8 @@ class TallyBuilder:
         self._layout, self._unit, self._clamp, self._keyed = layout, unit, clamp, keys
         self._as_of, self._areas = (unit.as_of if unit and unit.as_of else as_of), areas
         self._covered = covered
-        self._axes = [_AxisCells(axis) for axis in layout.axes]
-        self._kept_texts = {
-            each.slot: dict.fromkeys(each.values, 0) for each in layout.filters if each.values
-        }
+        self._axes = [AxisCells(axis) for axis in layout.axes]
+        self._filters = [FilterRows(each) for each in layout.filters]
         self._codes: dict[str, int] = {}
         self._found = _Rows()
         self._rows = 0
@@ -271,8 +271,8 @@ class TallyBuilder:
         self._take_amounts(batch, here)
         self._found.cells.append(cells[here].astype(np.int32))
         if dated:
-            moments = _moments(batch[LATEST])[here]
-            self._reasons["no-date"] += int((moments == _NEVER).sum())
+            moments = moments_of(batch[LATEST])[here]
+            self._reasons["no-date"] += int((moments == NEVER).sum())
             self._found.latest.append(moments)
 
     def finish(self) -> Tally:
@@ -306,31 +306,17 @@ class TallyBuilder:
     def _cells(self, batch: Mapping[str, Any], rows: int) -> I64:
         """Return each row's cell, -1 for a row that a filter refuses or that has none."""
         cells = np.zeros(rows, dtype=np.int64)
-        for each in self._layout.filters:
-            cells[~self._passes(each, batch[each.slot])] = -1
+        for each in self._filters:
+            cells[~each.passes(batch[each.slot])] = -1
         for axis in self._axes:
             along = axis.place(batch[axis.slot])
             cells = np.where((cells < 0) | (along < 0), -1, cells * axis.size + along)
         if self._keyed:
-            along = _coded(batch[self._keyed], self._codes, self._keyed, grow=True)
+            along = coded(batch[self._keyed], self._codes, self._keyed, grow=True)
             cells = np.where(cells < 0, -1, along)
         if self._covered is not None:
             cells[(cells >= 0) & ~self._covered[cells]] = -1
         return cells
-
-    def _passes(self, each: Filter, column: Any) -> Mask:
-        if each.values:
-            return _coded(column, self._kept_texts[each.slot], each.slot) >= 0
-        found, _ = numbers.read(column, each.slot)
-        passes = np.zeros(len(column), dtype=np.bool_)
-        for some in found:
-            fits = np.ones(len(some.rows), dtype=np.bool_)
-            if each.low is not None:
-                fits &= numbers.passed(some, [each.low]) > 0
-            if each.high is not None:
-                fits &= numbers.passed(some, [each.high], beyond=True) == 0
-            passes[some.rows] = fits
-        return passes
 
     def _take_units(self, batch: Mapping[str, Any], here: I64) -> I64:
         """Keep the units of these rows, and return the rows that have a usable one."""
@@ -365,18 +351,11 @@ class TallyBuilder:
         present = np.zeros((len(measures), len(here)), dtype=np.bool_)
         spoilt = np.zeros(rows, dtype=np.bool_)
         for place, measure in enumerate(measures):
-            found, bad = numbers.read(batch[measure.slot], measure.slot)
-            spoilt |= bad
-            whole = np.zeros(rows, dtype=np.int64)
-            there, cut = np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_)
-            for some in found:
-                whole[some.rows], cut[some.rows] = numbers.scaled(
-                    some, measure.decimals, measure.low, measure.high
-                )
-                there[some.rows] = True
-            amounts[place], present[place] = whole[here], there[here]
-            self._beyond += int(cut.sum())
-            self._clamped += int(cut[here].sum())
+            read = amounts_of(batch[measure.slot], measure.slot, measure.decimals, measure.low, measure.high)
+            spoilt |= read.bad
+            amounts[place], present[place] = read.amounts[here], read.present[here]
+            self._beyond += int(read.cut.sum())
+            self._clamped += int(read.cut[here].sum())
         self._bad += int(spoilt.sum())
         self._reasons["no-value"] += int((~present).sum())
         self._found.amounts.append(amounts)
@@ -501,25 +480,91 @@ def _fixed_vector(values: npt.NDArray[Any]) -> I64:
     return vector
 
 
-class _AxisCells:
+class AxisCells:
     """Where along an axis a row stands."""
 
     def __init__(self, axis: Axis) -> None:
+        """Place rows along `axis`."""
         self.slot, self.size = axis.slot, axis.size
         self._bins = axis.bins
         self._places = {text: place for place, text in enumerate(axis.values)}
 
     def place(self, column: Any) -> I64:
-        """Return each row's place, -1 for none."""
+        """Return each row's place, -1 for none.
+
+        Raises:
+            InputError: `not-text`, `not-a-number`: a column of another type.
+        """
         if not self._bins:
-            return _coded(column, self._places, self.slot)
+            return coded(column, self._places, self.slot)
         along = np.full(len(column), -1, dtype=np.int64)
         for some in numbers.read(column, self.slot)[0]:
             along[some.rows] = numbers.passed(some, self._bins) - 1
         return along
 
 
-def _coded(column: Any, codes: dict[str, int], slot: str, *, grow: bool = False) -> I64:
+class FilterRows:
+    """Which rows a filter keeps."""
+
+    def __init__(self, kept: Filter) -> None:
+        """Keep what `kept` says."""
+        self.slot = kept.slot
+        self._low, self._high = kept.low, kept.high
+        self._texts = dict.fromkeys(kept.values, 0)
+
+    def passes(self, column: Any) -> Mask:
+        """Return whether each row is kept; one without a value is not.
+
+        Raises:
+            InputError: `not-text`, `not-a-number`: a column of another type.
+        """
+        if self._texts:
+            return coded(column, self._texts, self.slot) >= 0
+        passes = np.zeros(len(column), dtype=np.bool_)
+        for some in numbers.read(column, self.slot)[0]:
+            fits = np.ones(len(some.rows), dtype=np.bool_)
+            if self._low is not None:
+                fits &= numbers.passed(some, [self._low]) > 0
+            if self._high is not None:
+                fits &= numbers.passed(some, [self._high], beyond=True) == 0
+            passes[some.rows] = fits
+        return passes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Amounts:
+    """The amounts of a column, row by row."""
+
+    amounts: I64  # n, cut to bounds; 0 where there is none
+    present: Mask  # n
+    cut: Mask  # n: it was out of bounds
+    bad: Mask  # n: something that is no finite number
+
+
+def amounts_of(column: Any, slot: str, decimals: int, low: int, high: int) -> Amounts:
+    """Return a column's amounts in units of 10^-decimals, half to even, cut to `low` … `high`.
+
+    Args:
+        column: an Arrow array of numbers or text.
+        slot: what an error calls it.
+        decimals: digits after the point that count.
+        low: least amount, in that unit.
+        high: greatest amount.
+
+    Raises:
+        InputError: `not-a-number`: a column of another type.
+    """
+    rows = len(column)
+    found, bad = numbers.read(column, slot)
+    amounts = np.zeros(rows, dtype=np.int64)
+    present, cut = np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_)
+    for some in found:
+        amounts[some.rows], cut[some.rows] = numbers.scaled(some, decimals, low, high)
+        present[some.rows] = True
+    return Amounts(amounts, present, cut, bad)
+
+
+def coded(column: Any, codes: dict[str, int], slot: str, *, grow: bool = False) -> I64:
     """Return each row's code by its text without blanks around it, -1 for null and texts without a code.
 
     Args:
@@ -549,8 +594,8 @@ def _coded(column: Any, codes: dict[str, int], slot: str, *, grow: bool = False)
             codes[text] = len(codes)
         of_text[place] = codes.get(text, -1)
     places = indices.fill_null(len(distinct)).cast(pa.int64())
-    coded: I64 = of_text[places.to_numpy(zero_copy_only=False)]
-    return coded
+    found: I64 = of_text[places.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def _encoded(column: Any, slot: str) -> tuple[list[str | None], Any]:
@@ -687,7 +732,7 @@ def _bounded(units: npt.NDArray[np.int32], distinct: int, latest: I64 | None, mo
     recent = np.zeros(len(many), dtype=np.int64) if latest is None else latest[many]
     keep[many] = False
     if most == 1:  # the usual bound needs no sorting
-        best = np.full(distinct, _NEVER, dtype=np.int64)
+        best = np.full(distinct, NEVER, dtype=np.int64)
         np.maximum.at(best, units[many], recent)
         many = many[recent == best[units[many]]]
         first = np.zeros(distinct, dtype=np.int64)
@@ -713,8 +758,8 @@ def _first_of_run(groups: npt.NDArray[Any]) -> Mask:
     return first
 
 
-def _moments(column: Any) -> I64:
-    """Return how recent each row is as one ascending number, `_NEVER` where that cannot be read.
+def moments_of(column: Any) -> I64:
+    """Return how recent each row is as one ascending number, `NEVER` where that cannot be read.
 
     Days, times and whole numbers as they are; text as a whole number, or as the day or month of an ISO date,
     a month before its days.
@@ -738,7 +783,7 @@ def _moments(column: Any) -> I64:
             column = column.cast(pa.int32())
         fits = (is_.is_date, is_.is_timestamp, is_.is_integer, is_.is_decimal, is_.is_null)
         if any(test(kind) for test in fits):
-            ages = pc.fill_null(column.cast(pa.int64()), _NEVER)
+            ages = pc.fill_null(column.cast(pa.int64()), NEVER)
             return np.asarray(ages.to_numpy(zero_copy_only=False), dtype=np.int64)
     except pa.ArrowException:
         pass
@@ -759,5 +804,5 @@ def _text_moments(text: Any) -> I64:
     for form, order in ((_ISO_MONTH, r"\1\200"), (_ISO_DAY, r"\1\2\3")):
         plain = pc.replace_substring_regex(plain, form, order)
     plain = pc.if_else(pc.match_substring_regex(plain, _WHOLE), plain, pa.scalar(None, pa.string()))
-    ages = pc.fill_null(plain.cast(pa.int64()).take(coded.indices), _NEVER)
+    ages = pc.fill_null(plain.cast(pa.int64()).take(coded.indices), NEVER)
     return np.asarray(ages.to_numpy(zero_copy_only=False))

@@ -16,8 +16,9 @@ from protocols.errors import ProtocolAborted
 from protocols.ids import Role
 from protocols.jobs.job_type import source
 from protocols.jobs.overlap import MATCHER, Params
-from protocols.overlap.parties import TAGS, Matcher, plan_of, region_sizes
+from protocols.overlap.parties import TAGS, Matcher, region_sizes
 from protocols.party import Incoming, Sent, run
+from protocols.psi.owner import plan_of
 from protocols.psi.tagging import TAG_BYTES
 
 SETS = st.lists(st.sets(st.integers(0, 20), max_size=12), min_size=2, max_size=6)

@@ -89,7 +89,7 @@ def test_empty_equal_disjoint_and_unequal_lists_are_counted(mine, theirs, both):
 
 def test_lists_of_several_messages_are_counted(monkeypatch):
     monkeypatch.setattr(parties, "CHUNK_POINTS", 8)
-    monkeypatch.setattr(parties._Stream.__init__, "__defaults__", (POINT_BYTES, 8))
+    monkeypatch.setattr(parties.Stream.__init__, "__defaults__", (POINT_BYTES, 8))
     found = play(range(41), range(17, 64))
     assert found.count == 24
     assert max(len(m.body) for m in found.sent if m.round != POOL) == 8 * 32
