@@ -169,14 +169,22 @@ class Lists:
     def check_columns(self, spec: JobSpec) -> None:
         """Check that every source brings one dataset with the slots of its part, and filters a column once.
 
+        And that each is of another organisation: here, so that `separation` can be asked of any spec.
+
         Raises:
-            InputError: `bad-inputs`, `filters-on-one-column`, `reserved-name`.
+            InputError: `bad-inputs`, `one-list-each`, `filters-on-one-column`, `reserved-name`.
         """
         if sorted(given.role for given in spec.inputs) != sorted(self.owners):
             raise InputError(
                 f"{len(spec.inputs)} inputs, expected one each of {', '.join(self.owners)}",
                 code="bad-inputs",
                 hint="give every source one dataset; no other role brings any",
+            )
+        if len({organisation_of(spec.roles[role]) for role in self.owners}) != len(self.owners):
+            raise InputError(
+                "one organisation brings two lists, but it needs no protocol to join them",
+                code="one-list-each",
+                hint="let each organisation bring one list",
             )
         for given in spec.inputs:
             wanted = self.wanted(given.role)
@@ -261,7 +269,7 @@ def owners_of(spec: JobSpec, *, dealer: bool, extra: Collection[Role] = ()) -> t
         extra: other seats that the job type knows and the job has.
 
     Raises:
-        InputError: `bad-roles`: other seats; `one-list-each`: one organisation brings two lists.
+        InputError: `bad-roles`.
     """
     neutral = (MATCHER, HELPER, *((DEALER,) if dealer else ()))
     count = len(spec.roles) - len(neutral) - len(extra)
@@ -274,12 +282,6 @@ def owners_of(spec: JobSpec, *, dealer: bool, extra: Collection[Role] = ()) -> t
             code="bad-roles",
             hint=f"number {MIN_LISTS} to {MAX_LISTS} lists without gaps"
             + ("" if dealer else "; a dealer is only needed where columns are multiplied"),
-        )
-    if len({organisation_of(spec.roles[role]) for role in owners}) != count:
-        raise InputError(
-            "one organisation brings two lists, but it needs no protocol to join them",
-            code="one-list-each",
-            hint="let each organisation bring one list",
         )
     return owners
 
@@ -294,8 +296,8 @@ def kinds_of(role: Role, key_holders: Collection[Role]) -> frozenset[str]:
 def seats_apart(spec: JobSpec, owners: Sequence[Role], requester: Organisation) -> tuple[Separation, ...]:
     """Return which organisations must be different, with what they would learn if they were one.
 
-    (1) Matcher, helper and dealer are three. (2) Matcher and helper bring no list. (3) None of the three
-    asks or receives. (4) Each list is of another organisation.
+    (1) Matcher, helper and dealer are three. (2) None of the three brings a list, (3) asks or receives.
+    (4) Each list is of another organisation.
     """
     outside = frozenset({requester, *spec.recipients})
     at = {role: frozenset({organisation_of(spec.roles[role])}) for role in spec.roles}
@@ -303,10 +305,8 @@ def seats_apart(spec: JobSpec, owners: Sequence[Role], requester: Organisation) 
     found = [Separation(_PAYLOADS, at[MATCHER], at[HELPER])]  # (1)
     if DEALER in at:
         found += [Separation(_SHARES_BROKEN, at[DEALER], at[MATCHER] | at[HELPER])]
-    found += [
-        Separation(_JOINED_ROWS, at[MATCHER], lists),
-        Separation(_ROWS_ELSEWHERE, at[HELPER], lists),
-    ]  # (2)
+    brought = {MATCHER: _JOINED_ROWS, HELPER: _ROWS_ELSEWHERE, DEALER: _NAMED_SHARES}
+    found += [Separation(why, at[role], lists) for role, why in brought.items() if role in at]  # (2)
     found += [Separation(_UNRELEASED, at[role], outside) for role in NEUTRAL if role in at]  # (3)
     return (
         *found,
@@ -318,6 +318,7 @@ _PAYLOADS: Final = "every list's values, person by person, without names"
 _SHARES_BROKEN: Final = "the joined persons' values, person by person: who deals the triples can open shares"
 _JOINED_ROWS: Final = "for each row of its own list, whether the person is on the other lists, and where open"
 _ROWS_ELSEWHERE: Final = "for each row of its own list, whether the person is on the other lists"
+_NAMED_SHARES: Final = "with the matcher or the helper alone, the joined values of persons on its own list"
 _UNRELEASED: Final = "how many persons are joined, exactly, and what the release withholds"
 _ONE_LIST_EACH: Final = "nothing new, but an organisation that brings two lists needs no protocol for them"
 

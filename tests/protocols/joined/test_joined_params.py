@@ -293,9 +293,6 @@ def test_the_seats_are_lists_and_three_neutral_ones() -> None:
             owners_of(spec, dealer=dealer)
         assert caught.value.code == "bad-roles"
     assert len(owners_of(job(PARAMS, sources=6), dealer=True)) == 6
-    with pytest.raises(InputError) as caught:
-        owners_of(moved(job(), "source-2", "department-1.example/b"), dealer=True)
-    assert caught.value.code == "one-list-each"
 
 
 def test_kinds_are_those_of_the_policy() -> None:
@@ -320,15 +317,14 @@ def test_seats_that_would_learn_more_together_are_kept_apart() -> None:
     assert together(base) == []
     for role, other in (
         *((one, two) for one in (MATCHER, HELPER, DEALER) for two in (MATCHER, HELPER, DEALER) if one != two),
-        *((one, owner) for one in (MATCHER, HELPER) for owner in OWNERS),
+        *((one, owner) for one in (MATCHER, HELPER, DEALER) for owner in OWNERS),
         (ONE, THREE),
     ):
         assert together(moved(base, role, f"{organisation_of(base.roles[other])}/b")), (role, other)
     for role in (MATCHER, HELPER, DEALER):
         assert together(moved(base, role, f"{BUREAU}/a"))
         assert together(moved(base, role, f"{OFFICE}/a"))
-    # Who deals may bring a list, and who brings one may ask.
-    assert together(moved(base, DEALER, "department-2.example/b")) == []
+    # Who brings a list may ask.
     assert together(moved(base, ONE, f"{BUREAU}/a")) == []
     assert together(moved(without(base, DEALER), ONE, f"{OFFICE}/a")) == []
 
@@ -360,6 +356,9 @@ def test_every_source_brings_the_columns_of_its_part() -> None:
     with pytest.raises(InputError) as caught:
         lists.check_columns(moved(job(), MATCHER, "requester/a"))
     assert caught.value.code == "reserved-name"
+    with pytest.raises(InputError) as caught:
+        lists.check_columns(moved(job(), "source-2", "department-1.example/b"))
+    assert caught.value.code == "one-list-each"
 
 
 # -- differencing --------------------------------------------------------------------------------------------
