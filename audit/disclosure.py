@@ -7,7 +7,7 @@ published cells of a table, how much of each withheld cell follows? Tables with 
 noise that their job paid for. Nothing here needs the true counts, which nobody but the node ever had.
 
 Tables of streets, districts and a city are looked at here, cross-tabs and noisy ones in `disclosure_tables`,
-overlaps in `disclosure_overlap`.
+overlaps in `disclosure_overlap`, statistics of joined persons in `disclosure_joined`.
 """
 
 import csv
@@ -28,7 +28,8 @@ from protocols.wire import Constraints, JobSpec, ReleaseNote
 
 NOT_OPENED: Final = "opened releases, as their recipients have saved them (--release)"
 NO_RULES: Final = (
-    "rules for tables of this form; this version knows street tables, cross-tabs, noisy tables and overlaps"
+    "rules for tables of this form; this version knows street tables, cross-tabs, noisy tables, overlaps and "
+    "statistics of joined persons"
 )
 NO_JOB: Final = (
     "the text of the job that a table is of: it says what the cells are, and what noise was paid for"
@@ -38,6 +39,8 @@ CELL_TABLES: Final = frozenset({"table/1", "release/1"})
 """Job types whose releases are tables of cells."""
 
 OVERLAP: Final = "overlap/1"
+JOINED_TABLE: Final = "joined-table/1"
+JOINED_MOMENTS: Final = "joined-moments/1"
 
 STREET_TABLE: Final = frozenset({"level", "district", "street", "count", "withheld"})
 ARROW: Final = ".arrow"
@@ -137,6 +140,14 @@ def _problems(
         from audit.disclosure_overlap import examine_overlap
 
         return examine_overlap(columns, facts, found.spec, found.keys)
+    if found.spec is not None and found.spec.job_type == JOINED_TABLE:
+        from audit.disclosure_joined import examine_joined_table
+
+        return examine_joined_table(columns, facts, found.spec, found.constraints)
+    if found.spec is not None and found.spec.job_type == JOINED_MOMENTS:
+        from audit.disclosure_joined import examine_joined_moments
+
+        return examine_joined_moments(columns, facts, found.spec, found.constraints, found.keys)
     if not STREET_TABLE.issubset(columns):
         return None
     return examine(columns, minimum=found.constraints.min_group_size or MIN_GROUP, facts=facts)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from protocols.releases.params import Params as Noisy
 from protocols.releases.plan import Plan, geography, middle, plan
 from protocols.statistics.cross_table import MAX_MINIMUM, boxed, least_persons
 from protocols.statistics.suppress import MIN_GROUP, ROUNDING, rounded
+from protocols.tables.layout import Layout
 from protocols.tables.released import PERSONS, ROWS, Texts, as_texts, cell_labels, mean_of, sum_of
 from protocols.wire import Constraints, JobSpec
 
@@ -70,7 +71,7 @@ def examine_cells(
     try:
         if spec.job_type == "table/1":
             params = Exact.of(spec)
-            return _exact(columns, facts, params, limits, persons=persons or params.sources > 1)
+            return examine_exact(columns, facts, params, limits, persons=persons or params.sources > 1)
         return _noisy(columns, facts, plan(Noisy.of(spec)), limits)
     except InputError as error:
         return [Problem(error.code, error.message)]
@@ -114,9 +115,10 @@ class Rows:
             }
         except (TypeError, ValueError):
             raise wrong from None
-        shown = [np.isfinite(each) for each in numbers.values()]
-        if any((each == withheld).any() for each in shown) or any(
-            len(each) != len(withheld) for each in shown
+        # Nothing but NaN in a withheld row: of two infinities, the sign would tell something.
+        whole = all(len(each) == len(withheld) for each in numbers.values())
+        if not whole or any(
+            (np.isnan(each) != withheld).any() or np.isinf(each).any() for each in numbers.values()
         ):
             raise InputError("a withheld row has a number, or one that is not has none", code="bad-table")
         value = numbers["value"]
@@ -304,15 +306,41 @@ def _quantiles(rows: Rows, made: Plan) -> list[Problem]:
 # -- exact ---------------------------------------------------------------------------------------------------
 
 
-def _exact(
+class ExactTable(Protocol):
+    """What decides how an exact table has to look."""
+
+    @property
+    def layout(self) -> Layout:
+        """Cells and measures; in so many cells one person may be."""
+        ...
+
+    @property
+    def sources(self) -> int:
+        """How many departments give data."""
+        ...
+
+    @property
+    def persons_in(self) -> int:
+        """How often one person may be counted in one cell."""
+        ...
+
+    @property
+    def margins(self) -> bool:
+        """Whether sums over axes are published, too."""
+        ...
+
+
+def examine_exact(
     columns: Mapping[str, Sequence[Any]],
     facts: Mapping[str, Any],
-    params: Exact,
+    params: ExactTable,
     limits: Constraints,
     *,
     persons: bool,
 ) -> list[Problem]:
-    """(1) It has the cells of the job, and what stands beside it is so. (2) Counts are rounded, and none is
+    """Return what is wrong with an exact table.
+
+    (1) It has the cells of the job, and what stands beside it is so. (2) Counts are rounded, and none is
     of more than zero and fewer than the smallest group, in margins times how often one person may be counted.
     (3) A cell without its count has no sum and no mean. (4) No withheld cell follows from the others.
 

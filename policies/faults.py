@@ -13,8 +13,8 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "bad-roles": (
         "角色不符合要求: 名称有误、编号不连续, 或缺少、多出某个角色",
         (
-            "来源从 source-1 起编号; 多部门统计另须 aggregator, 名单比对另须 register、matcher; "
-            "比对为 receiver、sender, 核验为 owner、clerk"
+            "来源从 source-1 起; 制表加 aggregator, 名单加 register、matcher, "
+            "联合统计加 matcher、helper (或 dealer); 其余见各任务类型"
         ),
     ),
     "bad-inputs": (
@@ -92,6 +92,14 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     "no-honest-contributor": (
         "假定串通的部门过多, 没有部门的噪声可以依靠",
         "请减小 colluding, 或增加部门",
+    ),
+    "too-many-owners": (
+        "隐藏分组和金额分属过多部门: 至多两个部门, 且两个部门时不能另有公开分组",
+        "请将其他分组对匹配方公开 (open)、减少金额或分组, 或分次申请",
+    ),
+    "overflow": (
+        "合计连同噪声可能超出可表示的范围",
+        "请收窄 low、high, 减少 decimals, 或提高 rho、epsilon",
     ),
     "bad-tree": ("区域层级不完整", "请检查 levels 和所列的区域代码"),
 }

@@ -12,6 +12,9 @@ JOB_TYPES: tuple[JobType, ...]
 def _job_types() -> tuple[JobType, ...]:
     # Imported when asked for: what they build on is written in the words of `job_type`, which lies in here.
     from protocols.jobs.crosscheck import Crosscheck
+    from protocols.jobs.joined_moments import JoinedMoments
+    from protocols.jobs.joined_rule import JoinedRule
+    from protocols.jobs.joined_table import JoinedTable
     from protocols.jobs.lookup import Lookups
     from protocols.jobs.match import Matching
     from protocols.jobs.overlap import Overlap
@@ -25,6 +28,9 @@ def _job_types() -> tuple[JobType, ...]:
         Matching(),
         Overlap(),
         Lookups(),
+        JoinedTable(),
+        JoinedMoments(),
+        JoinedRule(),
     )
 
 

@@ -18,18 +18,15 @@ from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocols.dp.cost import NOTHING, Cost
 from protocols.encoding import canonical_json
 from protocols.errors import InputError, ProtocolAborted
-from protocols.identifiers import AreaTable, area_table, normalise, type_tag
+from protocols.identifiers import AreaTable, area_table
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import (
     COORDINATOR,
     REQUESTER,
-    SUSPECTED,
     ColumnNeed,
     Content,
     InputBuilder,
@@ -46,12 +43,20 @@ from protocols.jobs.job_type import (
 from protocols.jobs.sources import check_columns, check_names, check_recipient, check_sizes, check_summaries
 from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
 from protocols.psi import group, locks
-from protocols.psi.keyed_list import (
-    MAX_STREET_BYTES,
-    KeyedList,
-    KeyedListBuilder,
-    month_text,
+from protocols.psi.envelopes import (
+    CONTENT_KEY_BYTES,
+    ENVELOPE_BYTES,
+    KEY_TYPE,
+    RECORDS,
+    Inbox,
+    check_selected,
+    padded,
+    plaintexts,
+    record,
+    records,
+    sealed,
 )
+from protocols.psi.keyed_list import KeyedList, KeyedListBuilder
 from protocols.psi.tagging import MAX_LISTS, TAG_BYTES, Plan, Tagged, Tagging, check_chunk, is_tagging
 from protocols.statistics.differencing import Query
 from protocols.statistics.suppress import MIN_GROUP, ROUNDING, protect_table
@@ -60,10 +65,7 @@ from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 REGISTER: Final = Role("register")
 MATCHER: Final = Role("matcher")
 
-RECORDS: Final = "records"
 STREET_TABLE: Final = "street-table"
-
-KEY_TYPE: Final = "resident-id"
 
 MAX_GRACE_DAYS: Final = 3650
 
@@ -571,17 +573,9 @@ ENVELOPES: Final = 0x1400
 
 CHUNK_TAGS: Final = 32768
 CHUNK_ROWS: Final = 4096
-CHUNK_RECORDS: Final = 8192
 
-_KEY_FIELD: Final = 32
-_STREET_FIELD: Final = MAX_STREET_BYTES + 1
-PLAIN_BYTES: Final = _KEY_FIELD + _STREET_FIELD + 2
-ENVELOPE_BYTES: Final = PLAIN_BYTES + locks.GCM_TAG_BYTES
 LOCKED_BYTES: Final = ENVELOPE_BYTES + locks.GCM_TAG_BYTES
 ROW_BYTES: Final = locks.SHARE_BYTES + LOCKED_BYTES
-RECORD_BYTES: Final = 1 + 4 + ENVELOPE_BYTES
-
-_ENVELOPE: Final = b"minshu/envelope/1"
 
 
 def _unexpected(message: Incoming, why: str) -> ProtocolAborted:
@@ -595,35 +589,6 @@ def _items(message: Incoming, width: int) -> int:
             f"body of {len(message.body)} bytes, expected a multiple of {width}", code="bad-length"
         )
     return len(message.body) // width
-
-
-def _envelope_domain(ctx: bytes, index: int) -> bytes:
-    return _ENVELOPE + ctx + index.to_bytes(1, "big")
-
-
-def _nonce(position: int) -> bytes:
-    return position.to_bytes(12, "big")
-
-
-def plaintexts(listed: KeyedList, rows: npt.NDArray[np.uint32]) -> bytes:
-    """Return the envelope contents of these rows, `PLAIN_BYTES` each.
-
-    u8 length ‖ key in 31 bytes ‖ u8 length ‖ street in 47 bytes ‖ u16 month, zeros behind the texts. Of a
-    row that waits for its day, zeros alone: nobody is to open that one.
-    """
-    keys = listed.keys[rows]
-    plain = np.zeros((len(rows), PLAIN_BYTES), dtype=np.uint8)
-    width = keys.dtype.itemsize
-    plain[:, 0] = np.strings.str_len(keys)
-    plain[:, 1 : 1 + width] = np.ascontiguousarray(keys).view(np.uint8).reshape(len(rows), width)
-    names = [name.encode() for name in listed.street_names]
-    fields = np.frombuffer(
-        b"".join(len(n).to_bytes(1, "big") + n.ljust(MAX_STREET_BYTES, b"\0") for n in names), dtype=np.uint8
-    ).reshape(-1, _STREET_FIELD)
-    plain[:, _KEY_FIELD : _KEY_FIELD + _STREET_FIELD] = fields[listed.streets[rows]]
-    plain[:, -2:] = listed.months[rows].astype(">u2").view(np.uint8).reshape(-1, 2)
-    plain[listed.waiting(rows)] = 0
-    return plain.tobytes()
 
 
 class _ListOwner:
@@ -718,21 +683,16 @@ class Source(_ListOwner):
         if is_tagging(message.round):
             return self._tag(message)
         tagged = self._take_ready(message)
-        content_key = self.rand(32)
+        content_key = self.rand(CONTENT_KEY_BYTES)
         key = Outgoing(REGISTER, CONTENT_KEY, content_key)
         return Finished(chain(self._rows(tagged, content_key), (key,)), ())
 
     def _rows(self, tagged: Tagged, content_key: bytes) -> Iterator[Outgoing]:
-        seal = AESGCM(content_key).encrypt
-        domain = _envelope_domain(self.setup.ctx, self.index)
         count = len(tagged.order)
         for start in range(0, count, CHUNK_ROWS):
             stop = min(start + CHUNK_ROWS, count)
             plain = plaintexts(self.listed, tagged.order[start:stop])
-            envelopes = (
-                seal(_nonce(start + at), plain[at * PLAIN_BYTES : (at + 1) * PLAIN_BYTES], domain)
-                for at in range(stop - start)
-            )
+            envelopes = sealed(plain, content_key, self.setup.ctx, self.index, start)
             values = tagged.values[start:stop].tobytes()
             rows = locks.lock(
                 values, self.params.share_index(self.index), self.params.k, self.setup.ctx, envelopes
@@ -746,10 +706,7 @@ class Register(_ListOwner):
     def __init__(self, role: Role, params: Params, setup: Setup, listed: KeyedList, rand: Rand) -> None:
         super().__init__(role, params, setup, listed, rand)
         self._content_keys: dict[int, bytes] = {}
-        self._records: list[bytes] = []
-        self._room = _room(params, setup)
-        self._received = 0
-        self._complete = False
+        self._inbox = Inbox(_room(params, setup), setup.constraints.max_rows)
 
     def receive(self, message: Incoming) -> Step:
         """Take a tagging message, `ready` (with `all`), a content key or envelopes."""
@@ -759,16 +716,20 @@ class Register(_ListOwner):
         if message.round == CONTENT_KEY:
             self._take_content_key(message)
         elif message.round == ENVELOPES:
-            self._take_envelopes(message)
+            if message.sender != MATCHER:
+                raise _unexpected(message, "no envelopes are due")
+            self._inbox.take(message)
         else:
             tagged = self._take_ready(message)
             if not self.params.everywhere:
                 raise _unexpected(message, "this job takes no share of the register")
             outgoing = self._shares(tagged)
-        if self._complete and len(self._content_keys) == self.params.sources:
+        if self._inbox.complete and len(self._content_keys) == self.params.sources:
             return Finished(outgoing, self._open())
         # The coordinator sees this: padding is counted with the records, whose number is nobody else's.
-        return Waiting(outgoing, Progress("opening", self._received, self._room), answering=bool(outgoing))
+        return Waiting(
+            outgoing, Progress("opening", self._inbox.received, self._inbox.room), answering=bool(outgoing)
+        )
 
     def _shares(self, tagged: Tagged) -> Iterator[Outgoing]:
         """Yield the register's own shares: with `all`, its list counts as one of the k."""
@@ -787,138 +748,33 @@ class Register(_ListOwner):
         index = self.params.owners.index(message.sender) if message.sender in self.params.owners else 0
         if index == 0 or index in self._content_keys:
             raise _unexpected(message, "no content key is due")
-        if len(message.body) != 32 or not message.last:
-            raise ProtocolAborted(f"content key of {len(message.body)} bytes, expected 32", code="bad-length")
+        if len(message.body) != CONTENT_KEY_BYTES or not message.last:
+            raise ProtocolAborted(
+                f"content key of {len(message.body)} bytes, expected {CONTENT_KEY_BYTES}", code="bad-length"
+            )
         self._content_keys[index] = message.body
 
-    def _take_envelopes(self, message: Incoming) -> None:
-        if message.sender != MATCHER or self._complete:
-            raise _unexpected(message, "no envelopes are due")
-        found = _items(message, RECORD_BYTES)
-        limit = self.setup.constraints.max_rows
-        # The matcher has guarded this; the receiver of records does not take its word for it.
-        if limit is not None and self._received + found > limit:
-            raise ProtocolAborted(f"more than the {limit} records that all rules allow", code="guard-rows")
-        check_chunk(self._received, found, self._room, CHUNK_RECORDS, last=message.last)
-        self._received += found
-        pieces = np.frombuffer(message.body, dtype=np.uint8).reshape(found, RECORD_BYTES)
-        padding = pieces[:, 0] == 0
-        if pieces[padding].any():
-            raise ProtocolAborted("an envelope names a list that is no source", code="envelope-malformed")
-        self._records.append(pieces[~padding].tobytes())
-        self._complete = message.last
-
     def _open(self) -> tuple[Content, Content]:
-        """Open all envelopes, check what is in them, and return records and street table.
+        """Open and check all envelopes, and return records and street table.
 
-        (1) Every envelope opens under its source's key, at its position, once. (2) Every text and month has
-        the form an honest source writes. (3) Every key is a valid number, no key comes twice. (4) No key is
-        on the own list; with `all`, every one is.
+        No key is on the own list; with `all`, every one is.
 
         Raises:
             ProtocolAborted: with the step that failed.
         """
-        # (1)
-        joined = b"".join(self._records)
-        self._records = []
-        pieces = [joined[at : at + RECORD_BYTES] for at in range(0, len(joined), RECORD_BYTES)]
-        sealers = {index: AESGCM(key) for index, key in self._content_keys.items()}
-        if len({piece[:5] for piece in pieces}) != len(pieces):
-            raise ProtocolAborted("an envelope came twice", code="envelope-repeated")
-        plain = b"".join(self._opened(piece, sealers) for piece in pieces)
-        # (2)
-        keys, streets, months = _parse(plain)
-        # (3)
-        tag = type_tag(KEY_TYPE).encode()
-        bodies = [key.removeprefix(tag) for key in keys.tolist() if key.startswith(tag)]
-        found = normalise(
-            np.array(bodies, dtype=keys.dtype),
-            KEY_TYPE,
+        opened = self._inbox.open(
+            self._content_keys,
+            self.setup.ctx,
             as_of=self.setup.spec.created.date(),
             areas=self.params.areas,
         )
-        if len(found.keys) != len(keys) or bool((found.keys != keys).any()):
-            raise ProtocolAborted("an envelope holds a key that is not valid", code="envelope-malformed")
-        if len(np.unique(keys)) != len(keys):
-            raise ProtocolAborted("two envelopes hold the same key", code="envelope-repeated")
-        # (4)
-        # The list is ascending and, by its guard, not empty: isin would copy and sort the whole register.
-        place = np.searchsorted(self.listed.keys, keys)
-        on_list = self.listed.keys[np.minimum(place, len(self.listed.keys) - 1)] == keys
-        if bool((on_list != self.params.everywhere).any()):
-            raise ProtocolAborted(
-                "an envelope holds a person whom the question leaves out",
-                code="not-selected",
-                hint="a source bound a row to the tag of another person, or the matcher chose wrongly",
-            )
-        return self._tables(keys, streets, months, [piece[0] for piece in pieces])
-
-    def _opened(self, piece: bytes, sealers: Mapping[int, AESGCM]) -> bytes:
-        index, position = piece[0], int.from_bytes(piece[1:5], "big")
-        sealer = sealers.get(index)
-        if sealer is None:
-            raise ProtocolAborted("an envelope names a list that is no source", code="envelope-malformed")
-        try:
-            return sealer.decrypt(_nonce(position), piece[5:], _envelope_domain(self.setup.ctx, index))
-        except InvalidTag:
-            raise ProtocolAborted(
-                "an envelope does not open under its source's key and position", code="envelope-broken"
-            ) from None
-
-    def _tables(
-        self,
-        keys: npt.NDArray[np.bytes_],
-        streets: Sequence[str],
-        months: Sequence[str],
-        lists: Sequence[int],
-    ) -> tuple[Content, Content]:
-        order = np.argsort(keys)
-        owners = self.params.owners
-        organisations = [organisation_of(self.setup.spec.roles[owner]) for owner in owners]
-        records = Table(
-            {
-                "key": keys[order].astype(np.str_),
-                "street": np.array(streets, dtype=np.str_)[order],
-                "last_seen": np.array(months, dtype=np.str_)[order],
-                "source": np.array([owners[i] for i in lists], dtype=np.str_)[order],
-                "organisation": np.array([organisations[i] for i in lists], dtype=np.str_)[order],
-            }
-        )
-        minimum = self.setup.constraints.min_group_size
+        check_selected(opened.keys, self.listed.keys, on=self.params.everywhere)
+        roles, minimum = self.setup.spec.roles, self.setup.constraints.min_group_size
+        owners = {i: (owner, organisation_of(roles[owner])) for i, owner in enumerate(self.params.owners)}
         return (
-            Content(RECORDS, records, {"mark": SUSPECTED, "rows": records.rows}),
-            street_table(Counter(streets), MIN_GROUP if minimum is None else minimum),
+            records(opened, owners),
+            street_table(Counter(opened.streets), MIN_GROUP if minimum is None else minimum),
         )
-
-
-def _parse(plain: bytes) -> tuple[npt.NDArray[np.bytes_], list[str], list[str]]:
-    """Return keys, streets and months of envelope contents, each in its one canonical form.
-
-    Raises:
-        ProtocolAborted: `envelope-malformed`.
-    """
-    keys: list[bytes] = []
-    streets: list[str] = []
-    months: list[str] = []
-    try:
-        for at in range(0, len(plain), PLAIN_BYTES):
-            item = plain[at : at + PLAIN_BYTES]
-            keys.append(_text(item[:_KEY_FIELD]))
-            streets.append(_text(item[_KEY_FIELD : _KEY_FIELD + _STREET_FIELD]).decode())
-            months.append(month_text(int.from_bytes(item[-2:], "big")))
-    except ValueError:
-        raise ProtocolAborted("an envelope's content is not of its form", code="envelope-malformed") from None
-    if not all(street.isprintable() for street in streets):
-        raise ProtocolAborted("an envelope's street is not printable", code="envelope-malformed")
-    return np.array(keys, dtype=f"S{_KEY_FIELD - 1}"), streets, months
-
-
-def _text(field: bytes) -> bytes:
-    """Return the text of a field: its length, the text, zeros."""
-    length = field[0]
-    if length >= len(field) or any(field[1 + length :]):
-        raise ValueError("not a padded text")
-    return field[1 : 1 + length]
 
 
 def district_of(street: str) -> str:
@@ -1134,19 +990,9 @@ class Matcher:
         self._kept[index][low:high] = rows[wanted[low:high] - start]
         if all(self._passed[i] == count for i, count in enumerate(self._counts) if self._width(i)):
             # All locks are off before the first envelope leaves.
-            records = b"".join(self._records(selection))
-            return Finished(self._padded(records), ())
+            chosen = b"".join(self._records(selection))
+            return Finished(padded(REGISTER, ENVELOPES, chosen, _room(self.params, self.setup)), ())
         return Waiting((), self._row_progress())
-
-    def _padded(self, records: bytes) -> Iterator[Outgoing]:
-        """Yield the records, then as many of zeros as make `most_flagged`.
-
-        The relay counts frames and sees their size class: what it sees depends on public numbers alone.
-        """
-        step, total = CHUNK_RECORDS * RECORD_BYTES, _room(self.params, self.setup) * RECORD_BYTES
-        for start in range(0, total or 1, step):
-            piece = records[start : start + step].ljust(min(step, total - start), b"\0")
-            yield Outgoing(REGISTER, ENVELOPES, piece, last=start + step >= total)
 
     def _records(self, selection: Selection) -> Iterator[bytes]:
         """Yield one opened envelope for each selected tag, in random order, from a random source of each."""
@@ -1180,4 +1026,4 @@ class Matcher:
                 self._kept[index][place][locks.SHARE_BYTES :].tobytes(),
             )
             position = int(selection.wanted[index][place])
-            yield index.to_bytes(1, "big") + position.to_bytes(4, "big") + envelope
+            yield record(index, position, envelope)

@@ -378,6 +378,32 @@ class Forecaster(Protocol):
         ...
 
 
+@runtime_checkable
+class ExactOrNoisy(Protocol):
+    """A job type each of whose jobs says whether its figures are exact or carry noise.
+
+    Under a rule that names a budget they carry noise: without it the budget would bound nothing.
+    """
+
+    def exact(self, spec: JobSpec) -> bool:
+        """Return whether the figures of this job are exact, so that no budget pays for them.
+
+        Raises:
+            InputError: the spec is not of this type's form.
+        """
+        ...
+
+
+@runtime_checkable
+class TellsLess(Protocol):
+    """A job type of class B whose records hold columns of certain uses alone: others are only compared."""
+
+    @property
+    def told(self) -> frozenset[str]:
+        """The uses of columns that a record may hold."""
+        ...
+
+
 class Shelf(Protocol):
     """Where a node keeps what a job type needs again in later jobs: named blobs, each whole or not there.
 

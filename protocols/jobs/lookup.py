@@ -14,7 +14,6 @@ from protocols.dp.cost import NOTHING, Cost
 from protocols.errors import InputError, ProtocolAborted
 from protocols.identifiers import AreaTable, area_table, normalise
 from protocols.ids import Organisation, Role
-from protocols.jobs.crosscheck import KEY_TYPE
 from protocols.jobs.job_type import (
     COORDINATOR,
     REQUESTER,
@@ -38,6 +37,7 @@ from protocols.lookup.owner import MARGIN_S, Owner, Pace
 from protocols.lookup.pace import Rates
 from protocols.lookup.plan import Lookup, table_name
 from protocols.party import Party, Rand, Serving
+from protocols.psi.envelopes import KEY_TYPE
 from protocols.psi.oprf import Mode
 from protocols.statistics.differencing import Query
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of

@@ -16,7 +16,7 @@ from protocols.encoding import canonical_json, sha256_digest
 from protocols.errors import InputError, ProtocolAborted
 from protocols.identifiers import AreaTable, area_table
 from protocols.ids import Organisation, Role
-from protocols.jobs.crosscheck import KEY_TYPE, LIST_SIZE_PARTS, RECORDS
+from protocols.jobs.crosscheck import LIST_SIZE_PARTS
 from protocols.jobs.job_type import (
     COORDINATOR,
     REQUESTER,
@@ -47,6 +47,7 @@ from protocols.match.inputs import MAX_VALUES, NOT_COMPARABLE, MatchList, MatchL
 from protocols.match.parties import Match, Receiver, Sender
 from protocols.match.shape import SIZING
 from protocols.party import Party, Rand
+from protocols.psi.envelopes import KEY_TYPE, RECORDS
 from protocols.statistics.differencing import Query
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 

@@ -50,7 +50,6 @@ from protocols.statistics.cross_table import (
     check_protected,
     dominated_cells,
     protect_cross,
-    rounded_cells,
     with_margins,
 )
 from protocols.statistics.differencing import Query
@@ -74,12 +73,9 @@ from protocols.tables.layout import (
 from protocols.tables.questions import check_filters, query_of
 from protocols.tables.released import (
     PERSONS,
-    ROWS,
-    Figure,
-    cell_labels,
     check_size,
     content,
-    exact_ratios,
+    exact_figures,
     mean_of,
     sum_of,
 )
@@ -92,7 +88,6 @@ FEWEST: Final = 3
 """Departments that every cell of a joint table is added up from, at least."""
 
 _PER_MEASURE: Final = 5  # vectors: total, present, largest and second largest contribution, 1 where present
-_MEAN_DIGITS: Final = 2
 _NAME: Final = "table/1"
 
 I64 = npt.NDArray[np.int64]
@@ -541,7 +536,6 @@ def published(params: Params, limits: Constraints, totals: I64, *, persons: bool
         also |= (whole > 0) & (present < minimum * layout.unit_rows)
         also |= (present > 0) & (_most(each[4], params) < fewest)
         also |= dominated_cells(total, top, second)
-    labels = cell_labels(layout.axes, margins=params.margins)
     if persons:
         withheld = protect_cross(
             counted,
@@ -552,23 +546,16 @@ def published(params: Params, limits: Constraints, totals: I64, *, persons: bool
             unit_cells=layout.unit_rows,
         )
         hidden = withheld.ravel()
-        counts = rounded_cells(whole, ROUNDING).ravel().astype(np.float64)
-        figures = [Figure(PERSONS, labels, counts, hidden)]
     else:
         hidden = also.ravel()
-        figures = [Figure(ROWS, labels, whole.ravel().astype(np.float64), hidden)]
-    for measure, each in zip(layout.measures, per_measure, strict=True):
-        total, present = _whole(each[0], params), _whole(each[1], params)
-        step = 10**measure.decimals
-        if "sum" in measure.of:
-            figures.append(Figure(sum_of(measure.slot), labels, exact_ratios(total, step), hidden))
-        if "mean" in measure.of:
-            # To two digits more: as an exact quotient it would give away how many amounts there are.
-            finer = 10**_MEAN_DIGITS
-            by = np.maximum(present, 1)
-            means = exact_ratios(total // by * finer + _nearest(total % by * finer, by), step * finer)
-            # Where nobody is, there is no mean.
-            figures.append(Figure(mean_of(measure.slot), labels, means, hidden | (present.ravel() == 0)))
+    figures = exact_figures(
+        layout,
+        hidden,
+        whole,
+        [(_whole(each[0], params), _whole(each[1], params)) for each in per_measure],
+        margins=params.margins,
+        base=ROUNDING if persons else None,
+    )
     facts: dict[str, int | str] = {
         "minimum_group": asked if persons else 0,
         "contributors": params.sources,
@@ -589,11 +576,6 @@ def _most(behind: I64, params: Params) -> I64:
     for axis in range(behind.ndim if params.margins else 0):
         behind = np.concatenate([behind, behind.max(axis=axis, keepdims=True)], axis=axis)
     return behind
-
-
-def _nearest(totals: I64, by: I64) -> I64:
-    """Return the whole numbers nearest to the quotients, of two equally near the larger."""
-    return (2 * totals + by) // (2 * by)
 
 
 class _Alone:

@@ -84,7 +84,7 @@ def _figures(plan: Plan, totals: "Ints", least: int, keys: Sequence[str]) -> tup
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Whole:
+class Whole:
     """Whole numbers with the whole numbers between which the true ones lie."""
 
     value: "Ints"
@@ -92,7 +92,7 @@ class _Whole:
     high: "Ints | Floats"
 
 
-def _whole(noisy: "Ints", noise: Noise, confidence: Fraction, least: int | None) -> _Whole:
+def whole_numbers(noisy: "Ints", noise: Noise, confidence: Fraction, least: int | None) -> Whole:
     """Return what noisy totals say of whole numbers that are at least `least`.
 
     In integers to the end: a bound that a float moved past a whole number would lose that number.
@@ -106,52 +106,45 @@ def _whole(noisy: "Ints", noise: Noise, confidence: Fraction, least: int | None)
     # The true number is not below `least`, so what lies below it can be cut off all three.
     if least is not None:
         value, low, high = (np.maximum(each, least) for each in (value, low, high))
-    return _Whole(value, np.minimum(low, value), np.maximum(high, value))
+    return Whole(value, np.minimum(low, value), np.maximum(high, value))
 
 
 def _counts(plan: Plan, totals: "Ints", least: int) -> tuple[list[Figure], Sentence]:
     (noise,) = plan.noises
-    found = _whole(totals, noise, CONFIDENCE, 0)
-    figure = _figure(counted_as(plan.params), _cells(plan.params), found, found.value < least)
-    return [figure], _within_each((counts_words(), noise.half_width(CONFIDENCE)))
+    found = whole_numbers(totals, noise, CONFIDENCE, 0)
+    figure = noisy_figure(counted_as(plan.params), _cells(plan.params), found, found.value < least)
+    return [figure], within_each((counts_words(), noise.half_width(CONFIDENCE)))
 
 
 def _sums(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figure], Sentence]:
     (measure,) = plan.params.layout.measures
     cells, step = _cells(plan.params), 10**measure.decimals
     sums, counts = totals
-    count = _whole(counts, plan.noises[1], CONFIDENCE, 0)
-    total = _whole(sums, plan.noises[0], CONFIDENCE, 0 if measure.low >= 0 else None)
+    count = whole_numbers(counts, plan.noises[1], CONFIDENCE, 0)
+    total = whole_numbers(sums, plan.noises[0], CONFIDENCE, 0 if measure.low >= 0 else None)
     hidden = count.value < least
     figures = [
-        _figure(sum_of(measure.slot), cells, total, hidden, step),
-        _figure(count_of(measure.slot), cells, count, hidden),
+        noisy_figure(sum_of(measure.slot), cells, total, hidden, step),
+        noisy_figure(count_of(measure.slot), cells, count, hidden),
     ]
     widths = [noise.half_width(CONFIDENCE) for noise in plan.noises]
-    return figures, _within_each((sums_words(measure.slot), widths[0] / step), (counts_words(), widths[1]))
+    return figures, within_each((sums_words(measure.slot), widths[0] / step), (counts_words(), widths[1]))
 
 
 def _means(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figure], Sentence]:
     """Return means between bounds that hold where those of sum and count both do."""
-    import numpy as np
-
     (measure,) = plan.params.layout.measures
     cells, step, centre = _cells(plan.params), 10**measure.decimals, middle(plan.params)
     sums, counts = totals
-    total = _whole(sums, plan.noises[0], HALF_EACH, None)
+    total = whole_numbers(sums, plan.noises[0], HALF_EACH, None)
     # A mean is one of somebody: where there is one, at least one row has an amount.
-    by = _whole(counts, plan.noises[1], HALF_EACH, 1)
-    ends = (
-        total.value / by.value,
-        total.low / np.where(total.low < 0, by.low, by.high),
-        total.high / np.where(total.high < 0, by.high, by.low),
-    )
-    value, low, high = (np.clip(centre + end, measure.low, measure.high) / step for end in ends)
-    count = _whole(counts, plan.noises[1], CONFIDENCE, 0)
+    by = whole_numbers(counts, plan.noises[1], HALF_EACH, 1)
+    value, low, high = means_between(total, by, centre, (measure.low, measure.high), step)
+    count = whole_numbers(counts, plan.noises[1], CONFIDENCE, 0)
     hidden = count.value < least
     figures = [
         Figure(mean_of(measure.slot), cells, value, hidden, low, high),
-        _figure(count_of(measure.slot), cells, count, hidden),
+        noisy_figure(count_of(measure.slot), cells, count, hidden),
     ]
     width = _plus(plan.noises[1].half_width(CONFIDENCE))
     return figures, Sentence(
@@ -160,6 +153,29 @@ def _means(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figur
         f"每个均值({measure.slot})有 95 % 的把握在其 low 与 high 之间; {counts_words().zh}有 95 % 的把握在 "
         f"±{width} 以内",
     )
+
+
+def means_between(
+    total: Whole, by: Whole, centre: int, bounds: tuple[int, int], step: int
+) -> tuple["Floats", "Floats", "Floats"]:
+    """Return means with their least and largest, of sums of (amount - centre), cut to the amounts' bounds.
+
+    Args:
+        total: what is known of the sums.
+        by: what is known of how many amounts there are, 1 or more.
+        centre: in the smallest unit of the amounts.
+        bounds: least and greatest amount, in that unit.
+        step: how many of it make one.
+    """
+    import numpy as np
+
+    ends = (
+        total.value / by.value,
+        total.low / np.where(total.low < 0, by.low, by.high),
+        total.high / np.where(total.high < 0, by.high, by.low),
+    )
+    value, low, high = (np.clip(centre + end, *bounds) / step for end in ends)
+    return value, low, high
 
 
 def _tree(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figure], Sentence]:
@@ -175,11 +191,11 @@ def _tree(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figure
         # Around the estimate before it was made whole and consistent, outwards to whole numbers.
         off = wide * np.sqrt(variances)
         low, high = np.maximum(np.floor(values - off), 0), np.ceil(values + off)
-        around = _Whole(counts, np.minimum(low, counts), np.maximum(high, counts))
+        around = Whole(counts, np.minimum(low, counts), np.maximum(high, counts))
         labels = {axis.slot: as_texts(names)}
-        figures.append(_figure(counted_as(plan.params), labels, around, counts < least))
+        figures.append(noisy_figure(counted_as(plan.params), labels, around, counts < least))
         widths.append(float(np.ceil(off).max()))
-    return figures, _within_each(*zip(level_words(plan.params), widths, strict=True))
+    return figures, within_each(*zip(level_words(plan.params), widths, strict=True))
 
 
 def _quantiles(plan: Plan, totals: Sequence["Ints"], least: int) -> tuple[list[Figure], Sentence]:
@@ -212,9 +228,9 @@ def _keys(plan: Plan, totals: "Ints", least: int, names: Sequence[str]) -> tuple
     (noise,) = plan.noises
     # A name is not shown beside a withheld number: what is below the minimum is not named at all.
     named = release_keys(names, totals, least_named(plan, least))
-    found = _whole(np.array([count for _, count in named], np.int64), noise, CONFIDENCE, 0)
+    found = whole_numbers(np.array([count for _, count in named], np.int64), noise, CONFIDENCE, 0)
     labels = {plan.params.keys: as_texts([name for name, _ in named])}
-    return [_figure(PERSONS, labels, found, np.zeros(len(named), np.bool_))], _within_each(
+    return [noisy_figure(PERSONS, labels, found, np.zeros(len(named), np.bool_))], within_each(
         (counts_words(), noise.half_width(CONFIDENCE))
     )
 
@@ -236,9 +252,10 @@ def _cells(params: Params) -> Mapping[str, "Texts"]:
     return cell_labels(params.layout.axes)
 
 
-def _figure(
-    measure: str, labels: Mapping[str, "Texts"], found: _Whole, hidden: "Mask", step: int = 1
+def noisy_figure(
+    measure: str, labels: Mapping[str, "Texts"], found: Whole, hidden: "Mask", step: int = 1
 ) -> Figure:
+    """Return whole numbers with their intervals as a figure, in units of which `step` make one."""
     return Figure(measure, labels, found.value / step, hidden, found.low / step, found.high / step)
 
 
@@ -269,7 +286,8 @@ def level_words(params: Params) -> tuple[Sentence, ...]:
     )
 
 
-def _within_each(*parts: tuple[Sentence, float]) -> Sentence:
+def within_each(*parts: tuple[Sentence, float]) -> Sentence:
+    """Return that each number of some kinds is within so much of the true one."""
     return Sentence(
         "; ".join(f"{what.en} is within ±{_plus(width)} with 95 %" for what, width in parts),
         "; ".join(f"{what.zh}有 95 % 的把握在 ±{_plus(width)} 以内" for what, width in parts),

@@ -101,7 +101,7 @@ class Params:
         levels = given.pop("levels", None)
         reader = Reader(given, JOB_TYPE)
         statistic = _word(reader, "statistic", STATISTICS)
-        budget = _budget(reader)
+        budget = read_budget(reader)
         key_holder, mode, colluding = None, MODES[0], 0
         if sources > 1:
             key_holder = Role(reader.choice("key_holder", owners))
@@ -171,8 +171,12 @@ def _word(reader: Reader, name: str, words: tuple[Word, ...], default: Word | No
     return next(word for word in words if word == chosen)
 
 
-def _budget(reader: Reader) -> Budget:
-    """Read exactly one of `rho` and `epsilon`."""
+def read_budget(reader: Reader) -> Budget:
+    """Read exactly one of `rho` and `epsilon`.
+
+    Raises:
+        InputError: `bad-privacy`: both, neither, or an amount that is none.
+    """
     if reader.has("rho") == reader.has("epsilon"):
         found = "both rho and epsilon" if reader.has("rho") else "neither rho nor epsilon"
         raise InputError(

@@ -8,8 +8,12 @@ from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 
+import joined_rule_case
 import pytest
 from crosscheck_case import graced_spec, job_spec
+from joined_moments_case import AGE, EARNED, INSURED, YEARS, moments_spec
+from joined_rule_case import clause, rule_spec
+from joined_table_case import MONTHS, OVERPAID, PAID, REGISTERED, RESIDENT, joined_spec
 from lookup_case import lookup_spec
 from match_case import MARITAL, match_spec
 from overlap_case import pair_spec, venn_spec
@@ -83,10 +87,50 @@ EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
         match_spec(500, values=[["1"], ["2"]]),
         match_spec(500, form="dh"),
     ),
+    "joined-rule/1": lambda: (
+        rule_spec(),
+        rule_spec(recipient="recipient", key_holders=["source-3", "source-1"]),
+        rule_spec(
+            2,
+            join={"source-1": "on", "source-2": "may"},
+            columns=[joined_rule_case.INCOME],
+            rule=[
+                clause("at_most", "5", income=1),
+                clause("at_least", "1", **{"present(source-2)": 1}),
+            ],
+            filters=[{"source": "source-2", "slot": "status", "values": ["open"]}],
+            recipient="source-1",
+        ),
+    ),
     "lookup/1": lambda: (
         lookup_spec(),
         lookup_spec(verified=True, scope=None, fields=["status"], columns={"last_seen": "the_seen"}),
         lookup_spec(scope={"street": "990101001", "kind": "a"}, fields=["street", "status"]),
+    ),
+    "joined-moments/1": lambda: (
+        moments_spec(),
+        moments_spec(target="income", ridge="0.01"),
+        moments_spec(columns=[YEARS, EARNED], rho="0.1", key_holders=["source-2", "source-1"]),
+        moments_spec(
+            3,
+            columns=[EARNED, YEARS, AGE, INSURED],
+            target="insured",
+            epsilon="1",
+            filters=[{"source": "source-3", "slot": "status", "values": ["insured"]}],
+        ),
+    ),
+    "joined-table/1": lambda: (
+        joined_spec(axes=[REGISTERED, RESIDENT]),
+        joined_spec(axes=[REGISTERED, RESIDENT], rho="0.1", key_holders=["source-2", "source-1"]),
+        joined_spec(measures=[OVERPAID, MONTHS], rho="0.1"),
+        joined_spec(
+            3,
+            axes=[REGISTERED, {**RESIDENT, "open": "yes"}],
+            measures=[PAID],
+            margins="no",
+            filters=[{"source": "source-3", "slot": "status", "values": ["insured"]}],
+        ),
+        joined_spec(3, axes=[{**RESIDENT, "open": "yes"}], measures=[PAID], epsilon="1"),
     ),
 }
 """Valid specs of each job type, one or more per variant."""

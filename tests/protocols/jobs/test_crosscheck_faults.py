@@ -16,7 +16,7 @@ from protocols.jobs import crosscheck
 from protocols.jobs.crosscheck import CONTENT_KEY, ENVELOPES, MATCHER, READY, REGISTER, ROWS, TAGS
 from protocols.jobs.job_type import source
 from protocols.party import Finished, Incoming, Outgoing, Party, Step, Waiting
-from protocols.psi import group
+from protocols.psi import envelopes, group
 
 LISTS = [
     dict.fromkeys(range(12), ("", "")),
@@ -25,7 +25,7 @@ LISTS = [
     dict.fromkeys(range(4, 18), ("990102001", "2025-09")),
 ]
 
-RECORD = crosscheck.RECORD_BYTES
+RECORD = envelopes.RECORD_BYTES
 
 Mutation = Callable[[list[Outgoing]], Iterable[Outgoing]]
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from audit.disclosure import commitment
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import Role
-from protocols.jobs.crosscheck import MATCHER, PLAIN_BYTES, REGISTER, Params, plaintexts
+from protocols.jobs.crosscheck import MATCHER, REGISTER, Params
 from protocols.jobs.job_type import Setup, source
 from protocols.party import Sent, run
+from protocols.psi.envelopes import PLAIN_BYTES, plaintexts
 from protocols.psi.keyed_list import KeyedList
 from protocols.statistics.differencing import differenced
 from protocols.wire import Constraints, InputSummary, JobSpec

@@ -17,7 +17,7 @@ from protocols.errors import ProtocolAborted
 from protocols.jobs import crosscheck
 from protocols.jobs.crosscheck import MATCHER, REGISTER, Params, district_of, regions, street_table
 from protocols.jobs.job_type import SUSPECTED, source
-from protocols.psi import tagging
+from protocols.psi import envelopes, tagging
 from protocols.wire import Constraints
 
 VECTORS = json.loads((Path(__file__).parents[3] / "tests/vectors/crosscheck.json").read_text())
@@ -97,7 +97,7 @@ def test_the_register_receives_exactly_one_envelope_per_flagged_person(monkeypat
     run = case(plain_lists(), k=2)
     run.run()
     stream = b"".join(sent.body for sent in run.sent if sent.round == crosscheck.ENVELOPES)
-    width = crosscheck.RECORD_BYTES
+    width = envelopes.RECORD_BYTES
     pieces = [stream[at : at + width] for at in range(0, len(stream), width)]
     assert sum(map(any, pieces)) == len(expected(plain_lists(), 2))
 
@@ -153,7 +153,7 @@ def test_streams_cut_into_many_chunks_give_the_same_release(params, monkeypatch)
     monkeypatch.setattr(tagging, "CHUNK_POINTS", 3)
     monkeypatch.setattr(crosscheck, "CHUNK_TAGS", 4)
     monkeypatch.setattr(crosscheck, "CHUNK_ROWS", 5)
-    monkeypatch.setattr(crosscheck, "CHUNK_RECORDS", 2)
+    monkeypatch.setattr(envelopes, "CHUNK_RECORDS", 2)
     run = case(plain_lists(), **params)
     assert [[*content.table] for content in run.released()] == whole
     for stream in {(sent.sender, sent.to, sent.round) for sent in run.sent}:
@@ -192,7 +192,7 @@ def test_positions_in_sorted_lists_ascend_nowhere_in_what_the_register_receives(
     run = case(lists, k=2)
     run.run()
     (body,) = [sent.body for sent in run.sent if sent.round == crosscheck.ENVELOPES]
-    pieces = [body[at : at + 5] for at in range(0, len(body), crosscheck.RECORD_BYTES)]
+    pieces = [body[at : at + 5] for at in range(0, len(body), envelopes.RECORD_BYTES)]
     positions = [int.from_bytes(piece[1:], "big") for piece in pieces if piece[0]]
     # 60 positions in random order: all ascending has probability 1/60!.
     assert any(b < a for a, b in pairwise(positions))
@@ -326,9 +326,9 @@ def test_an_envelope_row_is_that_of_the_vectors():
     run = case(lists, k=2)
     party = run.parties[source(2)]
     listed = replace(party.listed, keys=np.array([vector["typed_key"].encode()]))
-    plain = crosscheck.plaintexts(listed, np.array([0], dtype=np.uint32))
+    plain = envelopes.plaintexts(listed, np.array([0], dtype=np.uint32))
     assert plain.hex() == vector["plain"]
-    keys, streets, months = crosscheck._parse(plain)
+    keys, streets, months = envelopes.parse(plain)
     assert (keys.tolist(), streets, months) == (
         [vector["typed_key"].encode()],
         [vector["street"]],
@@ -349,7 +349,7 @@ def test_an_envelope_row_is_that_of_the_vectors():
 @pytest.mark.parametrize("bad", VECTORS["bad_plain"], ids=lambda bad: bad["why"])
 def test_a_malformed_content_is_refused(bad):
     with pytest.raises(ProtocolAborted) as aborted:
-        crosscheck._parse(bytes.fromhex(bad["plain"]))
+        envelopes.parse(bytes.fromhex(bad["plain"]))
     assert aborted.value.code == "envelope-malformed"
 
 

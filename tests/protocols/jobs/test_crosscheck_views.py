@@ -22,7 +22,6 @@ from protocols.jobs.crosscheck import (
     CONTENT_KEY,
     ENVELOPES,
     MATCHER,
-    RECORD_BYTES,
     REGISTER,
     ROW_BYTES,
     ROWS,
@@ -31,7 +30,8 @@ from protocols.jobs.crosscheck import (
 )
 from protocols.jobs.job_type import COORDINATOR, REQUESTER, source
 from protocols.party import Incoming, Party, Progress, Sent, Step, Waiting
-from protocols.psi import group, locks, tagging
+from protocols.psi import envelopes, group, locks, tagging
+from protocols.psi.envelopes import RECORD_BYTES
 
 S1, S2, S3 = (source(i) for i in (1, 2, 3))
 PEOPLE = range(40)  # everybody an attacker would guess
@@ -206,12 +206,10 @@ def read(seen: View, index: int, position: int, envelope: bytes) -> set[tuple[in
     """Try every 32-byte secret in view as the content key."""
     for key in seen.content_keys().values():
         try:
-            plain = AESGCM(key).decrypt(
-                position.to_bytes(12, "big"), envelope, crosscheck._envelope_domain(CTX, index)
-            )
+            plain = AESGCM(key).decrypt(position.to_bytes(12, "big"), envelope, envelopes.domain(CTX, index))
         except InvalidTag:
             continue
-        keys, streets, months = crosscheck._parse(plain)
+        keys, streets, months = envelopes.parse(plain)
         number = number_of(keys[0])
         assert LISTS[index][number] == (streets[0], months[0])
         return {(index, number)}
@@ -295,7 +293,7 @@ def test_exactly_these_envelopes_can_be_read(request, name, k, members):
     released = set()
     if REGISTER in members:
         records = run.parties[REGISTER]
-        assert records._complete
+        assert records._inbox.complete
         released = released_rows(run)
     own = {ROLES.index(role) for role in members if role != MATCHER}
     released = {(index, number) for index, number in released if index not in own}
@@ -399,7 +397,7 @@ class Watched:
 
 @pytest.mark.parametrize("params", [{"k": 2}, {"k": 1}, {"present_in": "all"}])
 def test_to_the_relay_all_worlds_with_the_same_sizes_and_limits_look_the_same(params, monkeypatch):
-    monkeypatch.setattr(crosscheck, "CHUNK_RECORDS", 2)  # so that the register tells how far it is
+    monkeypatch.setattr(envelopes, "CHUNK_RECORDS", 2)  # so that the register tells how far it is
 
     def seen(first: int) -> tuple[int, object, object]:
         row = ("990101001", "2025-11")
