@@ -88,15 +88,15 @@ def decide(
     be in as many departments as the rule's `persons_in` says, without it in all. (19) Everyone who
     receives something is a recipient of the rule; the requester may receive numbers about groups, never
     records. (20) Organisations that must stay apart are apart. (21) Enough organisations and sources take
-    part. (22) Noise over personal data is paid for by a budget of the rule. (23) The job has attempts
-    left here. (24) The rule's rate leaves room for one more job in this period. (25) No exact answer of
-    the last `differencing_days` is about a group that differs from this one and overlaps it; nor, where
-    amounts are added up, about this very question. (26) One job costs no more than the rule's `max_cost`,
-    nor gives more records than its `max_rows`. (27) The cost fits into what the rule's budget and quotas
-    have left in this period; where one counts for each pair of datasets, into what each pair has left.
-    (28) Enough distinct people have approved this very job, at this cost, under this very policy; two at
-    least on important data, and where class B meets sensitive data. (29) The rule's window is open, for a
-    session until it ends.
+    part. (22) Noise over personal data is paid for by a budget of the rule, and where the rule names one, a
+    job that can carry noise does. (23) The job has attempts left here. (24) The rule's rate leaves room for
+    one more job in this period. (25) No exact answer of the last `differencing_days` is about a group that
+    differs from this one and overlaps it; nor, where amounts are added up, about this very question. (26) One
+    job costs no more than the rule's `max_cost`, nor gives more records than its `max_rows`. (27) The cost
+    fits into what the rule's budget and quotas have left in this period; where one counts for each pair of
+    datasets, into what each pair has left. (28) Enough distinct people have approved this very job, at this
+    cost, under this very policy; two at least on important data, and where class B meets sensitive data. (29)
+    The rule's window is open, for a session until it ends.
 
     Periods are the policy's calendar's, of the later of `now` and the newest row of the history: none opens
     again. Until (28) and (29) hold the answer is `Ask`.
@@ -203,7 +203,7 @@ def decide(
     budget = next((limit for limit in limits if limit.private), None)
     cost = cost_of(job_type, spec, role, clause.constraints)
     # (22)
-    if (no := check_budget(dataset, budget, cost, rule.id)) is not None:
+    if (no := check_budget(dataset, budget, cost, rule.id, spared=asked.spared)) is not None:
         return no
     query = as_charged(asked.query, budget)
     moment = ledger_time(now, history)

@@ -42,7 +42,7 @@ from protocols.envelope import key_id
 from protocols.errors import InputError
 from protocols.ids import NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.job_type import CountsAcross, Forecaster, OutputClass, Statement
+from protocols.jobs.job_type import CountsAcross, ExactOrNoisy, Forecaster, OutputClass, Statement, TellsLess
 from protocols.wire import (
     Constraints,
     JobSpec,
@@ -332,7 +332,7 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
             f"  用途: {name} {purpose.title} (依据 {purpose.legal_basis}, 至 {purpose.valid_until})",
         )
     for name in rule.job_types:
-        en, zh = _kind(name)
+        en, zh = _kind(name, policy, rule)
         say.line(f"  Job type: {name} ({en})", f"  任务类型: {name} ({zh})")
     if rule.roles:
         say.line(f"  This node plays: {', '.join(rule.roles)}", f"  本节点担任: {', '.join(rule.roles)}")
@@ -357,12 +357,7 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         )
     if not rule.datasets:
         say.line("  Data: none, it computes for others", "  数据: 无, 仅为他方计算")
-    directed = {known.name for known in JOB_TYPES if known.output_class is OutputClass.DIRECTED}
-    if "source" in rule.roles and directed & set(rule.job_types):
-        say.line(
-            "    each of these columns may travel, sealed, in a record about a person, whatever its use",
-            "    以上各列不论用途, 均可能随名单加密提供给接收方",
-        )
+    _explain_records(say, policy, rule)
     to = ", ".join(_recipient(say, policy, name) for name in rule.recipients)
     say.line(
         f"  Goes to: {to}; numbers about groups also to whoever asks",
@@ -389,13 +384,45 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         say.line("  Approvals: none", "  审批: 不需要")
 
 
-def _kind(job_type: str) -> Words:
-    """Return what a job type releases, and whether with noise."""
+def _explain_records(say: _Page, policy: Policy, rule: Rule) -> None:
+    """Say which of a source's columns a record about a person may hold."""
+    directed = [
+        known
+        for known in JOB_TYPES
+        if known.name in rule.job_types and known.output_class is OutputClass.DIRECTED
+    ]
+    if "source" not in rule.roles or not directed:
+        return
+    if not all(isinstance(known, TellsLess) for known in directed):
+        say.line(
+            "    each of these columns may travel, sealed, in a record about a person, whatever its use",
+            "    以上各列不论用途, 均可能随名单加密提供给接收方",
+        )
+        return
+    told = frozenset[str]().union(*(known.told for known in directed if isinstance(known, TellsLess)))
+    opened = [policy.datasets[name].columns for name in rule.datasets]
+    names = [c for c in rule.columns if any(c in each and told & set(each[c].use) for each in opened)]
+    say.line(
+        f"    only these may travel, sealed, in a record about a person: {', '.join(names)}; all others are "
+        "compared in shares, and nobody sees them",
+        f"    仅 {'、'.join(names)} 可能随名单加密提供给接收方; 其余各列以秘密分享方式比较, 任何人都看不到",
+    )
+
+
+def _kind(job_type: str, policy: Policy, rule: Rule) -> Words:
+    """Return what a job type releases under a rule, and whether with noise."""
     known = next((known for known in JOB_TYPES if known.name == job_type), None)
     if known is None:
         return "unknown to this version, refused", "本版本不支持, 拒绝"
     en, zh = _CLASSES[known.output_class]
-    return (f"{en}, with noise", f"{zh}, 加噪") if isinstance(known, Forecaster) else (en, zh)
+    if isinstance(known, ExactOrNoisy) and rule.budget is None:
+        personal = any(policy.datasets[name].personal != "none" for name in rule.datasets)
+        if personal:
+            return f"{en}, exact: noise would take a budget", f"{zh}, 仅精确结果 (加噪须指定预算)"
+        return f"{en}, exact or with noise", f"{zh}, 精确或加噪"
+    if isinstance(known, Forecaster | ExactOrNoisy):
+        return f"{en}, with noise", f"{zh}, 加噪"
+    return en, zh
 
 
 def _explain_limits(say: _Page, policy: Policy, rule: Rule) -> None:

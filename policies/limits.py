@@ -38,8 +38,23 @@ def look_back(history: History, source: str) -> Hindsight:
 # --- (22)
 
 
-def check_budget(dataset: Dataset | None, budget: Limit | None, cost: Cost, rule: str) -> Refuse | None:
-    """Refuse noise over personal data that nothing pays for: asked again, it would average out."""
+def check_budget(
+    dataset: Dataset | None, budget: Limit | None, cost: Cost, rule: str, *, spared: bool
+) -> Refuse | None:
+    """Refuse noise over personal data that nothing pays for, and no noise where the rule has it paid for.
+
+    Unpaid noise, asked for again, would average out. An exact answer takes nothing of a budget, so that the
+    rule's budget would bound nothing; `spared` tells that the job could carry noise and does not.
+    """
+    if spared and budget is not None:
+        return Refuse(
+            "noise-required",
+            "The rule's budget is there to pay for noise, and the job asks for exact figures.",
+            "规则以隐私预算约束此类任务, 而任务要求精确结果。",
+            "ask with noise: give rho or epsilon",
+            "请申请加噪结果: 填写 rho 或 epsilon",
+            rule,
+        )
     if dataset is None or dataset.personal == "none" or budget is not None or not cost.private_loss:
         return None
     return Refuse(

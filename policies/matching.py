@@ -19,6 +19,7 @@ from protocols.jobs.job_type import (
     ColumnNeed,
     CountsAcross,
     Domain,
+    ExactOrNoisy,
     JobType,
     OutputClass,
     PlannedRelease,
@@ -37,8 +38,8 @@ class Asked:
     `needs` are by slot: a slot that is asked for several uses has to meet every one of them. `together` is
     what one organisation would learn that holds two seats which must be apart, empty where none does;
     `organisations` give data, `sources` is the smallest number of them that a record takes; `persons_in` is
-    in how many of how many departments one person is taken to be at most; `lasting` is for how long a session
-    answers people.
+    in how many of how many departments one person is taken to be at most; `spared` tells that the job could
+    carry noise and does not; `lasting` is for how long a session answers people.
     """
 
     kinds: frozenset[str]
@@ -49,6 +50,7 @@ class Asked:
     sources: int
     query: Query | None
     persons_in: tuple[int, int] | None
+    spared: bool
     lasting: timedelta
 
     @classmethod
@@ -73,6 +75,7 @@ class Asked:
             job_type.sources_asked(spec),
             job_type.query(spec, role),
             job_type.persons_in(spec) if isinstance(job_type, CountsAcross) else None,
+            isinstance(job_type, ExactOrNoisy) and job_type.exact(spec),
             _lasting(spec, job_type),
         )
 

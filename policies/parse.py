@@ -41,7 +41,14 @@ from protocols.dp.cost import UNIT
 from protocols.encoding import sha256_digest
 from protocols.ids import Digest, NodeName
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.job_type import CountsAcross, Forecaster, JobType, OutputClass, Standing
+from protocols.jobs.job_type import (
+    CountsAcross,
+    ExactOrNoisy,
+    Forecaster,
+    JobType,
+    OutputClass,
+    Standing,
+)
 from protocols.wire import organisation_of
 
 MAX_POLICY_BYTES: Final = 256 << 10
@@ -208,7 +215,11 @@ def _in_vain(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterator[Cau
     """Yield rules that open personal data to jobs which are refused all the same, for want of something."""
     policy = parsed.policy
     counting = {known.name for known in job_types if known.counts_units}
-    noisy = {known.name for known in job_types if isinstance(known, Forecaster)}
+    noisy = {
+        known.name
+        for known in job_types
+        if isinstance(known, Forecaster) and not isinstance(known, ExactOrNoisy)
+    }
     for index, rule in enumerate(policy.rules):
         personal = [name for name in rule.datasets if policy.datasets[name].personal != "none"]
         nobodys = ", ".join(name for name in personal if policy.datasets[name].unit is None)
@@ -254,7 +265,7 @@ def _spends(known: JobType, rule: Rule, limit: Budget | Quota) -> bool:
     Every one is a question. Records leave a source alone, of class B; noise has a price where there is any.
     """
     if isinstance(limit, Budget):
-        return isinstance(known, Forecaster)
+        return isinstance(known, Forecaster | ExactOrNoisy)
     if limit.counts == "queries":
         return True
     return known.output_class is OutputClass.DIRECTED and (not rule.roles or "source" in rule.roles)

@@ -28,7 +28,10 @@ USES: Final[Mapping[str, Words]] = {
     "mean": ("mean", "求均值"),
     "count": ("count", "计数"),
     "quantile": ("quantile", "求分位数"),
-    "open-to-matcher": ("open to the matcher", "对匹配方公开"),
+    "open-to-matcher": (
+        "open to matcher and helper, who see it of each person without knowing whom",
+        "对匹配方和协助方逐人公开 (其不知是谁)",
+    ),
 }
 
 _PERIODS: Final = {

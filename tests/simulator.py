@@ -225,6 +225,8 @@ class Staff:
 class World:
     """Everything that exists before anybody runs."""
 
+    departments: Sequence[str] = DEPARTMENTS
+
     def __init__(
         self, folder: Path, *, suite: int = 2, seed_lists: Mapping[str, Sequence[int]] | None = None
     ):
@@ -232,12 +234,12 @@ class World:
         self.roots = [new_signer() for _ in range(3)]
         self.freshener, self.coordinator = new_signer(), new_signer()
         self.analyst, self.analyst_private = new_signer(), suites.new_private_key(suite, secrets.token_bytes)
-        self.staff = {name: Staff() for name in DEPARTMENTS}
-        self.homes = {name: self._home(name) for name in DEPARTMENTS}
+        self.staff = {name: Staff() for name in self.departments}
+        self.homes = {name: self._home(name) for name in self.departments}
         self.roster_envelope = self.sign_roster(self.make_roster())
         self.lists = dict(seed_lists or default_lists())
         self.policies: dict[str, bytes] = {}
-        for name in DEPARTMENTS:
+        for name in self.departments:
             self._furnish(name)
 
     def clone(self, folder: Path) -> "World":
@@ -280,7 +282,7 @@ class World:
         world.analyst = _signer(keys["analyst"])
         world.analyst_private = bytes.fromhex(keys["analyst_private"])
         world.staff = {n: Staff(_signer(dpo), _signer(owner)) for n, (dpo, owner) in keys["staff"].items()}
-        world.homes = {name: Home(folder / name) for name in DEPARTMENTS}
+        world.homes = {name: Home(folder / name) for name in cls.departments}
         world.roster_envelope = b64decode(keys["roster"])
         world.lists, world.policies = default_lists(), {}
         return world
@@ -319,7 +321,7 @@ class World:
             self.analyst.public_key,
             suites.public_key(self.suite, self.analyst_private),
         )
-        members = [Organisation(f"{name}.gz.example") for name in DEPARTMENTS] + [BUREAU]
+        members = [Organisation(f"{name}.gz.example") for name in self.departments] + [BUREAU]
         roster = Roster(
             COLLABORATION,
             version,
@@ -975,7 +977,7 @@ class Station:
 async def running(
     world: World,
     post: Post | None = None,
-    names: Sequence[str] = DEPARTMENTS,
+    names: Sequence[str] | None = None,
     *,
     record: Path | None = None,
     ready: bool = True,
@@ -983,6 +985,7 @@ async def running(
 ) -> AsyncIterator[tuple[Post, dict[str, Station]]]:
     """Run nodes until the block ends, from when each has its witnesses' word on, unless `ready` is false."""
     mail = post or Post(world)
+    names = world.departments if names is None else names
     stations = {
         name: Station(world, mail, name, recorder=Recorder(record / name) if record else None, **settings)
         for name in names

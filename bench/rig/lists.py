@@ -42,11 +42,11 @@ def write_lists(folder: Path, size: int, *, seed: int = 1) -> Lists:
         with path.open("wb") as file:
             file.write(COLUMN.encode() + b"\n")
             for start in range(0, size, _BLOCK):
-                file.write(_lines(persons[start : start + _BLOCK]))
+                file.write(id_lines(persons[start : start + _BLOCK]))
     return made
 
 
-def _lines(persons: npt.NDArray[np.int64]) -> bytes:
+def id_lines(persons: npt.NDArray[np.int64]) -> bytes:
     """Return the IDs of these persons, a line each: person p has the p-th number of a fixed order."""
     rest, sequence = np.divmod(persons, 1000)
     rest, district = np.divmod(rest, len(_DISTRICTS))

@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from bench.rig.usage import forget_peak, peak_rss_mb
 from bench.rig.worker import Talk, Worker, answers
 from coordinator.home import Home as CoordinatorHome
 from demo.collaboration import Collaboration, Department
@@ -41,10 +42,14 @@ _LINGER_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """When a node called its party's `start`, and when the party was done: seconds of the machine's clock."""
+    """When a node called its party's `start`, and when the party was done: seconds of the machine's clock.
+
+    `peak_rss_mb`: the most memory that the node's process held from when the party was made, in MB.
+    """
 
     started: float
     ended: float
+    peak_rss_mb: float
 
 
 class Nodes:
@@ -198,6 +203,7 @@ async def _attempt(talk: Talk, home: Home, link: GrpcLink, private: bytes, comma
         progress=lambda _progress: None,
         answering=lambda: None,  # there is no ledger to remember it in
     )
+    forget_peak()
     talk.say(ready=True)
     await talk.hear()
 
@@ -208,5 +214,5 @@ async def _attempt(talk: Talk, home: Home, link: GrpcLink, private: bytes, comma
 
     started, ended = await asyncio.to_thread(play)
     await exchange.finish()
-    talk.say(started=started, ended=ended)
+    talk.say(started=started, ended=ended, peak_rss_mb=peak_rss_mb())
     await exchange.close(_LINGER_S)

@@ -80,3 +80,15 @@ def cpu_s(process: int) -> float:
         return 0.0
     fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def forget_peak() -> None:
+    """Let this process's peak of resident memory begin anew, at what it holds now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_rss_mb() -> float:
+    """Return this process's peak of resident memory (VmHWM) in MB."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e6
