@@ -517,7 +517,8 @@ class _Crossing:
                     if other is side:
                         continue
                     results = [commit.seq for commit in other.commits.values() if commit.attempt == attempt]
-                    if attempt in other.done:
+                    # Whoever only gave something is done early, and has none.
+                    if attempt in other.done and attempt in other.asked:
                         results.append(other.done[attempt])
                     if results:
                         what = (

@@ -90,6 +90,7 @@ _ALSO: Final = {
     "approval-needed": "executed",
     "budget-exceeded": "budgets",
     "cost-above-rule": "budgets",
+    "noise-required": "budgets",
     "rate-exceeded": "budgets",
     "differencing": "overlaps",
     "organisations-not-separate": "separation",

@@ -10,7 +10,7 @@ from protocols.errors import InputError
 if TYPE_CHECKING:
     from demo.scenarios.play import Scenario
 
-NUMBERS: Final = (2, 3, 4, 8, 9, 10)
+NUMBERS: Final = (2, 3, 4, 5, 7, 8, 9, 10)
 
 
 def run(number: int, out: Path, *, profile: str = "demo", seed: int = 1) -> int:
@@ -32,6 +32,8 @@ def run(number: int, out: Path, *, profile: str = "demo", seed: int = 1) -> int:
 
 def _scenario(number: int) -> "Scenario":
     from demo.scenarios.deaths import DeathsScenario
+    from demo.scenarios.flexible_work import FlexibleWorkScenario
+    from demo.scenarios.hardship import HardshipScenario
     from demo.scenarios.marital import MaritalScenario
     from demo.scenarios.school_places import SchoolPlacesScenario
     from demo.scenarios.separation import SeparationScenario
@@ -42,6 +44,8 @@ def _scenario(number: int) -> "Scenario":
         DeathsScenario(),
         SeparationScenario(),
         SchoolPlacesScenario(),
+        FlexibleWorkScenario(),
+        HardshipScenario(),
         MaritalScenario(),
         VillagesScenario(),
         VerifyingScenario(),

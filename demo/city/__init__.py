@@ -11,14 +11,19 @@ from demo.city.build import (
     generate,
     load_deaths,
     load_expected,
+    load_flexible_work,
+    load_hardship,
     load_manifest,
     load_marital,
+    load_overpaid,
+    load_residents,
     load_school_places,
     load_separation,
     load_villages,
 )
 from demo.city.crosstabs import PRIMARY_YEARS, SchoolPlaces, Separation, Villages
 from demo.city.expected import DATASETS, Expected
+from demo.city.joins import FlexibleWork, Hardship, Moments, Overpaid, Residents
 from demo.city.persons import Deaths, MaritalStatus, Uncancelled, keys_sha256
 from demo.city.profile import AREA_CODES, PROFILES, SNAPSHOT, Profile
 
@@ -31,9 +36,14 @@ __all__ = [
     "Deaths",
     "Expected",
     "File",
+    "FlexibleWork",
+    "Hardship",
     "Manifest",
     "MaritalStatus",
+    "Moments",
+    "Overpaid",
     "Profile",
+    "Residents",
     "SchoolPlaces",
     "Separation",
     "Uncancelled",
@@ -44,8 +54,12 @@ __all__ = [
     "keys_sha256",
     "load_deaths",
     "load_expected",
+    "load_flexible_work",
+    "load_hardship",
     "load_manifest",
     "load_marital",
+    "load_overpaid",
+    "load_residents",
     "load_school_places",
     "load_separation",
     "load_villages",

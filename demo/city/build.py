@@ -2,7 +2,7 @@
 
 OUT/registers/<organisation>/<table>.parquet   what a department's node mounts
 OUT/truth/…                                    what is so, and what is wrong with which row; never mounted
-OUT/expected/scenario-N.json                   the right answers of scenarios 1, 2, 3, 4, 8 and 9
+OUT/expected/scenario-N….json                  the right answers of scenarios 1 to 5 and 7 to 9
 OUT/manifest.json                              profile, seed, rows and SHA-256 of every file
 """
 
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from demo.city.crosstabs import COUNTED, Crosstabs, SchoolPlaces, Separation, Villages
 from demo.city.expected import Expected, Tally, scenario_1
 from demo.city.identity import account_numbers, text_array
+from demo.city.joins import COUNTED_JOINS, FlexibleWork, Hardship, JoinTally, Overpaid, Residents
 from demo.city.people import STAGES, People, draw_people, stage_of, truth_tables
 from demo.city.persons import COUNTED_PERSONS, Deaths, MaritalStatus, PersonTally
 from demo.city.plan import Ints, Plan, make_plan
@@ -92,6 +93,7 @@ class _Block:
     tally: Tally
     crosstabs: Crosstabs
     persons: PersonTally
+    joins: JoinTally
     pupils: Ints
 
 
@@ -217,6 +219,42 @@ def load_villages(out: Path) -> Villages:
     return Villages(**_load(out / "expected" / "scenario-9.json", Villages.SCHEMA))
 
 
+def load_overpaid(out: Path) -> Overpaid:
+    """Return the overpaid total of scenario 2 for the city in `out`.
+
+    Raises:
+        InputError: there is none, or it is of another version.
+    """
+    return Overpaid.from_json(_load(out / "expected" / f"{Overpaid.FILE}.json", Overpaid.SCHEMA))
+
+
+def load_residents(out: Path) -> Residents:
+    """Return the right answer of scenario 3's joined tables for the city in `out`.
+
+    Raises:
+        InputError: there is none, or it is of another version.
+    """
+    return Residents.from_json(_load(out / "expected" / f"{Residents.FILE}.json", Residents.SCHEMA))
+
+
+def load_flexible_work(out: Path) -> FlexibleWork:
+    """Return the right answers of scenario 5 for the city in `out`.
+
+    Raises:
+        InputError: there are none, or they are of another version.
+    """
+    return FlexibleWork.from_json(_load(out / "expected" / f"{FlexibleWork.FILE}.json", FlexibleWork.SCHEMA))
+
+
+def load_hardship(out: Path) -> Hardship:
+    """Return the right answer of scenario 7 for the city in `out`.
+
+    Raises:
+        InputError: there is none, or it is of another version.
+    """
+    return Hardship.from_json(_load(out / "expected" / f"{Hardship.FILE}.json", Hardship.SCHEMA))
+
+
 def _load(path: Path, schema: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
@@ -238,7 +276,7 @@ def _load(path: Path, schema: str) -> dict[str, Any]:
 def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | None) -> Manifest:
     writers: dict[str, _Writer] = {}
     distinct = dict.fromkeys(REGISTERS, 0)
-    tally, crosstabs, named = Tally(plan), Crosstabs(plan), PersonTally(plan)
+    tally, crosstabs, named, joins = Tally(plan), Crosstabs(plan), PersonTally(plan), JoinTally(plan)
     pupils = np.zeros(len(plan.street_codes) * len(STAGES), dtype=np.int64)
 
     def write(item: tuple[str, pa.Table]) -> None:
@@ -262,6 +300,7 @@ def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | 
                 tally.add(done.tally)
                 crosstabs.add(done.crosstabs)
                 named.add(done.persons)
+                joins.add(done.joins)
                 pupils += done.pupils
                 if progress is not None:
                     progress(block, plan.blocks)
@@ -311,6 +350,8 @@ def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | 
         crosstabs.villages(seed),
     ):
         _write_json(out / "expected" / f"scenario-{answer.scenario}.json", asdict(answer))
+    for joined in joins.answers(seed):
+        _write_json(out / "expected" / f"{joined.FILE}.json", asdict(joined))
     _write_json(out / "manifest.json", asdict(manifest))
     return manifest
 
@@ -341,15 +382,16 @@ def _draw(plan: Plan, seed: int, block: int) -> _Block:
         tables[f"registers/{name}.parquet"] = part.rows
         tables[f"truth/dirt/{name}.parquet"] = part.log
         distinct[name] = part.distinct
-        if name in COUNTED | COUNTED_PERSONS:
+        if name in COUNTED | COUNTED_PERSONS | COUNTED_JOINS:
             counted[name] = part
     for name, table in truth_tables(people).items():
         tables[f"truth/{name}.parquet"] = table
-    tally, crosstabs, named = Tally(plan), Crosstabs(plan), PersonTally(plan)
+    tally, crosstabs, named, joins = Tally(plan), Crosstabs(plan), PersonTally(plan), JoinTally(plan)
     tally.count(people)
     crosstabs.count(people, counted)
     named.count(people, counted)
-    return _Block(tables, distinct, tally, crosstabs, named, _pupils(people))
+    joins.count(people, counted)
+    return _Block(tables, distinct, tally, crosstabs, named, joins, _pupils(people))
 
 
 def _pupils(people: People) -> Ints:

@@ -192,12 +192,12 @@ class PersonTally:
         self, into: _Question, people: People, register: Extract, source: Extract, column: str
     ) -> None:
         persons = len(people.cohort)
-        row = _first_rows(source, persons)
+        row = source.newest(persons)
         listed = row >= 0
         day = np.full(persons, SNAPSHOT, dtype="datetime64[D]")
         day[listed] = source.rows[column].to_numpy()[row[listed]]
         past = listed & (day <= np.datetime64(UNTIL))
-        on_register = _first_rows(register, persons) >= 0
+        on_register = register.newest(persons) >= 0
         flagged = past & on_register
         died_before = (people.death_day >= 0) & (people.death_day <= _UNTIL_DAY)
         into.counts["register"] += int(on_register.sum())
@@ -213,7 +213,7 @@ class PersonTally:
 
     def _count_marital(self, people: People, police: Extract, marriages: Extract) -> None:
         persons = len(people.cohort)
-        known, told = _first_rows(police, persons), _first_rows(marriages, persons)
+        known, told = police.newest(persons), marriages.newest(persons)
         both = np.flatnonzero((known >= 0) & (told >= 0))
         one = _groups(police.rows["marital"].to_numpy()[known[both]])
         other = _groups(marriages.rows["status"].to_numpy()[told[both]])
@@ -289,14 +289,6 @@ class PersonTally:
             {str(code): count for code, count in sorted(self.districts.items())},
             self.counts["police wrong"], self.counts["marriages wrong"],
         )  # fmt: skip
-
-
-def _first_rows(register: Extract, persons: int) -> Ints:
-    """Return one row of each person of the block, -1 for whom it does not list; repeats say the same."""
-    rows = register.counting(np.ones(len(register.who), dtype=np.bool_))
-    found = np.full(persons, -1, dtype=np.int64)
-    found[register.who[rows]] = rows
-    return found
 
 
 def _groups(codes: npt.NDArray[Any]) -> Ints:

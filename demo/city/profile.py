@@ -84,6 +84,7 @@ class Profile:
         villages: urban villages (城中村) in all streets together.
         uncancelled_per_mille: of last year's dead, those still on the register; assumed.
         low_income_per_mille: residents on the low-income list; assumed.
+        owners_per_cent: of those aged 23 to 59, who runs a business; assumed.
         inflated: names of the rates that are larger here than elsewhere, so that a small city shows them.
     """
 
@@ -94,6 +95,7 @@ class Profile:
     villages: int = 271
     uncancelled_per_mille: int = 40
     low_income_per_mille: int = 15
+    owners_per_cent: int = 5
     inflated: tuple[str, ...] = ()
 
 
@@ -108,7 +110,8 @@ PROFILES: Final = {
             villages=27,
             uncancelled_per_mille=300,
             low_income_per_mille=60,
-            inflated=("uncancelled_per_mille", "low_income_per_mille"),
+            owners_per_cent=20,
+            inflated=("uncancelled_per_mille", "low_income_per_mille", "owners_per_cent"),
         ),
         Profile("demo", 100_000, 25_000, 176),
         Profile("bench", 1_000_000, 50_000, 176),

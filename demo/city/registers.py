@@ -75,6 +75,7 @@ class Sheet:
         street: street index of each row; None takes where the person lived then.
         contact: whether the table has name and phone.
         village: whether a column says in which urban village of its street a row's person lives.
+        district: whether a column says in which district the row's street is.
         logged: further deviations, {kind: which rows}.
     """
 
@@ -85,6 +86,7 @@ class Sheet:
     street: Ints | None = None
     contact: bool = True
     village: bool = False
+    district: bool = False
     logged: Mapping[str, Flags] = field(default_factory=dict)
 
 
@@ -98,6 +100,7 @@ class Extract:
         distinct: people listed, each once; ids that are dropped for a bad check digit are repeats.
         who: index of the person of each row, -1 where nobody can tell from its id.
         ago: months before the extract each row was last confirmed.
+        own_ids: whether its ids are the people's own, and not those that the scenario-1 sources know.
     """
 
     rows: pa.Table
@@ -105,6 +108,7 @@ class Extract:
     distinct: int
     who: Ints
     ago: Ints
+    own_ids: bool
 
     def counting(self, inside: Flags) -> Ints:
         """Return one row per person: of those `inside` the last confirmed, the first of several."""
@@ -112,6 +116,13 @@ class Extract:
         rows = rows[np.argsort(self.ago[rows], kind="stable")]
         _, first = np.unique(self.who[rows], return_index=True)
         return rows[first]
+
+    def newest(self, persons: int) -> Ints:
+        """Return the last confirmed row of each of the block's persons, -1 for whom it does not list."""
+        rows = self.counting(np.ones(len(self.who), dtype=np.bool_))
+        found = np.full(persons, -1, dtype=np.int64)
+        found[self.who[rows]] = rows
+        return found
 
 
 def extract(table: str, people: People, seed: int, block: int) -> Extract:
@@ -151,12 +162,15 @@ def extract(table: str, people: People, seed: int, block: int) -> Extract:
         ago = sheet.ago[order]
     street = people.street_then(who, ago) if sheet.street is None else sheet.street[order]
     columns["street"] = pa.array(people.plan.street_codes).take(pa.array(street))
+    if sheet.district:
+        columns["district"] = pa.array(AREA_CODES).take(pa.array(people.plan.street_district[street]))
     columns["last_seen_month"] = pa.array(MONTHS[ago], type=pa.int32())
     if sheet.village:
         columns["village"] = _village_codes(people, people.village(who, street))
     told = who.copy()
     told[log.rows("bad-check-digit")] = -1
-    return Extract(pa.table(columns), log.table(), listed, told, ago)
+    own_ids = sheet.ids is people.ids
+    return Extract(pa.table(columns), log.table(), listed, told, ago, own_ids)
 
 
 def _rows_of(column: Column, order: Ints) -> pa.Array:
@@ -514,6 +528,7 @@ def telecom_monthly(people: People, rng: np.random.Generator) -> Sheet:
         ago=ago,
         contact=False,
         village=True,
+        district=True,
     )
 
 
@@ -555,9 +570,9 @@ def medical_insurance_settlements(people: People, rng: np.random.Generator) -> S
 
 
 def market_regulation_businesses(people: People, rng: np.random.Generator) -> Sheet:
-    """Individual businesses: 5 in 100 of the adults run one (assumed)."""
+    """Individual businesses: of the adults under 60 some run one (see `Profile`, assumed)."""
     who = np.flatnonzero(people.living & (people.age >= 23) & (people.age < 60))
-    who = who[rng.integers(0, 100, len(who)) < 5]
+    who = who[rng.integers(0, 100, len(who)) < people.plan.profile.owners_per_cent]
     return Sheet(
         who,
         {

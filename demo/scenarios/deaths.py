@@ -1,18 +1,20 @@
 """Scenario 2, 应销未销 and 养老金续领: the dead who are still registered, or still paid a pension.
 
 Each department is asked with the list of the dead that it is told by, and receives its own people alone. The
-bureau receives two street tables. How much was paid too much, no job here says.
+bureau receives two street tables, and how much was paid too much: one total over joined rows, with noise.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from demo.city import Deaths, Uncancelled, load_deaths
+from demo.city import Deaths, Overpaid, Uncancelled, load_deaths, load_overpaid
 from demo.collaboration import Department
 from demo.narration import Failed
-from demo.scenarios.pictures import Uncounted, uncancelled
+from demo.scenarios.comparing import Released, read_figures
+from demo.scenarios.pictures import Estimate, Uncounted, uncancelled
 from demo.scenarios.play import DIRECTED, Play
 from protocols.jobs.crosscheck import street_table
+from protocols.tables.released import PERSONS, sum_of
 
 POLICE: Final = Department("police", "公安 police", {"register": "register"})
 HUMAN_RESOURCES: Final = Department("human-resources", "人社 human resources", {"pension": "pension"})
@@ -38,7 +40,7 @@ Area = tuple[str, str, str, int | None]
 
 
 class DeathsScenario:
-    """Two cross-checks with a grace, and what the nodes refuse beside them."""
+    """Two cross-checks with a grace, a total with noise, and what the nodes refuse beside them."""
 
     number: Final = 2
     title: Final = "应销未销, 养老金续领: the dead on the register, and on the pension list"
@@ -49,13 +51,21 @@ class DeathsScenario:
         expected = load_deaths(play.city)
         refused = {"cause": play.refused("cause")}
         released = {name: self._asked(play, name, expected) for name in ASKED}
-        refused["no-grace"] = play.refused("no-grace")
+        refused |= {name: play.refused(name) for name in ("no-grace", "overpaid-exact")}
+        paid, counted, owed = self._overpaid(play)
         play.write_table(
-            ("question", "level", "district", "street", "persons", "withheld", "truth"),
+            ("question", "level", "district", "street", "value", "withheld", "truth"),
             [
                 (name, *row, row[-1] is None, _truth(expected.questions[name], row))
                 for name, rows in released.items()
                 for row in rows
+            ]
+            + [
+                ("overpaid", unit, "", "", figure.value, False, truth)
+                for unit, figure, truth in (
+                    ("fen", owed, paid.bounded_fen),
+                    ("persons", counted, paid.persons),
+                )
             ],
         )
         uncancelled(
@@ -63,6 +73,7 @@ class DeathsScenario:
             {name: _uncounted(one, released[name], play) for name, one in expected.questions.items()},
             minimum=MINIMUM,
             grace_days=expected.grace_days,
+            overpaid=Estimate.of(owed, paid.bounded_fen),
         )
         return {
             "dead": expected.dead,
@@ -70,8 +81,35 @@ class DeathsScenario:
             "flagged": {name: one.flagged for name, one in expected.questions.items()},
             "within_grace": {name: one.within_grace for name, one in expected.questions.items()},
             "missed": {name: one.missed for name, one in expected.questions.items()},
+            "overpaid_fen": {
+                "released": owed.value,
+                "low": owed.low,
+                "high": owed.high,
+                "truth_within_bounds": paid.bounded_fen,
+                "truth": paid.total_fen,
+                "truth_past_grace": paid.past_grace_fen,
+            },
             "refused": refused,
         }
+
+    @staticmethod
+    def _overpaid(play: Play) -> tuple[Overpaid, Released, Released]:
+        """Ask for the overpaid total, and hold it against the truth; return it with how many it is of."""
+        truth = load_overpaid(play.city)
+        table = play.ask("overpaid").to_arrow()
+        (counted,) = read_figures(table, (), PERSONS).values()
+        (owed,) = read_figures(table, (), sum_of("monthly*months")).values()
+        for figure, right in ((counted, truth.persons), (owed, truth.bounded_fen)):
+            # Six half-widths of a 95 % interval are some twelve deviations: noise does not reach so far.
+            if figure.withheld or abs(figure.value - right) > 3 * (figure.high - figure.low):
+                raise Failed("the overpaid total, or how many people it is of, is not that of the truth")
+        play.say(
+            f"{_yuan(owed.value)} yuan (95 %: {_yuan(owed.low)} to {_yuan(owed.high)}) were paid after the "
+            f"month of the funeral. In truth {_yuan(truth.bounded_fen)}, to {truth.persons:,} people; with "
+            f"all that {truth.bounded:,} of them had above 10,000 a month {_yuan(truth.total_fen)}, "
+            f"{_yuan(truth.past_grace_fen)} of it to those past the grace."
+        )
+        return truth, counted, owed
 
     @staticmethod
     def _asked(play: Play, name: str, expected: Deaths) -> list[Area]:
@@ -93,6 +131,10 @@ class DeathsScenario:
             (r["level"], r["district"], r["street"], None if r["withheld"] else r["count"])
             for r in table.to_pylist()
         ]
+
+
+def _yuan(fen: float) -> str:
+    return f"{fen / 100:,.0f}"
 
 
 def _truth(truth: Uncancelled, row: Area) -> int:

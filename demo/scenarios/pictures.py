@@ -165,8 +165,9 @@ def separation(
         figure = _figure(
             words.line("人户分离", "Registered in one place, living in another"),
             words.line(
-                "户籍登记地与现居住地, 只用公安户籍一张表",
-                "place of registration and place of residence, both from the police's own register",
+                "左: 公安户籍 × 运营商过夜地, 两家名单隐私求交后制表; 右: 公安户籍一张表",
+                "left: the police's register joined with an operator's places of most nights; "
+                "right: the police's own register alone",
             ),
             14.2,
             7.2,
@@ -231,7 +232,7 @@ def _districts(
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.set_xlabel(words.line("现居住区", "district of residence"))
+    axes.set_xlabel(words.line("过夜最多的区", "district of most nights"))
     axes.set_ylabel(words.line("户籍登记区", "district of registration"))
     axes.set_title(words.line("区 × 区, 精确, 人", "districts, exact, people"))
 
@@ -385,7 +386,14 @@ def villages(
         _save(figure, stem)
 
 
-def uncancelled(stem: Path, questions: Mapping[str, Uncounted], *, minimum: int, grace_days: int) -> None:
+def uncancelled(
+    stem: Path,
+    questions: Mapping[str, Uncounted],
+    *,
+    minimum: int,
+    grace_days: int,
+    overpaid: Estimate,
+) -> None:
     """Draw scenario 2: what the bureau is told of each register's dead, and what only the truth says.
 
     Args:
@@ -393,6 +401,7 @@ def uncancelled(stem: Path, questions: Mapping[str, Uncounted], *, minimum: int,
         questions: by name, `register` and `pension`.
         minimum: smallest published group.
         grace_days: days of grace.
+        overpaid: what was paid after the month of the funeral, in fen.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -405,9 +414,13 @@ def uncancelled(stem: Path, questions: Mapping[str, Uncounted], *, minimum: int,
                 "funerals (civil affairs) on the pension list (human resources)",
             ),
             13.6,
-            7.6,
+            8.6,
         )
-        rows = figure.subplots(len(questions), 3, width_ratios=(1.5, 1, 1.4), squeeze=False)
+        grid = figure.add_gridspec(
+            len(questions) + 1, 3, width_ratios=(1.5, 1, 1.4), height_ratios=(*[4] * len(questions), 1)
+        )
+        rows = [[figure.add_subplot(grid[row, at]) for at in range(3)] for row in range(len(questions))]
+        _overpaid(figure.add_subplot(grid[len(questions), :]), overpaid, words)
         titles = {
             "register": words.line("仍在户籍, 按区", "still registered, by district"),
             "pension": words.line("仍领养老金, 按区", "still paid a pension, by district"),
@@ -442,6 +455,188 @@ def uncancelled(stem: Path, questions: Mapping[str, Uncounted], *, minimum: int,
                 "is rounded to 5. Crosses: the truth.\n"
                 "Middle and right: the truth, which in a real city only the list's recipient learns; "
                 f"whose death is less than {grace_days} days before the month of the extracts is not on it.",
+            ),
+        )
+        _save(figure, stem)
+
+
+def flexible_work(
+    stem: Path,
+    exact: Mapping[str, Estimate],
+    noisy: Mapping[tuple[str, ...], Estimate],
+    *,
+    persons: tuple[int, int],
+) -> None:
+    """Draw scenario 5: coefficients without noise, and figures with noise as a share of the truth.
+
+    Args:
+        stem: path without its ending.
+        exact: bands of income per month, by predictor, with confidence intervals.
+        noisy: figures by measure and columns, with what noise leaves open.
+        persons: joined for the one and for the other.
+    """
+    chinese = {"insured": "参保年数", "open": "开业年数", "base": "缴费基数", "tax": "扣税额"}
+    measures = {
+        "persons": "人数",
+        "mean": "均值",
+        "variance": "方差",
+        "correlation": "相关系数",
+        "coefficient": "回归系数",
+    }
+    with _drawing() as words:
+        figure = _figure(
+            words.line("灵活就业: 社保 × 收入 × 经营", "Insurance, income and businesses of the same people"),
+            words.line(
+                "人社参保 × 税务扣税 × 市场监管登记, 逐人关联而无人见到一行",
+                "three departments' lists joined person by person; nobody sees a row",
+            ),
+            13.6,
+            5.4,
+        )
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.4))
+        at = list(range(len(exact)))
+        for y, one in zip(at, exact.values(), strict=True):
+            year = Estimate(12 * one.value, 12 * one.low, 12 * one.high, 12 * one.truth)
+            _interval(left, year, y, _BLUE)
+            left.scatter([year.value], [y], s=22, color=_BLUE, zorder=3)
+            _crosses(left, [year.truth], [y])
+        left.axvline(0, color=_INK, linewidth=0.8)
+        left.set_yticks(at, [words.lines(chinese[slot], slot) for slot in exact], fontsize=8)
+        left.set_ylim(len(exact) - 0.4, -0.6)
+        left.set_xlabel(words.line("每多一年, 收入档相差", "bands of income per year more"))
+        left.set_title(
+            words.line(
+                f"三部门共有 {persons[0]:,} 人, 精确", f"exact: {persons[0]:,} people on all three lists"
+            )
+        )
+        shown = {cell: one for cell, one in noisy.items() if one.shown and one.truth}
+        at = list(range(len(shown)))
+        for y, one in zip(at, shown.values(), strict=True):
+            by = 100 / one.truth
+            share = Estimate(by * one.value, by * one.low, by * one.high, 100)
+            _interval(right, share, y, _BLUE)
+            right.scatter([share.value], [y], s=22, color=_BLUE, zorder=3)
+        right.axvline(100, color=_INK, linewidth=0.8)
+        labels = [
+            words.lines(
+                " ".join([measures[cell[0]], *(chinese[slot] for slot in cell[1:] if slot)]),
+                " ".join(part for part in cell if part),
+            )
+            for cell in shown
+        ]
+        right.set_yticks(at, labels, fontsize=8)
+        right.set_ylim(len(shown) - 0.4, -0.6)
+        right.ticklabel_format(axis="x", useOffset=False)
+        right.set_xlabel(words.line("占真值的百分比", "per cent of the truth"))
+        right.set_title(
+            words.line(
+                f"两部门共有 {persons[1]:,} 人, 加噪", f"with noise: {persons[1]:,} people on two lists"
+            )
+        )
+        for axes in (left, right):
+            axes.grid(axis="x", color=_GRID, linewidth=0.6)
+            axes.set_axisbelow(True)
+        _note(
+            figure,
+            words.lines(
+                "左: 系数与 95 % 置信区间 (抽样误差), × 为合并明细后的拟合结果, 与公布值重合; "
+                "右: 噪声造成的 95 % 区间。系数按 AdaSSP 估计, 噪声越大越向零收缩。",
+                "Left: coefficients with confidence intervals, as if people were drawn at random; crosses: "
+                "the same fit on pooled rows, which is the released one.\n"
+                "Right: what noise leaves open, 95 %. The coefficient is shrunk towards zero the more, "
+                "the more noise there is.",
+            ),
+        )
+        _save(figure, stem)
+
+
+def hardship(
+    stem: Path,
+    outcomes: Mapping[str, int],
+    curve: Sequence[tuple[float, float]],
+    chosen: tuple[float, float],
+) -> None:
+    """Draw scenario 7: whom the rule finds, misses and takes for somebody else, and what thresholds would do.
+
+    Args:
+        stem: path without its ending.
+        outcomes: people `found`, `missed`, `helped` already, and `wrong` leads; in truth.
+        curve: recall and precision of each threshold.
+        chosen: those of the rule that was asked.
+    """
+    with _drawing() as words:
+        figure = _figure(
+            words.line("困境识别: 因病致贫", "Leads to people whom an illness has made poor"),
+            words.line(
+                "医保自付 × 低保名单 × 学籍 × 租金: 民政只得名单, 不得数值",
+                "bills, low-income list, schooling, rent: civil affairs receive who, and no amount",
+            ),
+            12.6,
+            5.2,
+        )
+        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        bars = (
+            (
+                words.lines("处于困境的人", "in hardship"),
+                (
+                    ("found", _GREEN, words.line("找到", "found")),
+                    ("missed", _AMBER, words.line("漏掉", "missed")),
+                    ("helped", _GRID, words.line("已在低保", "helped already")),
+                ),
+            ),
+            (
+                words.lines("名单上的人", "on the sealed list"),
+                (
+                    ("found", _GREEN, None),
+                    ("wrong", _RED, words.line("不属实", "not in hardship")),
+                ),
+            ),
+        )
+        for y, (_, parts) in enumerate(bars):
+            begins = 0
+            for name, colour, label in parts:
+                left.barh([y], [outcomes[name]], 0.5, left=begins, color=colour, label=label)
+                if outcomes[name] * 12 > sum(outcomes.values()):
+                    left.text(begins + outcomes[name] / 2, y, f"{outcomes[name]:,}", ha="center", va="center",
+                              fontsize=8.5, color="white")  # fmt: skip
+                begins += outcomes[name]
+        left.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=8)
+        left.set_ylim(len(bars) - 0.2, -0.6)
+        left.set_xlabel(words.line("人", "people"))
+        left.set_title(words.line("规则找到谁, 漏掉谁", "whom the rule finds, and whom not"))
+        left.legend(frameon=False, fontsize=7.5, ncols=2, loc="lower right")
+        right.plot(
+            [x for x, _ in curve], [y for _, y in curve], marker="o", markersize=3, linewidth=1, color=_BLUE
+        )
+        right.scatter([chosen[0]], [chosen[1]], s=60, color=_RED, zorder=4)
+        right.annotate(
+            words.lines(
+                f"所问规则: 查准 {100 * chosen[1]:.0f} %, 查全 {100 * chosen[0]:.0f} %",
+                f"the rule asked: precision {100 * chosen[1]:.0f} %, recall {100 * chosen[0]:.0f} %",
+            ),
+            chosen,
+            xytext=(-8, -14),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=8,
+        )
+        right.set_xlim(0, 1)
+        right.set_ylim(0, 1.02)
+        right.set_xlabel(words.line("查全率", "recall"))
+        right.set_ylabel(words.line("查准率", "precision"))
+        right.set_title(words.line("其他门槛会怎样", "what other thresholds would do"))
+        for axes, along in ((left, "x"), (right, "both")):
+            axes.grid(axis="x" if along == "x" else "both", color=_GRID, linewidth=0.6)
+            axes.set_axisbelow(True)
+        _note(
+            figure,
+            words.lines(
+                "均为合成城市的真值, 真实城市中须逐户核实才能得知。规则看不到收入: "
+                "自付高而家境好的人在名单上, 自付不高但无收入的人不在。",
+                "All of it is the truth, which in a real city only visits show. The rule does not see "
+                "incomes: who pays much and is well off is on the list;\n"
+                "who pays less and earns nothing is not.",
             ),
         )
         _save(figure, stem)
@@ -573,6 +768,25 @@ def _uncounted_districts(axes: "Axes", one: Uncounted, words: Words) -> None:
         )
     )
     axes.legend(frameon=False, fontsize=7.5, ncols=2, loc="upper right")
+
+
+def _overpaid(axes: "Axes", one: Estimate, words: Words) -> None:
+    yuan = Estimate(one.value / 100, one.low / 100, one.high / 100, one.truth / 100)
+    _interval(axes, yuan, 0, _BLUE)
+    axes.scatter([yuan.value], [0], s=16, color=_BLUE, zorder=3)
+    _crosses(axes, [yuan.truth], [0])
+    axes.set_xlim(0, 1.1 * max(yuan.high, yuan.truth))
+    axes.set_ylim(-0.5, 0.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel(words.line("元", "yuan"))
+    axes.set_title(
+        words.line(
+            "殡葬当月之后仍发的养老金合计, 加噪, 95 % 区间, × 为真值",
+            "pensions paid after the month of the funeral, with noise: 95 % interval; cross: the truth",
+        )
+    )
 
 
 def _each(axes: "Axes", each: Mapping[str, Estimate], minimum: int, words: Words) -> None:

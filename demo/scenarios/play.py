@@ -307,6 +307,21 @@ class Play(Narrator):
         self.say(f"[green]refused[/green] {view.code}: {view.sentence}")
         return view.code
 
+    def ended(self, name: str) -> str:
+        """Ask the question in NAME.toml, whose run a guard must end without an answer; return the code.
+
+        Raises:
+            Failed: it did not fail, or left something.
+        """
+        file, _ = self._question(name)
+        job = self.bureau.submit(file)
+        with self.children.watched(job.cancel):
+            view = job.wait(progress=False)
+        if view.state != "FAILED" or view.releases:
+            raise Failed(f"{name} ended {view.state}, expected a guard to end it without an answer")
+        self.say(f"[green]no answer[/green] {view.code}: {view.sentence}")
+        return view.code
+
     def _question(self, name: str) -> tuple[Path, str]:
         """Write the job.toml of a question and print its first line; return the file and the job type."""
         text = self.codes.fill(self._folder.joinpath(f"{name}.toml").read_text("utf-8"))

@@ -1,15 +1,16 @@
 """Scenario 3, 人户分离: how many are registered in one place and live in another.
 
-Both places stand in one register, the police's, so one department answers alone: by district exactly, by
-street with noise.
+Where a person is registered, the police know; where most nights are spent, the operator. Their lists are
+joined without anybody seeing a row: districts exactly, streets with noise. The police's own word for where
+people live gives two tables more, with noise, from one department alone.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from demo.city import Separation, load_separation
+from demo.city import Residents, Separation, load_residents, load_separation
 from demo.collaboration import Department
 from demo.scenarios.comparing import Cell, Released, accuracy, check_exact, read_figures
 from demo.scenarios.pictures import Estimate, separation
@@ -17,16 +18,38 @@ from demo.scenarios.play import Play
 from protocols.tables.released import PERSONS
 
 POLICE: Final = Department("police", "公安 police", {"register": "register"})
+TELECOM: Final = Department("telecom", "运营商 telecom", {"monthly": "monthly"})
+
+
+@dataclass(frozen=True, slots=True)
+class SecondNode(Department):
+    """Another node of the statistics department, in a folder of its own."""
+
+    @property
+    def organisation(self) -> str:
+        """The same as that of the first."""
+        return STATISTICS.organisation
+
+    @property
+    def node(self) -> str:
+        """`statistics.gz.example/node-b`."""
+        return f"{self.organisation}/node-b"
+
+
+STATISTICS: Final = Department("statistics", "统计 statistics (matcher)")
 DEPARTMENTS: Final = (
     POLICE,
-    Department("human-resources", "人社 human resources (witness)"),
-    Department("statistics", "统计 statistics (witness)"),
+    TELECOM,
+    STATISTICS,
+    SecondNode("statistics-b", STATISTICS.title),
+    Department("human-resources", "人社 human resources (helper)"),
+    Department("health", "卫健 health (dealer)"),
 )
 MINIMUM: Final = 10
 
 
 class SeparationScenario:
-    """Exact by district; with noise by street."""
+    """Two departments' lists joined: exact by district, with noise by street; and one department's alone."""
 
     number: Final = 3
     title: Final = "人户分离: registered in one place, living in another"
@@ -34,21 +57,24 @@ class SeparationScenario:
 
     def play(self, play: Play) -> Mapping[str, Any]:
         """Ask the questions; see `Scenario`."""
-        expected = load_separation(play.city)
-        districts, elsewhere = by_district(expected, play.codes.districts), by_street(expected)
-        matrix: dict[Cell, int] = {
-            (r, c): expected.streets[r].get(c, 0) for r in play.codes.streets for c in play.codes.streets
-        }
+        expected, joined = load_separation(play.city), load_residents(play.city)
+        districts, elsewhere = by_district(joined, play.codes.districts), by_street(expected)
+        matrix, residents = (by_pair(each, play.codes.streets) for each in (expected, joined))
 
+        refused = {name: play.refused(name) for name in ("opened", "one-house")}
         exact = read_figures(
-            play.ask("districts", approvers=[POLICE]).to_arrow(), ("registered", "lives"), PERSONS
+            play.ask("districts", approvers=[POLICE, TELECOM]).to_arrow(), ("registered", "lives"), PERSONS
         )
         withheld = check_exact(exact, districts, MINIMUM)
         play.say(
             f"{len(exact) - withheld} cells are the truth rounded to 5, none of fewer than {MINIMUM} people; "
-            f"{withheld} are withheld, and none of these follows from the others."
+            f"{withheld} are withheld, and none of these follows from the others. {joined.persons:,} people "
+            f"are on both lists; {joined.separated:,} of them sleep in another street than their register's."
         )
-        code = play.refused("finer")
+        refused["finer"] = play.refused("finer")
+        nights = read_figures(play.ask("residents").to_arrow(), ("registered", "lives"), PERSONS)
+        of_nights = accuracy(nights, residents, MINIMUM)
+        play.say(f"{of_nights}.")
         streets = read_figures(play.ask("streets").to_arrow(), ("registered", "separated"), PERSONS)
         of_streets = accuracy(streets, elsewhere, MINIMUM)
         play.say(f"{of_streets}.")
@@ -61,7 +87,8 @@ class SeparationScenario:
             [
                 *_rows("districts, exact", exact, districts),
                 *_rows("streets, separated", streets, elsewhere),
-                *_rows("streets", {cell: f for cell, f in pairs.items() if not f.withheld}, matrix),
+                *_rows("streets, joined", _shown(nights), residents),
+                *_rows("streets", _shown(pairs), matrix),
             ],
         )
         separation(
@@ -80,14 +107,21 @@ class SeparationScenario:
         return {
             "persons": expected.persons,
             "separated": expected.separated,
+            "joined": {"persons": joined.persons, "separated": joined.separated},
             "districts": {"cells": len(exact), "withheld": withheld},
-            "finer": code,
+            "refused": refused,
+            "residents": asdict(of_nights),
             "streets": asdict(of_streets),
             "matrix": asdict(of_pairs),
         }
 
 
-def by_district(expected: Separation, districts: Sequence[str]) -> dict[Cell, int]:
+def by_pair(expected: Separation | Residents, streets: Sequence[str]) -> dict[Cell, int]:
+    """Return persons by street of registration and of residence."""
+    return {(r, c): expected.streets[r].get(c, 0) for r in streets for c in streets}
+
+
+def by_district(expected: Separation | Residents, districts: Sequence[str]) -> dict[Cell, int]:
     """Return persons by district of registration and of residence, with margins as ""."""
     counts: Counter[Cell] = Counter()
     for registered, row in expected.streets.items():
@@ -105,6 +139,10 @@ def by_street(expected: Separation) -> dict[Cell, int]:
         found[street, "no"] = row.get(street, 0)
         found[street, "yes"] = sum(row.values()) - found[street, "no"]
     return found
+
+
+def _shown(figures: Mapping[Cell, Released]) -> dict[Cell, Released]:
+    return {cell: figure for cell, figure in figures.items() if not figure.withheld}
 
 
 def _rows(

@@ -19,9 +19,8 @@ def test_a_city_is_built_and_summed_up(tmp_path: Path, capsys: pytest.CaptureFix
     lines = shown.out.splitlines()
     assert lines[0] == "City of 10,000 people, profile ci, seed 3, extracts of 2025-12-31."
     assert "police/population                     10,859       9,200" in lines
-    assert (
-        "Inflated here, so that few people show them: uncancelled_per_mille, low_income_per_mille." in lines
-    )
+    inflated = "uncancelled_per_mille, low_income_per_mille, owners_per_cent"
+    assert f"Inflated here, so that few people show them: {inflated}." in lines
     assert "In 2 sources or more and not on the police's list: 571; of these 334 truly unregistered." in lines
     assert shown.err.splitlines() == [f"city ci: {part} %" for part in (25, 50, 75, 100)]
 

@@ -44,7 +44,8 @@ def draw_villages(stem: Path) -> None:
 def draw_uncancelled(stem: Path) -> None:
     one = Uncounted(20, {"990101": (20, 21), "990102": (None, 3)}, {"60-69": 24}, {0: (0, 5), 3: (24, 0)})
     none = Uncounted(None, {"990101": (None, 0)}, {"60-69": 0}, {0: (0, 0)})
-    pictures.uncancelled(stem, {"register": one, "pension": none}, minimum=10, grace_days=60)
+    owed = Estimate(9e7, 6e7, 1.2e8, 8e7)
+    pictures.uncancelled(stem, {"register": one, "pension": none}, minimum=10, grace_days=60, overpaid=owed)
 
 
 def draw_differing(stem: Path) -> None:
@@ -52,12 +53,28 @@ def draw_differing(stem: Path) -> None:
     pictures.differing(stem, pairs, {"990101": 30, "990102": None}, minimum=10)
 
 
+def draw_flexible_work(stem: Path) -> None:
+    exact = {"insured": Estimate(0.01, -0.02, 0.04, 0.01), "open": Estimate(-0.01, -0.02, 0.01, -0.01)}
+    noisy = {
+        ("persons", "", ""): estimate(100),
+        ("mean", "base", ""): estimate(50),
+        ("correlation", "base", "tax"): GONE,
+    }
+    pictures.flexible_work(stem, exact, noisy, persons=(448, 2476))
+
+
+def draw_hardship(stem: Path) -> None:
+    outcomes = {"found": 216, "missed": 71, "helped": 18, "wrong": 91}
+    pictures.hardship(stem, outcomes, [(0.9, 0.6), (0.75, 0.7), (0.5, 0.8)], (0.75, 0.7))
+
+
 def draw_latencies(stem: Path) -> None:
     pictures.latencies(stem, [3.5, 4.0, 12.0, 3.6], people=137)
 
 
 DRAWN = [
-    draw_separation, draw_school_places, draw_villages, draw_uncancelled, draw_differing, draw_latencies
+    draw_separation, draw_school_places, draw_villages, draw_uncancelled, draw_flexible_work, draw_hardship,
+    draw_differing, draw_latencies
 ]  # fmt: skip
 
 
