@@ -77,7 +77,7 @@ from protocols.errors import (
 )
 from protocols.ids import JobId, Role
 from protocols.jobs import job_type
-from protocols.jobs.job_type import Content, OutputClass, PreparedInput, Setup, Standing
+from protocols.jobs.job_type import Content, ExactOrNoisy, OutputClass, PreparedInput, Setup, Standing
 from protocols.party import UNDER_WAY, Finished, Party, Progress, Rand, Serving, Step, Waiting
 from protocols.wire import Admission, JobSpec
 
@@ -491,7 +491,10 @@ class Runner:
         office.post(rpc.admitted(live.attempt, live.envelope))
 
     async def _prepare(self, live: _Live, dataset: Dataset, limits: ReadLimits) -> Prepared:
-        """Read this node's own data; where nobody is told its size, what is wrong with it stays here, too.
+        """Read this node's own data; where a failure must tell nothing of it, what is wrong stays here.
+
+        That is so where nobody is told its size, and where an attempt is free until it answers: a sentence
+        that counts what is out of bounds which the job chose would be an answer at no cost.
 
         Raises:
             InputError: see `prepare`.
@@ -505,7 +508,8 @@ class Runner:
                 )
             )
         except InputError as error:
-            if job_type(spec.job_type).states_sizes:
+            asked = job_type(spec.job_type)
+            if asked.states_sizes and not asked.silent_until_answering:
                 raise
             office.log.failure(
                 error.code,
@@ -537,7 +541,9 @@ class Runner:
             raise _outdated()
         asked = job_type(spec.job_type)
         query = asked.query(spec, live.role)
-        if asked.states_sizes or len(spec.inputs) < 2 or query is None or query.noisy:
+        # Lists of persons are charged again, and what they answer is about each person alone.
+        about_each = asked.states_sizes and not isinstance(asked, ExactOrNoisy)
+        if about_each or len(spec.inputs) < 2 or query is None or query.noisy:
             return
         before = self._office.state.questions(live.attempt.job)
         if any(known != prepared.question for known in before.values()):
