@@ -31,6 +31,10 @@ NO_RULES: Final = (
     "rules for tables of this form; this version knows street tables, cross-tabs, noisy tables, overlaps and "
     "statistics of joined persons"
 )
+NO_FACTS: Final = (
+    "the Arrow stream beside a CSV file: the file alone shows neither that it is the release nor what that "
+    "was made of"
+)
 NO_JOB: Final = (
     "the text of the job that a table is of: it says what the cells are, and what noise was paid for"
 )
@@ -41,6 +45,7 @@ CELL_TABLES: Final = frozenset({"table/1", "release/1"})
 OVERLAP: Final = "overlap/1"
 JOINED_TABLE: Final = "joined-table/1"
 JOINED_MOMENTS: Final = "joined-moments/1"
+JOINED: Final = frozenset({JOINED_TABLE, JOINED_MOMENTS})
 
 STREET_TABLE: Final = frozenset({"level", "district", "street", "count", "withheld"})
 ARROW: Final = ".arrow"
@@ -112,13 +117,20 @@ def disclose(opened: Mapping[str, bytes], releases: Mapping[str, Released], chec
         except MinshuError as error:
             check.found(error.code, name, error.message)
             continue
+        if facts is not None and not facts:
+            check.found("wrong-facts", name, "nothing is stated beside it, as beside every release")
+            continue
         problems = _problems(columns, facts, found)
         if problems is None:
             check.lacks(NO_JOB if found.spec is None and "measure" in columns else NO_RULES)
             continue
         for problem in problems:
             check.found(problem.code, name, problem.what)
-        if not problems:
+        if problems:
+            continue
+        if facts is None and found.spec is not None and found.spec.job_type in JOINED:
+            check.lacks(NO_FACTS)
+        else:
             check.saw(f"{name}, {found.where}")
     if any(released.note.release not in looked_at for released in releases.values()):
         check.lacks(NOT_OPENED)
@@ -126,7 +138,7 @@ def disclose(opened: Mapping[str, bytes], releases: Mapping[str, Released], chec
 
 
 def _problems(
-    columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any], found: Released
+    columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any] | None, found: Released
 ) -> list[Problem] | None:
     """Return what is wrong with a table, None where there are no rules for it.
 
@@ -135,11 +147,11 @@ def _problems(
     if found.spec is not None and found.spec.job_type in CELL_TABLES:
         from audit.disclosure_tables import examine_cells
 
-        return examine_cells(columns, facts, found.spec, found.constraints, persons=found.persons)
+        return examine_cells(columns, facts or {}, found.spec, found.constraints, persons=found.persons)
     if found.spec is not None and found.spec.job_type == OVERLAP:
         from audit.disclosure_overlap import examine_overlap
 
-        return examine_overlap(columns, facts, found.spec, found.keys)
+        return examine_overlap(columns, facts or {}, found.spec, found.keys)
     if found.spec is not None and found.spec.job_type == JOINED_TABLE:
         from audit.disclosure_joined import examine_joined_table
 
@@ -191,15 +203,15 @@ def _find(
     return by_content if by_note is None else by_note
 
 
-def _read(files: Mapping[str, bytes]) -> tuple[dict[str, list[Any]], Mapping[str, Any]]:
-    """Return the columns of a table and the facts beside it; a CSV file has no facts.
+def _read(files: Mapping[str, bytes]) -> tuple[dict[str, list[Any]], Mapping[str, Any] | None]:
+    """Return the columns of a table and the facts beside it; None for a CSV file alone, which has none.
 
     Raises:
         InputError: it is no table, or the CSV file shows another one than the Arrow stream.
     """
     from_csv = None if CSV not in files else _read_csv(files[CSV])
     if ARROW not in files:
-        return from_csv or {}, {}
+        return from_csv or {}, None
     columns, facts = _read_arrow(files[ARROW])
     if from_csv is not None:
         alike = from_csv.keys() == columns.keys() and all(

@@ -10,23 +10,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from audit.disclosure import Problem, cell_text
-from audit.disclosure_tables import Rows, examine_exact
+from audit.disclosure import Problem
+from audit.disclosure_tables import NEAR, NUMBERS, Rows, examine_exact
 from protocols.errors import InputError
 from protocols.ids import Role
 from protocols.jobs.joined_moments import Params as Moments
-from protocols.jobs.joined_table import Params, exact_table, least_sum, noisy_table
-from protocols.joined.moments import again
+from protocols.jobs.joined_table import Params, Total, exact_table, least_room, noisy_table
+from protocols.joined.moments import again, places_of
 from protocols.statistics.suppress import ROUNDING
 from protocols.tables.released import PERSONS, as_texts, mean_of, sum_of
 from protocols.wire import Constraints, JobSpec
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-_NUMBERS: Final = ("value", "low", "high", "withheld")
-_NEAR: Final = 1e-9
-"""By which part a number may be off for having been a 64-bit float."""
 
 _ROUGH: Final = 1e-6
 """The same for figures that other processors reckon otherwise in the last digits."""
@@ -34,15 +31,27 @@ _ROUGH: Final = 1e-6
 _FAR: Final = float(1 << 60)
 """No total is beyond it: words hold no more."""
 
+_FINER: Final = 100
+"""Steps of an exact mean in one of its amounts."""
+
+_LAST: Final = 2.0**-50
+"""By which part a float may be off that stands for a fraction."""
+
+_WHOLE: Final = 51
+"""Up to so many bits a whole number follows from the float of its quotient by a power of ten."""
+
 
 def examine_joined_table(
-    columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any], spec: JobSpec, limits: Constraints
+    columns: Mapping[str, Sequence[Any]],
+    facts: Mapping[str, Any] | None,
+    spec: JobSpec,
+    limits: Constraints,
 ) -> list[Problem]:
     """Return what is wrong with a table of `joined-table/1`.
 
     Args:
         columns: as the release has them.
-        facts: what is stated beside the table; empty for none.
+        facts: what is stated beside the table; None for a CSV file alone.
         spec: the job that asked for it.
         limits: what all participants demanded.
     """
@@ -55,12 +64,14 @@ def examine_joined_table(
         return [Problem(error.code, error.message)]
 
 
-def against(facts: Mapping[str, Any], expected: Mapping[str, int | str]) -> list[Problem]:
+def against(facts: Mapping[str, Any] | None, expected: Mapping[str, int | str]) -> list[Problem]:
     """Return what is stated beside a table and is not what the job makes it, no more and no less.
 
-    One fact more could be the exact number. Nothing at all stands beside a CSV file.
+    One fact more could be the exact number. None: a CSV file alone, beside which nothing is ever stated.
     """
-    wrong = [key for key, fact in expected.items() if _differ(facts.get(key), fact)] if facts else []
+    if facts is None:
+        return []
+    wrong = [key for key, fact in expected.items() if _differ(facts.get(key), fact)]
     problems = [Problem("wrong-facts", f"its {key} is not what the job makes it") for key in wrong]
     if facts.keys() - expected.keys():
         problems.append(Problem("wrong-facts", "more is stated beside it than the job makes"))
@@ -75,11 +86,10 @@ def _differ(stated: object, expected: int | str) -> bool:
 
 
 def _exact(
-    columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any], params: Params, limits: Constraints
+    columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any] | None, params: Params, limits: Constraints
 ) -> list[Problem]:
     """(1) What holds of every exact table, see `examine_exact`. (2) What stands beside it is what the job
-    makes of it. (3) No published sum is one in which, by its bounds, one person may stand out; and each is
-    one that so many persons can have.
+    makes of it. (3) Sums and means are such as so many persons have, and in none one may stand out.
     """
     # (1) Facts are looked at below, more strictly.
     problems = examine_exact(columns, {}, params, limits, persons=True)
@@ -87,7 +97,7 @@ def _exact(
         return problems
     cells = [np.zeros(params.layout.shape, dtype=np.int64) for _ in params.totals]
     made = exact_table(params, limits, cells)
-    texts = {name: each for name, each in made.table.columns.items() if name not in _NUMBERS}
+    texts = {name: each for name, each in made.table.columns.items() if name not in NUMBERS}
     rows = Rows.of(columns, texts, intervals=False)
     if (np.abs(rows.value[~rows.withheld]) > _FAR).any():
         return [*problems, Problem("bad-table", "a number is none that whole totals make")]
@@ -95,39 +105,88 @@ def _exact(
     dark = dict(zip(params.figures, rows.withheld.reshape(len(params.figures), -1), strict=True))
     # (2)
     problems += against(facts, {**made.facts, "withheld_cells": int(dark[PERSONS].sum())})
-    # (3) Of two equally near multiples the larger is shown; whoever is there was counted.
-    counts = np.where(dark[PERSONS], 0, value[PERSONS])
-    fewest, most = np.maximum(counts - ROUNDING // 2, 0), counts + (ROUNDING - 1) // 2
-    there = ~dark[PERSONS] & (counts > 0)
-    standing_out = unlikely = False
-    for total in params.totals[1:]:
-        step = 10**total.decimals
-        for name in total.figures:
-            shown = there & ~dark[name]
-            if name == sum_of(total.name):
-                low = high = value[name] * step
-            else:
-                # A mean is rounded to two digits more than its amounts have.
-                low, high = (value[name] * step - 0.005) * fewest, (value[name] * step + 0.005) * most
-            near = _NEAR * np.maximum(1, np.abs(high))
-            standing_out |= bool((shown & (high < least_sum(total) - near)).any())
-            unlikely |= bool((shown & (high < total.low * fewest - near)).any())
-            unlikely |= bool((shown & (low > total.high * most + near)).any())
-    if standing_out:
-        what = "a sum is published in which one person may stand out, by the bounds of its amounts"
-        problems.append(Problem("dominated", what))
-    if unlikely:
-        problems.append(
-            Problem("does-not-add-up", "a sum is none that so many persons have within its bounds")
-        )
+    # (3)
+    problems += _sums(value, dark, params, int(made.facts["minimum_group"]))
     return problems
+
+
+def _sums(
+    value: Mapping[str, Floats], dark: Mapping[str, Bools], params: Params, minimum: int
+) -> list[Problem]:
+    """Hold sums and means of every published cell against each number of persons that rounds to its own.
+
+    There has to be one of whom all of them can be, means rounded as they have to be; and one of whom nobody
+    stands out in any, as `exact_table` keeps to.
+    """
+    there = ~dark[PERSONS] & (value[PERSONS] > 0)
+    shown = np.where(there, value[PERSONS], 0)
+    # What it takes for totals of so many persons to stay whole numbers of 64 bits.
+    if float(shown.max(initial=0)) * max(total.most for total in params.totals) > _FAR:
+        return [Problem("bad-table", "a number is none that whole totals make")]
+    counts = shown.astype(np.int64)
+    fits, safe = ~there, ~there
+    for off in range(-(ROUNDING // 2), (ROUNDING - 1) // 2 + 1):
+        persons = counts + off
+        may = can = persons >= 1
+        for total in params.totals[1:]:
+            least, most = _range(total, value, dark, persons)
+            room = least_room(total, minimum)
+            may = may & (least <= most)
+            can = can & (
+                np.maximum(least, total.low * persons + room) <= np.minimum(most, total.high * persons - room)
+            )
+        fits, safe = fits | may, safe | can
+    if not fits.all():
+        what = "its sums and means are none that so many persons have within the bounds, rounded as they are"
+        return [Problem("does-not-add-up", what)]
+    if not safe.all():
+        what = "a sum is published in which one person may stand out, by the bounds of its amounts"
+        return [Problem("dominated", what)]
+    return []
+
+
+def _range(
+    total: Total, value: Mapping[str, Floats], dark: Mapping[str, Bools], persons: Ints
+) -> tuple[Ints, Ints]:
+    """Return the least and the greatest that a total of so many persons can be, as its figures show it.
+
+    Where the first is above the second, there is none.
+    """
+    least, most = total.low * persons, total.high * persons
+    for name in total.figures:
+        mean = name == mean_of(total.name)
+        step = 10**total.decimals * (_FINER if mean else 1)
+        # In whole steps: of sums no more than words hold, of means none that is out of bounds.
+        ends = (_FINER * total.low - 1, _FINER * total.high + 1) if mean else (-_FAR, _FAR)
+        seen = np.where(dark[name], 0, value[name])
+        nearest = np.rint(seen * step)
+        real = (nearest >= ends[0]) & (nearest <= ends[1])
+        real &= np.abs(nearest / step - seen) <= _LAST * np.abs(seen)
+        steps = np.where(real, nearest, 0).astype(np.int64)
+        # Beyond 2^51 a float may be that of a neighbour.
+        near = np.abs(steps) >> _WHOLE
+        low, high = steps - near, steps + near
+        if mean:
+            low, high = _halves(low, -1, persons), _halves(high, 1, persons) - 1
+        least = np.where(dark[name], least, np.where(real, np.maximum(least, low), most + 1))
+        most = np.where(dark[name], most, np.minimum(most, high))
+    return least, most
+
+
+def _halves(means: Ints, more: int, persons: Ints) -> Ints:
+    """Return the least whole number from persons·(2·means + more)/(2·`_FINER`) on.
+
+    A mean is the whole number of steps nearest to its quotient, the larger of two equally near.
+    """
+    whole, left = np.divmod(means, _FINER)
+    return whole * persons - -(2 * left + more) * persons // (2 * _FINER)
 
 
 # -- noisy ---------------------------------------------------------------------------------------------------
 
 
 def _noisy(
-    columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any], params: Params, limits: Constraints
+    columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any] | None, params: Params, limits: Constraints
 ) -> list[Problem]:
     """(1) It has the cells of the job, and what stands beside it is what the job makes of it. (2) A cell is
     shown, or withheld, in all its figures, and none of too few noisy persons is shown. (3) Numbers are those
@@ -137,7 +196,7 @@ def _noisy(
     shape = params.layout.shape
     names = params.figures
     made = noisy_table(params, limits, [np.zeros(shape, dtype=np.int64) for _ in params.totals])
-    texts = {name: each for name, each in made.table.columns.items() if name not in _NUMBERS}
+    texts = {name: each for name, each in made.table.columns.items() if name not in NUMBERS}
     # (1)
     rows = Rows.of(columns, texts, intervals=True)
     if (np.abs(np.stack([rows.value, rows.low, rows.high])[:, ~rows.withheld]) > _FAR).any():
@@ -171,7 +230,7 @@ def _noisy(
         free |= dict.fromkeys(total.figures, cut)
     again = noisy_table(params, limits, [each.reshape(shape) for each in totals]).table.columns
     unknown = np.concatenate([free[name] for name in names])
-    near = _NEAR * np.maximum(1, np.abs(rows.value))
+    near = NEAR * np.maximum(1, np.abs(rows.value))
     shown = ~rows.withheld
     off = np.zeros(len(shown), dtype=np.bool_)
     for name, numbers in (("value", rows.value), ("low", rows.low), ("high", rows.high)):
@@ -190,7 +249,7 @@ def _of_means(names: Sequence[str], cells: int) -> Bools:
     return np.repeat([name.startswith("mean(") for name in names], cells)
 
 
-def _whole(values: Floats) -> npt.NDArray[np.int64]:
+def _whole(values: Floats) -> Ints:
     """Return totals.
 
     Raises:
@@ -207,21 +266,21 @@ def _whole(values: Floats) -> npt.NDArray[np.int64]:
 
 def examine_joined_moments(
     columns: Mapping[str, Sequence[Any]],
-    facts: Mapping[str, Any],
+    facts: Mapping[str, Any] | None,
     spec: JobSpec,
     limits: Constraints,
     keys: Mapping[Role, int],
 ) -> list[Problem]:
     """Return what is wrong with a table of `joined-moments/1`.
 
-    (1) It has the figures of the job, each once and in order; without facts, as in a CSV file alone, no more
-    can be said than whether values are in their intervals. (2) The moments beside it are of enough persons,
-    such as persons can have, and of columns that may be shown together; all else that is stated is what the
-    job makes of them. (3) So is every figure.
+    (1) It has the figures of the job, each once and in order; of a CSV file alone no more can be said than
+    that, and whether values are in their intervals. (2) The moments beside it are of enough persons, such as
+    persons can have, and of columns that may be shown together; all else that is stated is what the job
+    makes of them. (3) So is every figure.
 
     Args:
         columns: as the release has them.
-        facts: what is stated beside the table; empty for none.
+        facts: what is stated beside the table; None for a CSV file alone.
         spec: the job that asked for it.
         limits: what all participants demanded.
         keys: the distinct keys of each list, as admitted.
@@ -230,15 +289,21 @@ def examine_joined_moments(
         params = Moments.of(spec)
         question = params.question(min(keys[owner] for owner in params.lists.owners), limits)
         # (1)
-        if not facts:
-            own = {name: as_texts([*map(cell_text, columns.get(name, ()))]) for name in ("measure", "a", "b")}
-            return _within(Rows.of(columns, own, intervals=True))
-        # (2)
-        made = again(question, facts)
-        texts = {name: each for name, each in made.table.columns.items() if name not in _NUMBERS}
+        texts = {
+            name: as_texts(each)
+            for name, each in zip(("measure", "a", "b"), zip(*places_of(question), strict=True), strict=True)
+        }
         rows = Rows.of(columns, texts, intervals=True)
+        if facts is None:
+            return _within(rows)
+        # (2)
+        if not facts:
+            return [Problem("wrong-facts", "no moments are stated beside it")]
+        made = again(question, facts)
     except InputError as error:
         return [Problem(error.code, error.message)]
+    except (ArithmeticError, ValueError):  # of numbers that nobody's rows have
+        return [Problem("bad-table", "the facts beside it are moments that nothing can be reckoned from")]
     # How fine numbers are follows from how long the lists were, not from the table.
     problems = against(facts, {**made.facts, "largest_q": question.columns[0].most})
     least = int(made.facts["fewest_persons"])
@@ -258,7 +323,7 @@ def examine_joined_moments(
     ):
         # Exact figures are the doubles nearest to what moments make; noisy ones were reckoned in doubles.
         ends = np.abs(np.stack([expected["value"], expected["low"], expected["high"]]))
-        near = _NEAR * np.abs(expected[name]) if question.noise is None else _ROUGH * ends.max(axis=0)
+        near = NEAR * np.abs(expected[name]) if question.noise is None else _ROUGH * ends.max(axis=0)
         if (both & (np.abs(numbers - expected[name]) > near)).any():
             problems.append(Problem(code, f"a {name} is not what the moments beside the table make"))
     return problems

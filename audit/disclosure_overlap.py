@@ -5,18 +5,16 @@ promise, its job decides.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from audit.disclosure import Problem
-from audit.disclosure_tables import Rows
+from audit.disclosure_tables import NUMBERS, Rows
 from protocols.errors import InputError
 from protocols.ids import Role
 from protocols.jobs.overlap import Params, released
 from protocols.wire import JobSpec
-
-_NUMBERS: Final = ("value", "low", "high", "withheld")
 
 
 def examine_overlap(
@@ -42,7 +40,7 @@ def examine_overlap(
         regions = (1 << params.sources) - 1 if params.matched else 1
         # Of numbers beyond any list, what is left is the largest that there can be.
         largest = released(params, spec, counts, np.full(regions, 2 * max(counts, default=0)))
-        texts = {name: each for name, each in largest.table.columns.items() if name not in _NUMBERS}
+        texts = {name: each for name, each in largest.table.columns.items() if name not in NUMBERS}
         rows = Rows.of(columns, texts, intervals=True)  # (1)
     except InputError as error:
         return [Problem(error.code, error.message)]

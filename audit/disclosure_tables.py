@@ -40,7 +40,7 @@ MAX_PROGRAMS: Final = 200
 """Most linear programs about one table; each settles as many cells as it can."""
 
 _ROUNDS: Final = 200
-_NEAR: Final = 1e-9
+NEAR: Final = 1e-9
 """By which part a number may be off for having been a 64-bit float."""
 
 _SLACK: Final = 1e-3
@@ -48,7 +48,8 @@ _SLACK: Final = 1e-3
 
 _INFEASIBLE: Final = 2
 _LEVELS: Final = ("low", "high")
-_NUMBERS: Final = ("value", "low", "high", "withheld")
+NUMBERS: Final = ("value", "low", "high", "withheld")
+"""Columns of a released table that are no texts."""
 
 
 def examine_cells(
@@ -168,7 +169,7 @@ def _noisy(
     """
     params, asked = made.params, _asked(limits)
     empty = content(made, np.zeros(0 if params.keys else made.words, np.int64), asked)
-    texts = {name: each for name, each in empty.table.columns.items() if name not in _NUMBERS}
+    texts = {name: each for name, each in empty.table.columns.items() if name not in NUMBERS}
     if params.keys:
         names = [cell_text(each) for each in columns.get(params.keys, ())]
         if len(set(names)) != len(names):
@@ -215,7 +216,7 @@ def _again(rows: Rows, made: Plan, asked: int, keys: Sequence[str]) -> list[Prob
         low, high = table.columns["low"], table.columns["high"]
         least_low, most_low = np.fmin(least_low, low), np.fmax(most_low, low)
         least_high, most_high = np.fmin(least_high, high), np.fmax(most_high, high)
-    near = _NEAR * np.maximum(1, np.abs(rows.value))
+    near = NEAR * np.maximum(1, np.abs(rows.value))
     fits = (least_low - near <= rows.low) & (rows.low <= most_low + near)
     fits &= (least_high - near <= rows.high) & (rows.high <= most_high + near)
     if (there & ~fits & ~free).any():
@@ -275,7 +276,7 @@ def _tree(rows: Rows, made: Plan, asked: int) -> list[Problem]:
     # An interval is cut at zero, and drawn out to the value where adding up moved that outside.
     width, cut = rows.high - rows.low, rows.low == 0
     drawn = (rows.low == rows.value) | (rows.high == rows.value)
-    near = _NEAR * (1 + off)
+    near = NEAR * (1 + off)
     if (there & ((~cut & (width < 2 * off - near)) | (~drawn & (width > 2 * off + 2 + near)))).any():
         what = "an interval is not the one of the noise that the job's budget pays for"
         problems.append(Problem("wrong-interval", what))
@@ -430,7 +431,7 @@ class _Known:
     @classmethod
     def of_sums(cls, shown: Floats, dark: Bools) -> "_Known":
         """Return what exact sums of amounts tell that are not below zero."""
-        near = _NEAR * float(shown.max(initial=0))
+        near = NEAR * float(shown.max(initial=0))
         return cls(np.where(dark, 0, shown - near), np.where(dark, np.inf, shown + near), dark, near)
 
     def problems(self, least: Ints) -> list[Problem]:

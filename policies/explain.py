@@ -401,12 +401,24 @@ def _explain_records(say: _Page, policy: Policy, rule: Rule) -> None:
         return
     told = frozenset[str]().union(*(known.told for known in directed if isinstance(known, TellsLess)))
     opened = [policy.datasets[name].columns for name in rule.datasets]
-    names = [c for c in rule.columns if any(c in each and told & set(each[c].use) for each in opened)]
+
+    def used(uses: frozenset[str]) -> list[str]:
+        return [c for c in rule.columns if any(c in each and uses & set(each[c].use) for each in opened)]
+
+    en, zh = ", ".join(used(told)), "、".join(used(told))
     say.line(
-        f"    only these may travel, sealed, in a record about a person: {', '.join(names)}; all others are "
-        "compared in shares, and nobody sees them",
-        f"    仅 {'、'.join(names)} 可能随名单加密提供给接收方; 其余各列以秘密分享方式比较, 任何人都看不到",
+        f"    only these may travel, sealed, in a record about a person: {en}; such jobs compare all others "
+        "in shares, and show nobody a person's value",
+        f"    仅 {zh} 可能随名单加密提供给接收方; 名单类任务对其余各列以秘密分享方式比较, "
+        "任何人都看不到个人的取值",
     )
+    aggregate = any(known.name in rule.job_types and known not in directed for known in JOB_TYPES)
+    if aggregate and (seen := used(frozenset({"open-to-matcher"}))):
+        say.line(
+            "    other jobs of this rule may show matcher and helper of each person, without a name: "
+            f"{', '.join(seen)}",
+            f"    本规则的其他任务可能向匹配方和协助方逐人公开 (其不知是谁): {'、'.join(seen)}",
+        )
 
 
 def _kind(job_type: str, policy: Policy, rule: Rule) -> Words:

@@ -54,6 +54,10 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
         "不加噪的合计要求金额不为负, 否则无法判断某一格是否由个别人支配",
         "请将 bounds 的下界设为 0 或以上, 或改用加噪结果 (release/1)",
     ),
+    "measured-twice": (
+        "同一列既要求精确合计又另作他用, 两个数之差会暴露介于其间的人",
+        '每列只申请一项精确合计, 且不再用于分组或筛选; 或改用加噪结果: rho = "0.1"',
+    ),
     "sum-too-large": (
         "合计可能超出可精确相加的范围",
         "请收窄 bounds、减少 decimals, 或减小 unit_rows; 加噪结果也可提高 rho 或 epsilon",

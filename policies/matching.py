@@ -272,7 +272,7 @@ def _check_domain(name: str, column: Column, asked: Domain, rule: str) -> Refuse
             f"请筛选完整的分组: low 取分组起点, high 取下一分组起点减 1 (仅限整数列); 分组起点: {listed}",
             rule,
         )
-    if not asked.covering:
+    if not asked.covering and not asked.stated:
         return None
     if column.range is None:
         return Refuse(
@@ -292,6 +292,16 @@ def _check_domain(name: str, column: Column, asked: Domain, rule: str) -> Refuse
             f"任务为列 {name} 设定的上下界未能涵盖策略注明的范围。",
             f"write bounds that hold all of {within}",
             f"请将上下界设为涵盖 {within}",
+            rule,
+        )
+    if asked.stated and asked.bounds != column.range:
+        within = f"{figure(least)} … {figure(greatest)}"
+        return Refuse(
+            "column-range",
+            f"The job's bounds for column {name} are not the range that the policy states.",
+            f"任务为列 {name} 设定的上下界与策略注明的范围不同。",
+            f"write just {within}: bounds chosen otherwise would tell who is beyond them",
+            f"请将上下界设为 {within}; 自行选定的界限会暴露超出者",
             rule,
         )
     return None

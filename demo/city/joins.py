@@ -8,6 +8,7 @@ not join the person, as they do not in a node.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
@@ -24,6 +25,9 @@ I64 = npt.NDArray[np.int64]
 PENSION, FUNERAL, BURIED_ON = QUESTIONS["pension"]
 MONTHLY_HIGH: Final = 1_000_000
 """Most that one month's pension counts for in the overpaid total, in fen."""
+
+PAST_MONTH: Final = np.datetime64(UNTIL + timedelta(1), "M") - np.timedelta64(1, "M")
+"""The last month of which every day is past the grace: the total is of funerals until then."""
 
 REGISTER: Final = "police/register"
 TELECOM: Final = "telecom/monthly"
@@ -116,13 +120,14 @@ class Overpaid:
         schema, scenario, profile, seed, snapshot: see `Expected`.
         persons: people on the pension list who have a funeral on record, past their grace or not.
         total_fen: monthly pension times whole months from the month of the funeral to that of the extracts.
-        past_grace_fen: the part of it that is of people past their grace.
-        bounded_fen: the total, of MONTHLY_HIGH a month at most.
-        bounded: of how many people that is less.
+        past_grace: of these people, whose funeral was in PAST_MONTH or before.
+        past_grace_fen: the part of the total that is of them.
+        bounded_fen: that part, of MONTHLY_HIGH a month at most.
+        bounded: of how many of them that is less.
         months: people by that number of months.
     """
 
-    SCHEMA: ClassVar[str] = "minshu-city-overpaid/1"
+    SCHEMA: ClassVar[str] = "minshu-city-overpaid/2"
     FILE: ClassVar[str] = "scenario-2-overpaid"
 
     schema: str
@@ -132,6 +137,7 @@ class Overpaid:
     snapshot: str
     persons: int
     total_fen: int
+    past_grace: int
     past_grace_fen: int
     bounded_fen: int
     bounded: int
@@ -342,15 +348,16 @@ class JoinTally:
     def _count_overpaid(self, joined: "_Joined") -> None:
         who = joined.on(PENSION, FUNERAL)
         buried = joined.values(FUNERAL, BURIED_ON, who)
-        past = buried <= np.datetime64(UNTIL)
+        past = buried.astype("datetime64[M]") <= PAST_MONTH
         monthly = joined.values(PENSION, "monthly_fen", who)
         months = _months_until(buried)
         bounded = np.minimum(monthly, MONTHLY_HIGH)
         self.counts["overpaid"] += len(months)
         self.counts["overpaid fen"] += int((monthly * months).sum())
+        self.counts["past"] += int(past.sum())
         self.counts["past fen"] += int((monthly * months)[past].sum())
-        self.counts["bounded fen"] += int((bounded * months).sum())
-        self.counts["bounded"] += int((monthly > MONTHLY_HIGH).sum())
+        self.counts["bounded fen"] += int((bounded * months)[past].sum())
+        self.counts["bounded"] += int((monthly[past] > MONTHLY_HIGH).sum())
         self.months.update(months.tolist())
 
     def _count_residents(self, joined: "_Joined") -> None:
@@ -406,8 +413,8 @@ class JoinTally:
         keys, would = np.concatenate(self.found.keys), self.found.thresholds
         return (
             Overpaid(
-                Overpaid.SCHEMA, 2, *head, counts["overpaid"], counts["overpaid fen"], counts["past fen"],
-                counts["bounded fen"], counts["bounded"],
+                Overpaid.SCHEMA, 2, *head, counts["overpaid"], counts["overpaid fen"], counts["past"],
+                counts["past fen"], counts["bounded fen"], counts["bounded"],
                 {str(months): n for months, n in sorted(self.months.items())},
             ),
             Residents(

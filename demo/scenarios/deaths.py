@@ -28,6 +28,8 @@ DEPARTMENTS: Final = (
     Department("statistics", "统计 statistics (neutral)"),
 )
 MINIMUM: Final = 10
+_NOISE_REACH: Final = 38
+"""Twelve standard deviations, √10 each, of the noise on how many people the overpaid total is of."""
 
 ASKED: Final[Mapping[str, tuple[Department, Department]]] = {
     "register": (POLICE, HEALTH),
@@ -61,10 +63,10 @@ class DeathsScenario:
                 for row in rows
             ]
             + [
-                ("overpaid", unit, "", "", figure.value, False, truth)
+                ("overpaid", unit, "", "", figure.row()[0], figure.withheld, truth)
                 for unit, figure, truth in (
                     ("fen", owed, paid.bounded_fen),
-                    ("persons", counted, paid.persons),
+                    ("persons", counted, paid.past_grace),
                 )
             ],
         )
@@ -82,32 +84,38 @@ class DeathsScenario:
             "within_grace": {name: one.within_grace for name, one in expected.questions.items()},
             "missed": {name: one.missed for name, one in expected.questions.items()},
             "overpaid_fen": {
-                "released": owed.value,
-                "low": owed.low,
-                "high": owed.high,
+                **dict(zip(("released", "low", "high", "withheld"), owed.row(), strict=True)),
                 "truth_within_bounds": paid.bounded_fen,
-                "truth": paid.total_fen,
-                "truth_past_grace": paid.past_grace_fen,
+                "truth": paid.past_grace_fen,
+                "truth_within_grace_too": paid.total_fen,
             },
             "refused": refused,
         }
 
     @staticmethod
     def _overpaid(play: Play) -> tuple[Overpaid, Released, Released]:
-        """Ask for the overpaid total, and hold it against the truth; return it with how many it is of."""
+        """Ask for the overpaid total, and hold it against the truth; return it with how many it is of.
+
+        Of so few people it is withheld where the noise makes them fewer than the minimum.
+        """
         truth = load_overpaid(play.city)
         table = play.ask("overpaid").to_arrow()
         (counted,) = read_figures(table, (), PERSONS).values()
         (owed,) = read_figures(table, (), sum_of("monthly*months")).values()
-        for figure, right in ((counted, truth.persons), (owed, truth.bounded_fen)):
+        for figure, right in ((counted, truth.past_grace), (owed, truth.bounded_fen)):
             # Six half-widths of a 95 % interval are some twelve deviations: noise does not reach so far.
-            if figure.withheld or abs(figure.value - right) > 3 * (figure.high - figure.low):
+            off, reach = abs(figure.value - right), 3 * (figure.high - figure.low)
+            if figure.withheld:
+                off, reach = truth.past_grace - MINIMUM, _NOISE_REACH
+            if off > reach:
                 raise Failed("the overpaid total, or how many people it is of, is not that of the truth")
+        said = f"{_yuan(owed.value)} yuan (95 %: {_yuan(owed.low)} to {_yuan(owed.high)}) were"
         play.say(
-            f"{_yuan(owed.value)} yuan (95 %: {_yuan(owed.low)} to {_yuan(owed.high)}) were paid after the "
-            f"month of the funeral. In truth {_yuan(truth.bounded_fen)}, to {truth.persons:,} people; with "
-            f"all that {truth.bounded:,} of them had above 10,000 a month {_yuan(truth.total_fen)}, "
-            f"{_yuan(truth.past_grace_fen)} of it to those past the grace."
+            f"{'Withheld: what was' if owed.withheld else said} paid after the month of the funeral to "
+            f"those past their grace. In truth {_yuan(truth.bounded_fen)}, to {truth.past_grace:,} people; "
+            f"with all that {truth.bounded:,} of them had above 10,000 a month "
+            f"{_yuan(truth.past_grace_fen)}, and with the {truth.persons - truth.past_grace:,} within their "
+            f"grace {_yuan(truth.total_fen)}."
         )
         return truth, counted, owed
 

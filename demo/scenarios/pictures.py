@@ -401,7 +401,7 @@ def uncancelled(
         questions: by name, `register` and `pension`.
         minimum: smallest published group.
         grace_days: days of grace.
-        overpaid: what was paid after the month of the funeral, in fen.
+        overpaid: what was paid after the month of the funeral to those past the grace, in fen.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -772,10 +772,11 @@ def _uncounted_districts(axes: "Axes", one: Uncounted, words: Words) -> None:
 
 def _overpaid(axes: "Axes", one: Estimate, words: Words) -> None:
     yuan = Estimate(one.value / 100, one.low / 100, one.high / 100, one.truth / 100)
-    _interval(axes, yuan, 0, _BLUE)
-    axes.scatter([yuan.value], [0], s=16, color=_BLUE, zorder=3)
+    if one.shown:
+        _interval(axes, yuan, 0, _BLUE)
+        axes.scatter([yuan.value], [0], s=16, color=_BLUE, zorder=3)
     _crosses(axes, [yuan.truth], [0])
-    axes.set_xlim(0, 1.1 * max(yuan.high, yuan.truth))
+    axes.set_xlim(min(0, yuan.low) if one.shown else 0, 1.1 * max(yuan.high if one.shown else 1, yuan.truth))
     axes.set_ylim(-0.5, 0.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -783,8 +784,9 @@ def _overpaid(axes: "Axes", one: Estimate, words: Words) -> None:
     axes.set_xlabel(words.line("元", "yuan"))
     axes.set_title(
         words.line(
-            "殡葬当月之后仍发的养老金合计, 加噪, 95 % 区间, × 为真值",
-            "pensions paid after the month of the funeral, with noise: 95 % interval; cross: the truth",
+            f"过宽限期者殡葬当月之后仍发的养老金, 加噪{', 95 % 区间' if one.shown else ': 不公布'}, × 为真值",
+            "pensions paid after the month of the funeral to those past the grace, with noise: "
+            f"{'95 % interval' if one.shown else 'withheld'}; cross: the truth",
         )
     )
 

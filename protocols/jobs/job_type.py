@@ -63,14 +63,18 @@ class Domain:
         bounds: least and greatest value that counts.
         covering: the policy has to state a range, and the bounds have to hold all of it, so that no value of
             this column can be out of bounds.
+        stated: the policy has to state a range, and the bounds have to be just that: whoever asks chooses
+            none.
         kept: least and greatest value of the rows that count, both included, None where there is no such end;
-            where the policy states bins, both cut between two of them.
+            where the policy states bins, both cut between two of them. Of a column of dates or months, which
+            has none, the months by number.
     """
 
     values: tuple[str, ...] = ()
     bins: tuple[Fraction, ...] = ()
     bounds: tuple[Fraction, Fraction] | None = None
     covering: bool = False
+    stated: bool = False
     kept: tuple[Fraction | None, Fraction | None] | None = None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from math import sqrt
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,27 +20,19 @@ from protocols.dp.cost import NOTHING, Cost
 from protocols.dp.mechanism import CONFIDENCE, Budget
 from protocols.dp.tree import deviations
 from protocols.errors import InputError, ProtocolAborted
-from protocols.identifiers import area_table
-from protocols.ids import Organisation, Role
+from protocols.ids import Role
 from protocols.jobs.job_type import (
-    COORDINATOR,
     REQUESTER,
-    ColumnNeed,
     Content,
     Forecast,
-    InputBuilder,
-    OutputClass,
-    PlannedRelease,
     PreparedInput,
-    Separation,
     Setup,
     Statement,
-    Unit,
 )
-from protocols.jobs.joined_table import minimum_of
-from protocols.jobs.sources import check_enough, check_sizes, check_summaries
-from protocols.joined.field import WIDE
-from protocols.joined.lists import JoinedList, JoinedListBuilder
+from protocols.jobs.joined_statistic import JoinedStatistic
+from protocols.jobs.sources import minimum_of
+from protocols.joined.field import WIDE, Field
+from protocols.joined.lists import JoinedList
 from protocols.joined.moments import (
     FEWEST,
     MAX_COLUMNS,
@@ -60,13 +52,13 @@ from protocols.joined.params import (
     HELPER,
     MATCHER,
     Lists,
-    kinds_of,
     owners_of,
     read_lists,
-    seats_apart,
 )
 from protocols.joined.parties import Dealer, Helper, Holder, Joining, Matcher, Totals
+from protocols.joined.statements import Values, add, coalitions, kept_rows
 from protocols.party import Party, Rand
+from protocols.releases.figures import Sentence
 from protocols.releases.forecasts import GROUP
 from protocols.releases.params import check_budget, read_budget
 from protocols.statistics.differencing import Query
@@ -116,7 +108,9 @@ class Params:
         reader = Reader(spec.params, _NAME)
         noisy = reader.has("rho") or reader.has("epsilon")
         budget = read_budget(reader) if noisy else None
-        lists = read_lists(reader, owners, amounts="columns", uses=_USES[:1], most=MAX_COLUMNS, least=2)
+        lists = read_lists(
+            reader, owners, amounts="columns", uses=_USES[:1], most=MAX_COLUMNS, least=2, noisy=noisy
+        )
         amounts = tuple(replace(each, of=_USES) for each in lists.amounts)
         target, ridge = _read_target(reader, [each.amount.slot for each in amounts])
         reader.finish()
@@ -136,11 +130,6 @@ class Params:
                 hint="spend more of the budget, or ask for fewer columns",
             )
         return found
-
-    @property
-    def sources(self) -> int:
-        """How many departments bring a list."""
-        return len(self.lists.owners)
 
     def columns(self, persons: int) -> tuple[Column, ...]:
         """Return the columns in the job's order, q as fine as words hold for so many persons.
@@ -177,7 +166,7 @@ class Params:
         )
         return tuple(by_source.index(at) for at in range(len(by_source)))
 
-    def joining(self, counts: Sequence[int], ctx: bytes) -> Joining:
+    def joining(self, counts: Sequence[int], ctx: bytes) -> Joining[Field]:
         """Return what the parties compute of lists of so many keys."""
         return Joining.of(
             self.lists.owners,
@@ -222,56 +211,34 @@ def _read_target(reader: Reader, slots: Sequence[str]) -> tuple[int | None, Frac
 # -- the job type --------------------------------------------------------------------------------------------
 
 
-class JoinedMoments:
+class JoinedMoments(JoinedStatistic[Params]):
     """The job type `joined-moments/1`."""
 
     name: Final = _NAME
-    output_class: Final = OutputClass.AGGREGATE
-    states_sizes: Final = True
-    counts_units: Final = True
-    silent_until_answering: Final = True
+    table: ClassVar[str] = TABLE
+
+    def read(self, spec: JobSpec) -> Params:
+        """See `Params.of`."""
+        return Params.of(spec)
 
     def check(self, spec: JobSpec) -> None:
-        """Check params, roles, inputs and recipients.
+        """See `JoinedStatistic.check`; exact moments are of each column of a dataset once.
 
-        (1) Params and roles. (2) Each source brings one dataset with the slots of its part. (3) The table
-        goes to the requester.
-
-        Raises:
-            InputError: what is wrong, what was expected, what to do.
+        Cut to two bounds, two amounts of one column would make groups of the persons between them, beyond
+        those that the rules on what is shown look at.
         """
-        # (1)
+        super().check(spec)
         params = Params.of(spec)
-        # (2)
-        params.lists.check_columns(spec)
-        # (3)
-        if spec.recipients:
-            raise InputError(
-                f"{len(spec.recipients)} recipient(s), expected none: the table goes to the requester",
-                code="bad-recipients",
-                hint="leave recipients empty",
-            )
-
-    def exact(self, spec: JobSpec) -> bool:
-        """Return whether the moments carry no noise."""
-        return Params.of(spec).budget is None
-
-    def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
-        """Return the policy role names of a seat: two sources are key-holders, too."""
-        return kinds_of(role, Params.of(spec).lists.key_holders)
-
-    def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
-        """Return the slots of a source's list."""
-        return Params.of(spec).lists.needs(role)
-
-    def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
-        """Return the one table, which the matcher makes for the requester."""
-        Params.of(spec)
-        return (PlannedRelease(TABLE, OutputClass.AGGREGATE, MATCHER, REQUESTER),)
-
-    def separation(self, spec: JobSpec, requester: Organisation) -> tuple[Separation, ...]:
-        """Return who must not share an organisation; see `seats_apart`."""
-        return seats_apart(spec, Params.of(spec).lists.owners, requester)
+        for given in spec.inputs if params.budget is None else ():
+            own = [
+                given.columns[each.amount.slot] for each in params.lists.amounts if each.source == given.role
+            ]
+            if len(set(own)) != len(own):
+                raise InputError(
+                    f"two columns of the job are one column of the dataset of {given.role}",
+                    code="measured-twice",
+                    hint='name each column of a dataset once, or ask with noise: rho = "0.1"',
+                )
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
         """Return the coalition table of SPEC.md for this spec.
@@ -281,31 +248,11 @@ class JoinedMoments:
         """
         params = Params.of(spec)
         noisy = params.budget is not None
-        table: dict[frozenset[Role], tuple[Statement, ...]] = {
-            frozenset({Role(REQUESTER)}): (_release(params),),
-            frozenset({Role(COORDINATOR)}): (_LIST_SIZES, _TRAFFIC),
-            frozenset({MATCHER}): (_LIST_SIZES, _VENN, _HELPERS_NOISE if noisy else _ALL_MOMENTS),
-            frozenset({HELPER}): (_LIST_SIZES, _JOINED_ROWS),
-            frozenset({DEALER}): (_LIST_SIZES,),
-            frozenset({MATCHER, HELPER}): (_ALL_WORDS,),
-            frozenset({MATCHER, DEALER}): (_JOINED_WORDS,),
-            frozenset({HELPER, DEALER}): (_JOINED_WORDS,),
-            frozenset({MATCHER, *params.lists.key_holders}): (_DICTIONARY,),
-        }
-        if noisy:
-            table[frozenset({Role(REQUESTER), HELPER})] = (_ONE_NOISE,)
-        for owner in params.lists.owners:
-            table[frozenset({owner})] = (_LIST_SIZES,)
-            table[frozenset({MATCHER, owner})] = (_rows_elsewhere(owner),)
-            table[frozenset({HELPER, owner})] = (_rows_joined(owner),)
-            for two in ({MATCHER, HELPER}, {MATCHER, DEALER}, {HELPER, DEALER}):
-                table[frozenset({*two, owner})] = (_joined_records(owner),)
+        table = coalitions(params.lists, _VALUES, dealt=True, noisy=noisy)
+        add(table, REQUESTER, said=(_release(params, spec),))
+        if not noisy:
+            add(table, MATCHER, said=(_ALL_MOMENTS,))
         return table
-
-    def cost(self, spec: JobSpec, role: Role, constraints: Constraints) -> Cost:  # noqa: ARG002
-        """Return the privacy loss of all moments, none where they are exact, and one question."""
-        params = Params.of(spec)
-        return params.cost if role in params.lists.owners else NOTHING
 
     def query(self, spec: JobSpec, role: Role) -> Query | None:
         """Return what is reckoned of whom.
@@ -318,22 +265,6 @@ class JoinedMoments:
         asks = {"job_type": self.name, "order": [each.amount.slot for each in params.lists.amounts]}
         return params.lists.query(spec, role, asks, noisy=not exact, amounts=exact)
 
-    def sources_asked(self, spec: JobSpec) -> int:
-        """Return the number of sources: a person counts who is on every list."""
-        return Params.of(spec).sources
-
-    def builder(self, spec: JobSpec, role: Role, unit: Unit | None = None) -> InputBuilder:
-        """Return an empty list of the source's part; identifiers as of the day of the data, or of the job."""
-        params = Params.of(spec)
-        if role not in params.lists.owners:
-            raise InputError(f"the role {role} brings no dataset", code="no-dataset")
-        return JoinedListBuilder(
-            params.lists.wanted(role),
-            as_of=spec.created.date(),
-            areas=area_table(params.lists.areas),
-            unit=unit,
-        )
-
     def check_inputs(
         self, spec: JobSpec, inputs: Mapping[Role, InputSummary], constraints: Constraints
     ) -> None:
@@ -341,23 +272,14 @@ class JoinedMoments:
 
         (1) A summary of every list and of nothing else, made by the same rules; sizes that a list can have.
         (2) Enough organisations, and sources that a person is in. (3) Lists that are long enough. (4) No sum
-        over as many persons as the shortest list has can leave its word.
+        over as many persons as the shortest list has can leave its word. (5) There is memory for all rows.
 
         Raises:
             ProtocolAborted: with the guard that failed.
         """
         params = Params.of(spec)
-        # (1)
-        check_summaries(inputs, params.lists.owners)
-        check_sizes(inputs)
-        # (2)
-        check_enough(
-            constraints,
-            organisations=params.sources,
-            sources=params.sources,
-            more="add sources",
-            without="a person counts who is on every list: add sources",
-        )
+        # (1), (2)
+        params.lists.check_all_on(inputs, constraints)
         # (3)
         persons = min(summary.distinct_keys for summary in inputs.values())
         if persons < _fewest(constraints):
@@ -370,6 +292,9 @@ class JoinedMoments:
                 code="guard-overflow",
                 hint="ask of fewer persons, by a filter in the catalogue's own dataset",
             )
+        # (5)
+        counts = [inputs[owner].distinct_keys for owner in params.lists.owners]
+        params.joining(counts, bytes(32)).check_room()
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; the matcher's outputs the table.
@@ -390,10 +315,8 @@ class JoinedMoments:
             return Helper(joining, rand, noise=noise)
         if role == DEALER:
             return Dealer(joining, rand)
-        if not isinstance(prepared, JoinedList) or prepared.wanted != params.lists.wanted(role):
-            raise TypeError(f"the role {role} needs the list that its builder returns")
-        words = partial(params.words, prepared, persons)
-        return Holder(joining, role, prepared.keys, words, prepared.codes, rand)
+        own = params.lists.own(role, prepared)
+        return Holder(joining, role, own.keys, partial(params.words, own, persons), own.codes, rand)
 
     def forecast(self, spec: JobSpec, amounts: Sequence[Fraction]) -> tuple[Forecast, ...]:
         """Return how exact n and means would be for each amount, which stands for the spec's own ρ or ε.
@@ -481,106 +404,40 @@ def _few(limits: Constraints) -> ProtocolAborted:
 
 # -- words ---------------------------------------------------------------------------------------------------
 
-_LIST_SIZES: Final = Statement(
-    "list-sizes",
-    "how many rows and distinct keys each list has and when it was taken, as the admissions state",
-    "各清单的行数、去重后的条数和数据时点(准入声明中已载明)",
-)
-_TRAFFIC: Final = Statement(
-    "traffic",
-    "who sends frames to whom, when, how many and in which size class, how far each node is, and which guard "
-    "failed if one did; number and size of frames follow from list sizes and the job",
-    "谁在何时向谁发送多少帧及其大小档次、各节点进度、触发了哪项保护阈值; "
-    "帧的数量和大小由清单条数和任务本身决定",
-)
-_VENN: Final = Statement(
-    "venn",
-    "for each combination of lists, exactly how many keys that count are on those and no others; how many "
-    "persons are joined, exactly; no key itself",
-    "各清单每一种组合恰好有多少相同条目(精确韦恩图), 以及联合人口的确切人数; 不知道任何证件号码",
-)
-_JOINED_ROWS: Final = Statement(
-    "joined-rows",
-    "exactly how many persons are joined, and which random places of different lists are one person; no tag "
-    "and no key",
-    "联合人口的确切人数, 以及各清单中哪些随机位置属于同一人; 不知道任何标签和证件号码",
+_VALUES: Final = Values(
+    Sentence("amounts", "数值"),
+    Sentence("the amounts", "数值"),
+    Sentence("the amounts on every other list", "在其他清单中的数值"),
 )
 _ALL_MOMENTS: Final = Statement(
     "all-moments",
     "sums and sums of products of all columns over the joined persons, exactly, those that are withheld too",
     "全部列在联合人口上的合计和乘积合计的精确值, 包括未公布的列",
 )
-_HELPERS_NOISE: Final = Statement(
-    "helpers-noise",
-    "sums and sums of products of all columns with the noise of the helper alone, which is enough by itself",
-    "全部列的合计和乘积合计, 仅含协助方一方的噪声; 该噪声本身已足够",
-)
-_ONE_NOISE: Final = Statement(
-    "one-noise",
-    "the released numbers with the matcher's noise alone, which is enough by itself, and the exact number of "
-    "persons",
-    "扣除协助方噪声后的数字(剩余的匹配方噪声本身已足够), 以及确切人数",
-)
-_ALL_WORDS: Final = Statement(
-    "all-words",
-    "of every list each row's amounts, joined or not, and which rows of the lists are one person; no "
-    "identity",
-    "每份清单逐行的数值(无论是否联合), 以及各清单中哪些行为同一人; 不含身份",
-)
-_JOINED_WORDS: Final = Statement(
-    "joined-words",
-    "the amounts of each joined person, without identity: who deals the triple can open shares",
-    "每一名联合人员的数值(不含身份): 发牌方与任一持份方联合即可还原份额",
-)
-_DICTIONARY: Final = Statement(
-    "dictionary",
-    "for any guessed identifier, which lists hold it; all can be guessed",
-    "对任意猜测的证件号码, 可知哪些清单持有; 证件号码可被穷举",
-)
 
 
-def _rows_elsewhere(owner: str) -> Statement:
-    return Statement(
-        "own-rows-elsewhere",
-        f"for each row of {owner}'s list that counts, which other lists hold the same person",
-        f"{owner} 清单中每一条符合条件的记录, 还有哪些清单持有同一人",
-    )
-
-
-def _rows_joined(owner: str) -> Statement:
-    return Statement(
-        "own-rows-joined",
-        f"for each row of {owner}'s list that counts, whether all other lists hold the same person",
-        f"{owner} 清单中每一条符合条件的记录, 其他清单是否都持有同一人",
-    )
-
-
-def _joined_records(owner: str) -> Statement:
-    return Statement(
-        "joined-records",
-        f"for each person of {owner}'s list who is joined, by name, the amounts of every other list",
-        f"{owner} 清单中每一名联合人员(含身份)在其他清单中的数值",
-    )
-
-
-def _release(params: Params) -> Statement:
-    slots = ", ".join(each.amount.slot for each in params.lists.amounts)
+def _release(params: Params, spec: JobSpec) -> Statement:
+    slots, kept = ", ".join(each.amount.slot for each in params.lists.amounts), kept_rows(params.lists, spec)
     if params.budget is None:
         return Statement(
             "moments",
-            f"exactly how many persons are on all lists ({FEWEST} or more), and sums, squares and products "
-            f"of {slots} over them, exactly; a column is left out with which fewer than the minimum group "
-            "could be told from all others. Who knows all rows but one, knows that one",
-            f"所有清单共有的确切人数(不少于 {FEWEST}), 以及 {slots} 在其上的合计、平方和与乘积和的精确值; "
-            "若某列可能区分出少于最小分组的若干人, 则不公布该列。已知其余所有人数据者可推出最后一人的数据",
+            f"exactly how many persons count on all lists ({FEWEST} or more){kept.en}, and sums, squares and "
+            f"products of {slots} over them, exactly; a column is left out with which fewer than the minimum "
+            "group could be told from all others. Who knows all rows but one, knows that one",
+            f"在所有清单中均符合条件的确切人数(不少于 {FEWEST}){kept.zh}, 以及 {slots} 在其上的合计、平方和与"
+            "乘积和的精确值; 若某列可能区分出少于最小分组的若干人, 则不公布该列。"
+            "已知其余所有人数据者可推出最后一人的数据",
         )
-    letter = "ρ" if params.budget.notion == "zcdp" else "ε"
-    loss = f"{letter} = {decimal_text(params.budget.amount)}"
+    letter, times = ("ρ", 4) if params.budget.notion == "zcdp" else ("ε", 2)
+    # Other values are one row removed and one added: SPEC.md, lemma 4 of section 5.
+    loss, more = (f"{letter} = {decimal_text(params.budget.amount * by)}" for by in (1, times))
     return Statement(
         "noisy-moments",
-        f"how many persons are on all lists, and sums, squares and products of {slots} over them, all with "
-        f"noise; one person's data, on one list or on all, change what can be told from it by no more than "
-        f"{loss}, beyond what the lists' sizes tell",
-        f"所有清单共有的人数, 以及 {slots} 在其上的合计、平方和与乘积和, 均含噪声; 除清单条数外, "
-        f"某人在一份或全部清单上的数据对可推知内容的影响不超过 {loss}",
+        f"how many persons count on all lists{kept.en}, and sums, squares and products of {slots} over them, "
+        "all with noise; whether one person is on a list or not, on one of them or on all, changes what can "
+        f"be told from it by no more than {loss}, beyond what the lists' sizes tell; other values of a "
+        f"person, by no more than {more}",
+        f"在所有清单中均符合条件的人数{kept.zh}, 以及 {slots} 在其上的合计、平方和与乘积和, 均含噪声; "
+        f"除清单条数外, 某人是否在一份或全部清单上, 对可推知内容的影响不超过 {loss}; "
+        f"某人数值不同的影响不超过 {more}",
     )

@@ -5,8 +5,9 @@ has a duty towards the persons, receives them, and nobody the columns. What is a
 what each coalition learns: `protocols/joined/SPEC.md`, section 7.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Final, Literal, Self, get_args
 
@@ -16,9 +17,9 @@ from protocols.identifiers import AreaTable, area_table
 from protocols.ids import Organisation, Role
 from protocols.jobs.crosscheck import LIST_SIZE_PARTS
 from protocols.jobs.job_type import (
-    COORDINATOR,
     REQUESTER,
     ColumnNeed,
+    Domain,
     InputBuilder,
     OutputClass,
     PlannedRelease,
@@ -28,36 +29,26 @@ from protocols.jobs.job_type import (
     Statement,
     Unit,
 )
-from protocols.jobs.sources import check_enough, check_recipient, check_sizes, check_summaries
+from protocols.jobs.sources import check_enough, check_recipient, check_sizes, check_summaries, kinds_of
 from protocols.joined.align import Way
-from protocols.joined.lists import STREET, JoinedList, JoinedListBuilder
+from protocols.joined.lists import STREET, JoinedList
 from protocols.joined.params import (
     DEALER,
     HELPER,
     MATCHER,
     Lists,
-    kinds_of,
     owners_of,
     read_lists,
     seats_apart,
 )
-from protocols.joined.rules import (
-    MAX_CLAUSES,
-    Clause,
-    Column,
-    Dealer,
-    Helper,
-    Matcher,
-    Question,
-    Reading,
-    Recipient,
-    Rule,
-    Source,
-)
+from protocols.joined.rule_parties import Dealer, Helper, Matcher, Reading, Recipient, Source
+from protocols.joined.rules import MAX_CLAUSES, Clause, Column, Question, Rule
+from protocols.joined.statements import LIST_SIZES, Values, add, coalitions, kept_rows
 from protocols.party import Party, Rand
 from protocols.psi.envelopes import RECORDS, records
+from protocols.releases.figures import Sentence
 from protocols.statistics.differencing import Query
-from protocols.tables.layout import Reader, bad
+from protocols.tables.layout import NUMBER_TYPES, Reader, bad
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 
 RECIPIENT: Final = Role("recipient")
@@ -144,17 +135,18 @@ class Params:
         """Return whose lists are joined so."""
         return tuple(owner for owner in self.owners if self.way(owner) == way)
 
-    def question(self, setup: Setup) -> Question:
-        """Return what the parties compute in an attempt."""
-        limits = setup.constraints
+    def question(
+        self, inputs: Mapping[Role, InputSummary], limits: Constraints, ctx: bytes = bytes(32)
+    ) -> Question:
+        """Return what the parties compute in an attempt, once both limits of records are known to be set."""
         assert limits.max_rows is not None
         assert limits.max_fraction is not None
         return Question.of(
             self.rule,
             self.owners,
             self.lists.key_holders,
-            [setup.inputs[owner].distinct_keys for owner in self.owners],
-            setup.ctx,
+            [inputs[owner].distinct_keys for owner in self.owners],
+            ctx,
             matcher=MATCHER,
             helper=HELPER,
             dealer=DEALER,
@@ -269,8 +261,13 @@ class JoinedRule:
         return kinds | {"recipient"} if role == params.recipient else kinds
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
-        """Return every column that a source has to offer: key, what is compared, filters, the street."""
-        return Params.of(spec).lists.needs(role)
+        """Return every column that a source has to offer: key, what is compared, filters, the street.
+
+        Where a policy lets groups of a column begin only at certain numbers, a clause cuts there, too: a
+        column of whole numbers between two groups, and one that is compared with others nowhere.
+        """
+        params = Params.of(spec)
+        return tuple(dict.fromkeys((*params.lists.needs(role), *_cut(params, role))))
 
     def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
         """Return the records for the recipient's organisation; nothing goes to the requester."""
@@ -298,28 +295,29 @@ class JoinedRule:
         not listed learns the union of what its listed parts learn.
         """
         params = Params.of(spec)
-        recipient, sizes = params.recipient, _LIST_SIZES
-        table: dict[frozenset[Role], tuple[Statement, ...]] = {
-            frozenset({recipient}): (sizes, _flagged(params), _CRAFTED),
-            frozenset({MATCHER}): (sizes, _VENN, _TRUE_ROWS),
-            frozenset({HELPER}): (sizes, _JOINED_ROWS),
-            frozenset({DEALER}): (sizes, _NO_RESULT),
-            frozenset({Role(REQUESTER)}): (_IT_RAN,),
-            frozenset({Role(COORDINATOR)}): (sizes, _TRAFFIC),
-            frozenset({MATCHER, HELPER}): (_ALL_WORDS,),
-            frozenset({DEALER, MATCHER}): (_JOINED_WORDS,),
-            frozenset({DEALER, HELPER}): (_JOINED_WORDS,),
-            frozenset({MATCHER, HELPER, recipient}): (_opened(params),),
-            frozenset({MATCHER, *params.lists.key_holders}): (_DICTIONARY,),
-        }
+        recipient, may = params.recipient, params.joined("may")
+
+        def also(computing: Role, _: Role) -> Sentence:
+            return _HOLDS_AND_MAY if computing == HELPER and may else _HOLDS
+
+        table = coalitions(params.lists, _VALUES, dealt=True, also=also, guessed=_HOLDS)
         for owner in params.owners:
             if owner != recipient:
-                table[frozenset({owner})] = (sizes, _CRAFTED)
-            table[frozenset({MATCHER, owner})] = (_rows_elsewhere(owner),)
-            table[frozenset({HELPER, owner})] = (_rows_joined(owner),)
-        if recipient == RECIPIENT and params.joined("may"):
-            for computing in (MATCHER, HELPER):
-                table[frozenset({computing, recipient})] = (_FLAGGED_ELSEWHERE,)
+                add(table, owner, said=(_CRAFTED,))
+        own = () if recipient in params.owners else (LIST_SIZES,)
+        add(table, recipient, said=(*own, _flagged(params, spec), _CRAFTED))
+        add(table, REQUESTER, said=(_IT_RAN,))
+        if params.rule.alone is not None:
+            add(table, MATCHER, said=(_counting_rows(params.owners[params.rule.alone]),))
+        for computing in (MATCHER, HELPER):
+            add(table, computing, said=(_TRUE_ROWS,))
+            # A recipient that has every flagged person on its own list is spoken of as a source.
+            if recipient not in params.joined("on"):
+                if set(may) - {recipient}:
+                    add(table, computing, recipient, said=(_FLAGGED_ELSEWHERE,))
+                add(table, DEALER, computing, recipient, said=(_FLAGGED_SUMS,))
+            add(table, computing, recipient, said=(_CHOSEN,))
+        add(table, MATCHER, HELPER, recipient, said=(_opened(params),))
         return table
 
     def cost(self, spec: JobSpec, role: Role, constraints: Constraints) -> Cost:
@@ -364,11 +362,7 @@ class JoinedRule:
         Raises:
             InputError: `no-dataset`.
         """
-        params = Params.of(spec)
-        if role not in params.owners:
-            raise InputError(f"the role {role} brings no dataset", code="no-dataset")
-        wanted = params.lists.wanted(role)
-        return JoinedListBuilder(wanted, as_of=spec.created.date(), areas=params.areas, unit=unit)
+        return Params.of(spec).lists.builder(spec, role, unit)
 
     def check_inputs(
         self, spec: JobSpec, inputs: Mapping[Role, InputSummary], constraints: Constraints
@@ -378,7 +372,7 @@ class JoinedRule:
         (1) A summary of every list and of nothing else, made by the same rules, with sizes that a list can
         have. (2) The two limits of such records are set. (3) The recipient's own list is within 2 % of its
         catalogue, and at least `min_coverage` of it. (4) Enough lists that a person has to be on, and enough
-        organisations.
+        organisations. (5) What the matcher has to hold is not too much.
 
         Raises:
             ProtocolAborted: with the guard that failed.
@@ -419,6 +413,8 @@ class JoinedRule:
             more="add sources",
             without='join more lists as "on"',
         )
+        # (5)
+        params.question(inputs, constraints).joining.check_room()
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; only the recipient's has an output: the records.
@@ -429,7 +425,7 @@ class JoinedRule:
         """
         params = Params.of(setup.spec)
         self.check_inputs(setup.spec, setup.inputs, setup.constraints)
-        question = params.question(setup)
+        question = params.question(setup.inputs, setup.constraints, setup.ctx)
         if role == MATCHER:
             return Matcher(question, rand)
         if role == HELPER:
@@ -438,10 +434,26 @@ class JoinedRule:
             return Dealer(question, rand)
         if role == RECIPIENT:
             return Recipient(_reading(params, question, setup, None))
-        if not isinstance(prepared, JoinedList):
-            raise TypeError(f"the role {role} needs the list that its builder returns")
-        reading = _reading(params, question, setup, prepared) if role == params.recipient else None
-        return Source(question, role, prepared, rand, reading)
+        own = params.lists.own(role, prepared)
+        reading = _reading(params, question, setup, own) if role == params.recipient else None
+        return Source(question, role, own, rand, reading)
+
+
+def _cut(params: Params, role: Role) -> Iterator[ColumnNeed]:
+    """Yield for each clause that cuts a column of numbers that whole groups have to be below the cut.
+
+    Of months there are no groups.
+    """
+    numbers = {each.amount.slot for each in params.lists.amounts if each.amount.until is None}
+    for column in params.rule.columns:
+        if column.slot in numbers and params.owners[column.owner] == role:
+            for above in params.rule.cuts(column):
+                below = _ANYWHERE if above is None else above - 1
+                yield ColumnNeed(column.slot, "filter", NUMBER_TYPES, domain=Domain(kept=(None, below)))
+
+
+_ANYWHERE: Final = Fraction(1, 3)
+"""Where a comparison with other columns cuts one. Groups of whole numbers begin one above no such number."""
 
 
 def _reading(params: Params, question: Question, setup: Setup, own: JoinedList | None) -> Reading:
@@ -455,10 +467,21 @@ def _reading(params: Params, question: Question, setup: Setup, own: JoinedList |
     )
 
 
-_LIST_SIZES: Final = Statement(
-    "list-sizes",
-    "how many rows and distinct keys each list has and when it was taken, as the admissions state",
-    "各清单的行数、去重后的条数和数据时点(准入声明中已载明)",
+_VALUES: Final = Values(
+    Sentence(
+        "part of each sum that the rule compares, and whether its owner's own conditions hold",
+        "在规则各项合计中的分量以及本部门各条件是否成立",
+    ),
+    Sentence("the sums that the rule compares and which conditions hold", "规则各项合计以及哪些条件成立"),
+    Sentence(
+        "the sums that the rule compares, or other lists' parts of them, and which conditions hold",
+        "的规则各项合计或其在其他清单中的分量, 以及哪些条件成立",
+    ),
+)
+_HOLDS: Final = Sentence(", and whether the rule holds", ", 是否符合规则")
+_HOLDS_AND_MAY: Final = Sentence(
+    ", if so which lists that may hold it do, and whether the rule holds",
+    "; 若是, 哪些可有可无的清单持有该人, 是否符合规则",
 )
 _CRAFTED: Final = Statement(
     "crafted-list",
@@ -468,77 +491,60 @@ _CRAFTED: Final = Statement(
     "作为接收方或与接收方合谋, 故意添加、漏报人员或改动数值时, 可从命中与否得知这些人员的更多信息; "
     "事后审计可凭输入承诺查出, 但若其违反协议、所用数据与承诺不符, 则查不出",
 )
-_VENN: Final = Statement(
-    "venn",
-    "for each combination of lists, exactly how many keys are on those and no others; no key itself",
-    "各清单每一种组合恰好有多少相同条目(精确韦恩图), 不知道任何证件号码",
-)
 _TRUE_ROWS: Final = Statement(
     "true-rows",
     "for how many of the joined persons the rule holds, and for which of its rows without a name",
     "关联人员中符合规则的人数, 以及是哪些无名条目",
-)
-_JOINED_ROWS: Final = Statement(
-    "joined-rows",
-    "how many persons are joined; of each, without a name, which lists that may hold it do, and whether the "
-    "rule holds",
-    "关联人数; 对每个无名人员, 哪些可有可无的清单含有该人, 是否符合规则",
-)
-_NO_RESULT: Final = Statement(
-    "no-result",
-    "nothing of any list but its size; how the attempt ended",
-    "除条数外, 不知道任何清单的内容; 知道本次执行如何结束",
 )
 _IT_RAN: Final = Statement(
     "it-ran",
     "that the job ran, or why it did not; no record, nor how many there are",
     "任务是否完成及未完成的原因; 没有任何记录, 也不知道有多少条",
 )
-_TRAFFIC: Final = Statement(
-    "traffic",
-    "who sends frames to whom, when, how many and in which size class, how far each node is, and which guard "
-    "failed if one did; number and size of frames follow from list sizes, the rule and limits alone, but how "
-    "long a step takes grows with what it handles",
-    "谁在何时向谁发送多少帧及其大小档次、各节点进度、触发了哪项保护阈值; "
-    "帧的数量和大小仅取决于清单条数、规则和各项上限, 但各步骤耗时随处理量增加",
-)
-_ALL_WORDS: Final = Statement(
-    "all-words",
-    "of every row of every list, without a name, each source's part of the sums that the rule compares, and "
-    "whether its own clauses hold",
-    "每份清单每一条目(无名)在规则各项合计中的分量, 以及本部门各条件是否成立",
-)
-_JOINED_WORDS: Final = Statement(
-    "joined-words",
-    "of every joined person, without a name, the sums that the rule compares and which conditions hold",
-    "每个关联人员(无名)的规则各项合计, 以及哪些条件成立",
-)
 _FLAGGED_ELSEWHERE: Final = Statement(
     "flagged-elsewhere",
     "for each flagged person, which of the lists that may hold it do",
     "对每个命中人员, 哪些可有可无的清单含有该人",
+)
+_FLAGGED_SUMS: Final = Statement(
+    "flagged-sums",
+    "for each flagged person, by name, the sums that the rule compares and which conditions hold",
+    "对每个命中人员(含身份), 规则各项合计以及哪些条件成立",
+)
+_CHOSEN: Final = Statement(
+    "chosen-rows",
+    "departing from the protocol, key, street and month last seen of joined persons for whom the rule does "
+    "not hold, as many as the limits on records let leave; neither records nor commitments show it",
+    "若违反协议: 可得到不符合规则的关联人员的证件号码、街道、最近出现月份, 人数以名单上限为限; "
+    "名单和输入承诺均看不出来",
 )
 _OPENED: Final = Statement(
     "opened-envelopes",
     "envelopes of persons for whom the rule does not hold, or more about those for whom it does",
     "不符合规则者的信封, 或符合规则者的更多信息",
 )
-_DICTIONARY: Final = Statement(
-    "dictionary",
-    "for any guessed identifier, which lists hold it, and whether the rule holds; all can be guessed",
-    "对任意猜测的证件号码, 可知哪些清单持有及是否符合规则; 证件号码可被穷举",
-)
 
 
-def _flagged(params: Params) -> Statement:
+def _flagged(params: Params, spec: JobSpec) -> Statement:
     on, out = (", ".join(params.joined(way)) or "none" for way in ("on", "not"))
     source, clauses = params.source, len(params.rule.clauses)
+    kept = kept_rows(params.lists, spec)
     return Statement(
         "flagged-rows",
         f"key, street and month last seen, from {source}, of every person for whom all {clauses} clause(s) "
-        f"of the rule hold, and that they hold; on the lists of {on}, on none of {out}; none of the values",
+        f"of the rule hold, and that they hold; all of them count on the lists of {on}, on none of {out}"
+        f"{kept.en}; none of the values",
         f"符合规则全部 {clauses} 个条件的每个人员在 {source} 清单中的证件号码、街道、最近出现月份, "
-        f"并知道其符合规则 (须在 {on} 清单内, 不在 {out} 清单内); 不知道任何数值",
+        f"并知道其符合规则 (在 {on} 清单中有符合条件的记录, 在 {out} 清单中没有{kept.zh}); "
+        "不知道任何数值",
+    )
+
+
+def _counting_rows(owner: Role) -> Statement:
+    return Statement(
+        "counting-rows",
+        f"which rows of {owner}'s list, the only one that persons have to be on, count; without a name",
+        f"{owner} 清单(唯一必须在内的清单)中哪些记录符合条件, 不含身份",
     )
 
 
@@ -548,21 +554,4 @@ def _opened(params: Params) -> Statement:
         f"key, street and month last seen of every row of {params.source}'s list, and with the matcher's and "
         "the helper's shares the sums of those persons",
         f"{params.source} 清单的全部条目: 证件号码、街道、最近出现月份; 连同双方份额, 得知这些人员的各项合计",
-    )
-
-
-def _rows_elsewhere(owner: Role) -> Statement:
-    return Statement(
-        "own-rows-elsewhere",
-        f"for each row of {owner}'s list, which other lists hold the same person, and whether the rule holds",
-        f"{owner} 清单中的每一条, 还有哪些清单持有同一人, 是否符合规则",
-    )
-
-
-def _rows_joined(owner: Role) -> Statement:
-    return Statement(
-        "own-rows-joined",
-        f"for each row of {owner}'s list whether the person is joined, and if so which lists that may hold "
-        "it do, and whether the rule holds",
-        f"{owner} 清单中的每一条是否被关联; 若是, 哪些可有可无的清单持有该人, 是否符合规则",
     )

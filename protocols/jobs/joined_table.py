@@ -11,46 +11,40 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from math import prod
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from protocols.dp.cost import NOTHING, Cost
+from protocols.dp.cost import Cost
 from protocols.dp.mechanism import Budget, Noise, Vector, calibrate
 from protocols.errors import InputError, ProtocolAborted
-from protocols.identifiers import area_table
-from protocols.ids import Organisation, Role
+from protocols.ids import Role
 from protocols.jobs.job_type import (
-    COORDINATOR,
     REQUESTER,
     ColumnNeed,
     Content,
     Forecast,
-    InputBuilder,
-    OutputClass,
-    PlannedRelease,
     PreparedInput,
-    Separation,
     Setup,
     Statement,
-    Unit,
 )
-from protocols.jobs.sources import check_enough, check_sizes, check_summaries
+from protocols.jobs.joined_statistic import JoinedStatistic
+from protocols.jobs.sources import minimum_of
 from protocols.joined.field import NARROW, WIDE, Field
-from protocols.joined.lists import JoinedList, JoinedListBuilder, Wanted
+from protocols.joined.lists import JoinedList, Wanted
 from protocols.joined.params import (
     DEALER,
     HELPER,
     MATCHER,
     Lists,
     OwnAmount,
-    kinds_of,
+    measured_twice,
     owners_of,
     read_lists,
-    seats_apart,
 )
 from protocols.joined.parties import Dealer, Helper, Holder, Joining, Matcher, Totals
+from protocols.joined.statements import NO_MORE, Coalitions, Values, add, coalitions, kept_rows
 from protocols.party import Party, Rand
 from protocols.releases.figures import (
     CONFIDENCE,
@@ -67,13 +61,12 @@ from protocols.releases.figures import (
 from protocols.releases.params import check_budget, read_budget
 from protocols.releases.plan import GROUP_SHARE
 from protocols.statistics.cross_table import (
-    MAX_MINIMUM,
     check_protected,
     protect_cross,
     with_margins,
 )
 from protocols.statistics.differencing import Query
-from protocols.statistics.suppress import MIN_GROUP, ROUNDING, TOP_SHARE
+from protocols.statistics.suppress import ROUNDING, TOP_SHARE
 from protocols.tables.layout import MAX_MEASURES, Layout, Measure, Reader, bad, decimal_text
 from protocols.tables.released import (
     PERSONS,
@@ -90,6 +83,9 @@ from protocols.wire import Constraints, InputSummary, JobSpec
 TABLE: Final = "table"
 MAX_WIDTH: Final = 4096
 """Most words of one row of a list: its hidden cells times one and its amounts."""
+
+MAX_MEAN: Final = 1 << 56
+"""Greatest amount of which an exact mean, with its two digits more, stays a whole number of 64 bits."""
 
 NOISE_SHARES: Final = 2
 """Matcher and helper each add noise that is enough by itself."""
@@ -161,8 +157,8 @@ class Params:
 
         (1) Sources, a matcher, a helper, and a dealer where two sources' words are multiplied. (2) Params,
         each known and of its type. (3) Something is tabulated, by words of two sources at most. (4) Exact
-        sums are of amounts from zero upwards: others have no dominance rule. (5) A table that can be made,
-        and protected; noise that can be drawn; numbers that words can hold.
+        sums are of amounts from zero upwards, and of each column once, see `_check_exact`. (5) A table that
+        can be made, and protected; noise that can be drawn; numbers that words can hold.
 
         Raises:
             InputError: what is wrong, what was expected, what to do.
@@ -175,7 +171,14 @@ class Params:
         noisy = reader.has("rho") or reader.has("epsilon")
         budget = read_budget(reader) if noisy else None
         lists = read_lists(
-            reader, owners, axes=True, amounts="measures", uses=_USES, most=MAX_MEASURES, times=True
+            reader,
+            owners,
+            axes=True,
+            amounts="measures",
+            uses=_USES,
+            most=MAX_MEASURES,
+            times=True,
+            noisy=noisy,
         )
         margins = not noisy and bool(lists.axes) and reader.choice("margins", ("yes", "no"), "yes") == "yes"
         reader.finish()
@@ -184,12 +187,7 @@ class Params:
         found._check_asked()
         found._check_seats(dealt=dealt)
         # (4)
-        if budget is None and any(total.low < 0 for total in found.totals):
-            raise InputError(
-                "a measure may be below zero, and then nobody can tell whether one person makes a cell",
-                code="below-zero",
-                hint='ask for such a sum with noise, which hides any one person: rho = "0.1"',
-            )
+        found._check_exact()
         # (5)
         found._check_sizes()
         return found
@@ -211,6 +209,44 @@ class Params:
                 "hidden axes and measures are of two sources, and another axis is open: words of two are "
                 "multiplied over all persons together"
             )
+
+    def _check_exact(self) -> None:
+        """Refuse exact sums that lemma 6.2 of SPEC.md is not about: it wants each column in one of them."""
+        if self.budget is not None:
+            return
+        if any(total.low < 0 for total in self.totals):
+            raise InputError(
+                "a measure may be below zero, and then nobody can tell whether one person makes a cell",
+                code="below-zero",
+                hint='ask for such a sum with noise, which hides any one person: rho = "0.1"',
+            )
+        slots = [slot for total in self.totals for slot in total.slots]
+        if len(set(slots)) != len(slots):
+            raise measured_twice("a measure is in two exact sums: multiplied, and by itself or once more")
+
+    def check_columns(self, spec: JobSpec) -> None:
+        """Check that nothing else is asked of a column whose exact sums are published.
+
+        The difference of sums within two bounds is that of the persons between them, and an axis or a filter
+        on the column is such a bound.
+
+        Raises:
+            InputError: `measured-twice`.
+        """
+        if self.budget is not None:
+            return
+        for given in spec.inputs:
+            own = [each.amount for each in self.lists.amounts if each.source == given.role]
+            # A date is never measured exactly: its policy states no range.
+            dates = {amount.slot for amount in own if amount.until is not None}
+            along = [each.axis.slot for each in self.lists.axes if each.source == given.role]
+            kept = [each.kept.slot for each in self.lists.filters if each.source == given.role]
+            measured = [given.columns[amount.slot] for amount in own]
+            others = {given.columns[slot] for slot in (*along, *kept) if slot not in dates}
+            if len(set(measured)) != len(measured) or not others.isdisjoint(measured):
+                raise measured_twice(
+                    f"a column of the dataset of {given.role} is measured, and something else is asked of it"
+                )
 
     def _check_seats(self, *, dealt: bool) -> None:
         if dealt != self.product:
@@ -236,6 +272,9 @@ class Params:
             check_protected(len(self.layout.axes), self.layout.cells)
         if self.reach(1) > self.field.reach:
             raise _overflow(self.reach(1), self.field)
+        exact_means = [total.high for total in self.totals if self.budget is None and "mean" in total.of]
+        if max(exact_means, default=0) > MAX_MEAN:
+            raise _overflow(max(exact_means), self.field)
 
     @property
     def sources(self) -> int:
@@ -404,7 +443,7 @@ class Params:
     def _groups(self) -> int:
         return prod(axis.size for whole in self.lists.wholes for axis in whole.open)
 
-    def joining(self, counts: Sequence[int], ctx: bytes) -> Joining:
+    def joining(self, counts: Sequence[int], ctx: bytes) -> Joining[Field]:
         """Return what the parties compute of lists of so many keys."""
         wholes = self.lists.wholes
         blocks = [place for place, width in enumerate(self.widths) if width]
@@ -464,56 +503,25 @@ def _overflow(reach: int, field: Field) -> InputError:
 # -- the job type --------------------------------------------------------------------------------------------
 
 
-class JoinedTable:
+class JoinedTable(JoinedStatistic[Params]):
     """The job type `joined-table/1`."""
 
     name: Final = _NAME
-    output_class: Final = OutputClass.AGGREGATE
-    states_sizes: Final = True
-    counts_units: Final = True
-    silent_until_answering: Final = True
+    table: ClassVar[str] = TABLE
+
+    def read(self, spec: JobSpec) -> Params:
+        """See `Params.of`."""
+        return Params.of(spec)
 
     def check(self, spec: JobSpec) -> None:
-        """Check params, roles, inputs and recipients.
-
-        (1) Params and roles. (2) Each source brings one dataset with the slots of its part. (3) The table
-        goes to the requester.
-
-        Raises:
-            InputError: what is wrong, what was expected, what to do.
-        """
-        # (1)
-        params = Params.of(spec)
-        # (2)
-        params.lists.check_columns(spec)
-        # (3)
-        if spec.recipients:
-            raise InputError(
-                f"{len(spec.recipients)} recipient(s), expected none: the table goes to the requester",
-                code="bad-recipients",
-                hint="leave recipients empty",
-            )
-
-    def exact(self, spec: JobSpec) -> bool:
-        """Return whether the table carries no noise."""
-        return Params.of(spec).budget is None
-
-    def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
-        """Return the policy role names of a seat: two sources are key-holders, too."""
-        return kinds_of(role, Params.of(spec).lists.key_holders)
+        """See `JoinedStatistic.check`. Exact amounts are of columns that nothing else is asked of."""
+        super().check(spec)
+        Params.of(spec).check_columns(spec)
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
-        """Return the slots of a source's list. An open axis has to be open to the matcher by its policy."""
-        return Params.of(spec).lists.needs(role)
-
-    def releases(self, spec: JobSpec) -> tuple[PlannedRelease, ...]:
-        """Return the one table, which the matcher makes for the requester."""
-        Params.of(spec)
-        return (PlannedRelease(TABLE, OutputClass.AGGREGATE, MATCHER, REQUESTER),)
-
-    def separation(self, spec: JobSpec, requester: Organisation) -> tuple[Separation, ...]:
-        """Return who must not share an organisation; see `seats_apart`."""
-        return seats_apart(spec, Params.of(spec).lists.owners, requester)
+        """See `JoinedStatistic.columns`. Where sums are exact, bounds are those that the policy states."""
+        params = Params.of(spec)
+        return params.lists.needs(role, exact=params.budget is None)
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
         """Return the coalition table of SPEC.md for this spec.
@@ -521,12 +529,7 @@ class JoinedTable:
         `requester` stands for the analyst, `coordinator` for whoever relays the frames. A coalition that is
         not listed learns the union of what its listed parts learn.
         """
-        return _learns(Params.of(spec))
-
-    def cost(self, spec: JobSpec, role: Role, constraints: Constraints) -> Cost:  # noqa: ARG002
-        """Return the privacy loss of the whole table, none where it is exact, and one question."""
-        params = Params.of(spec)
-        return params.cost if role in params.lists.owners else NOTHING
+        return _learns(Params.of(spec), spec)
 
     def query(self, spec: JobSpec, role: Role) -> Query | None:
         """Return what is counted of whom; other lists, cells or measures are another question."""
@@ -539,22 +542,6 @@ class JoinedTable:
         noisy = params.budget is not None
         return params.lists.query(spec, role, asks, noisy=noisy, amounts=not noisy and len(params.totals) > 1)
 
-    def sources_asked(self, spec: JobSpec) -> int:
-        """Return the number of sources: a person counts who is on every list."""
-        return Params.of(spec).sources
-
-    def builder(self, spec: JobSpec, role: Role, unit: Unit | None = None) -> InputBuilder:
-        """Return an empty list of the source's part; identifiers as of the day of the data, or of the job."""
-        params = Params.of(spec)
-        if role not in params.lists.owners:
-            raise InputError(f"the role {role} brings no dataset", code="no-dataset")
-        return JoinedListBuilder(
-            params.lists.wanted(role),
-            as_of=spec.created.date(),
-            areas=area_table(params.lists.areas),
-            unit=unit,
-        )
-
     def check_inputs(
         self, spec: JobSpec, inputs: Mapping[Role, InputSummary], constraints: Constraints
     ) -> None:
@@ -562,23 +549,14 @@ class JoinedTable:
 
         (1) A summary of every list and of nothing else, made by the same rules; sizes that a list can have.
         (2) Enough organisations, and sources that a person is in. (3) No sum over as many persons as the
-        shortest list has can leave its word.
+        shortest list has can leave its word. (4) A node has memory for it.
 
         Raises:
             ProtocolAborted: with the guard that failed.
         """
         params = Params.of(spec)
-        # (1)
-        check_summaries(inputs, params.lists.owners)
-        check_sizes(inputs)
-        # (2)
-        check_enough(
-            constraints,
-            organisations=params.sources,
-            sources=params.sources,
-            more="add sources",
-            without="a person counts who is on every list: add sources",
-        )
+        # (1), (2)
+        params.lists.check_all_on(inputs, constraints)
         # (3)
         rows = min(summary.distinct_keys for summary in inputs.values())
         if params.reach(rows) > params.field.reach:
@@ -588,6 +566,9 @@ class JoinedTable:
                 code="guard-overflow",
                 hint="declare closer bounds for the measure, or fewer decimals",
             )
+        # (4)
+        counts = [inputs[owner].distinct_keys for owner in params.lists.owners]
+        params.joining(counts, bytes(32)).check_room()
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; the matcher's outputs the table.
@@ -615,9 +596,8 @@ class JoinedTable:
             return Helper(joining, rand, noise=noise)
         if role == DEALER:
             return Dealer(joining, rand)
-        if not isinstance(prepared, JoinedList) or prepared.wanted != params.lists.wanted(role):
-            raise TypeError(f"the role {role} needs the list that its builder returns")
-        return Holder(joining, role, prepared.keys, partial(params.words, prepared), prepared.codes, rand)
+        own = params.lists.own(role, prepared)
+        return Holder(joining, role, own.keys, partial(params.words, own), own.codes, rand)
 
     def forecast(self, spec: JobSpec, amounts: Sequence[Fraction]) -> tuple[Forecast, ...]:
         """Return how exact the figures would be for each amount, which stands for the spec's own ρ or ε.
@@ -641,11 +621,6 @@ class JoinedTable:
                 within = noise.half_width(CONFIDENCE) / 10**total.decimals
                 found.append(Forecast(amount, said.en, said.zh, within, asked.cost))
         return tuple(found)
-
-
-def minimum_of(limits: Constraints) -> int:
-    """Return how many persons a published cell has at the least: the strictest participant's, 1 or more."""
-    return min(MIN_GROUP if limits.min_group_size is None else max(limits.min_group_size, 1), MAX_MINIMUM)
 
 
 def _admit(params: Params, limits: Constraints, n: int) -> None:
@@ -696,20 +671,34 @@ def _check_totals(params: Params, cells: Sequence[Ints], n: int) -> None:
         )
 
 
-def least_sum(total: Total) -> int:
-    """Return the least sum that shows no one person standing out, whatever the amounts were.
+def least_room(total: Total, minimum: int) -> int:
+    """Return how far a published sum has to be from the least and from the most that its persons can have.
 
-    One person adds at most U: from U/0.4375 on, nobody has more than 43.75 %, and without the two largest at
-    least a tenth of the largest is left. SPEC.md, section 6.
+    One person is at most D = high - low from either end: over persons who are D/0.4375 away together nobody
+    has more than 43.75 % of that, and without the two largest at least a tenth of the largest is left. Of a
+    flag, that are so many persons who have it, or have it not: no smaller group. SPEC.md, section 6.
+
+    Args:
+        total: a sum.
+        minimum: smallest group that is shown.
     """
-    return -(-total.high * TOP_SHARE.denominator // TOP_SHARE.numerator)
+    apart = total.high - total.low
+    least = -(-apart * TOP_SHARE.denominator // TOP_SHARE.numerator)
+    return max(least, minimum) if apart == 1 else least
+
+
+def rooms(total: Total, sums: Ints, persons: Ints) -> tuple[Ints, Ints]:
+    """Return how far sums are above the least and below the most that so many persons can have."""
+    return sums - total.low * persons, total.high * persons - sums
 
 
 def exact_table(params: Params, limits: Constraints, cells: Sequence[Ints]) -> Content:
     """Return the table without noise: what is withheld, is withheld of every figure of a cell.
 
-    (1) Cells of too few persons; (2) with a sum too small for its bound; (3) those that would give away
-    withheld ones. Then persons are rounded, and means to two digits more than the amounts have.
+    (1) Cells of too few persons; (2) with a sum too near to the least or to the most that its persons can
+    have; (3) those that would give away withheld ones, where a reader knows how many persons are in each cell
+    and between which bounds amounts are. Then persons are rounded, and means to two digits more than the
+    amounts have.
 
     Args:
         params: of the job.
@@ -722,13 +711,14 @@ def exact_table(params: Params, limits: Constraints, cells: Sequence[Ints]) -> C
     persons, wholes = whole(counted), [whole(each) for each in sums]
     also = np.zeros(persons.shape, dtype=np.bool_)
     for total, each in zip(params.totals[1:], wholes, strict=True):
-        also |= (persons > 0) & (each < least_sum(total))
+        also |= (persons > 0) & (np.minimum(*rooms(total, each, persons)) < least_room(total, minimum))
+    unknown = [
+        room
+        for total, each in zip(params.totals[1:], sums, strict=True)
+        for room in rooms(total, each, counted)
+    ]
     withheld = protect_cross(
-        counted,
-        minimum,
-        margins=params.margins,
-        also=also,
-        amounts=[(each, total.low) for total, each in zip(params.totals[1:], sums, strict=True)],
+        counted, minimum, margins=params.margins, also=also, amounts=[(room, 0) for room in unknown]
     )
     hidden = withheld.ravel()
     figures = exact_figures(
@@ -832,76 +822,46 @@ def _facts(
 # -- words ---------------------------------------------------------------------------------------------------
 
 
-def _learns(params: Params) -> dict[frozenset[Role], tuple[Statement, ...]]:
-    opens = any(each.open for each in params.lists.axes)
-    table: dict[frozenset[Role], tuple[Statement, ...]] = {
-        frozenset({Role(REQUESTER)}): (_table(params),),
-        frozenset({Role(COORDINATOR)}): (_LIST_SIZES, _TRAFFIC),
-        frozenset({MATCHER}): (
-            _LIST_SIZES,
-            _VENN,
-            *((_open_places(params),) if opens else ()),
-            _cells(params),
-        ),
-        frozenset({HELPER}): (_LIST_SIZES, _HOW_MANY, *((_group_sizes(params),) if opens else ())),
-        frozenset({MATCHER, HELPER}): (_PAYLOADS,),
-        frozenset({MATCHER, *params.lists.key_holders}): (_DICTIONARY,),
-    }
-    if params.noises:
-        table[frozenset({Role(REQUESTER), HELPER})] = (_ONE_NOISE,)
-    if params.product:
-        table[frozenset({DEALER})] = (_LIST_SIZES,)
-        for role in (MATCHER, HELPER):
-            table[frozenset({role, DEALER})] = (_joined_words(params),)
-            for owner in params.lists.owners:
-                table[frozenset({role, DEALER, owner})] = (_joined_records(owner),)
-    for owner in params.lists.owners:
-        table[frozenset({owner})] = (_LIST_SIZES,)
-        for role in (MATCHER, HELPER):
-            table[frozenset({role, owner})] = (_rows_elsewhere(params, role, owner),)
-        table[frozenset({MATCHER, HELPER, owner})] = (_joined_records(owner),)
+def _learns(params: Params, spec: JobSpec) -> Coalitions:
+    names = " and ".join(each.source for each in params.blocks)
+    values = Values(
+        Sentence("hidden cell and amounts", "隐藏分组和金额"),
+        Sentence(f"the hidden cells and amounts of {names}", f" {names} 清单中的隐藏分组和金额"),
+        Sentence("the cell and amounts on every other list", "在其他清单中的分组和金额"),
+    )
+    opens = [each for each in params.lists.axes if each.open]
+    named = _slots([each.axis.slot for each in opens])
+
+    def along(computing: Role, owner: Role) -> Sentence:
+        others = _slots([each.axis.slot for each in opens if each.source != owner])
+        if not others:
+            return NO_MORE
+        if computing == HELPER:
+            return Sentence(f", and if so, where along {others}", f"; 若是, 其在 {others} 上的取值")
+        return Sentence(f", and where it stands there along {others}", f", 及其在 {others} 上的取值")
+
+    guessed = Sentence(f", and where it stands along {named}", f", 及其在 {named} 上的取值")
+    table = coalitions(
+        params.lists,
+        values,
+        dealt=params.product,
+        noisy=bool(params.noises),
+        also=along,
+        guessed=guessed if opens else NO_MORE,
+    )
+    add(table, REQUESTER, said=(_table(params, spec),))
+    if not params.noises:
+        add(table, MATCHER, said=(_CELLS,))
+    if opens:
+        add(table, MATCHER, said=(_open_places(named),))
+        add(table, HELPER, said=(_group_sizes(named),))
     return table
 
 
-_LIST_SIZES: Final = Statement(
-    "list-sizes",
-    "how many rows and distinct keys each list has and when it was taken, as the admissions state",
-    "各清单的行数、去重后的条数和数据时点(准入声明中已载明)",
-)
-_TRAFFIC: Final = Statement(
-    "traffic",
-    "who sends frames to whom, when, how many and in which size class, how far each node is, and which guard "
-    "failed if one did; number and size of frames follow from list sizes and the job",
-    "谁在何时向谁发送多少帧及其大小档次、各节点进度、触发了哪项保护阈值; "
-    "帧的数量和大小由清单条数和任务本身决定",
-)
-_VENN: Final = Statement(
-    "venn",
-    "for each combination of lists, exactly how many keys that count are on those and no others; how many "
-    "persons are joined, exactly; no key itself",
-    "各清单每一种组合恰好有多少相同条目(精确韦恩图), 以及联合人口的确切人数; 不知道任何证件号码",
-)
-_HOW_MANY: Final = Statement(
-    "joined-size",
-    "how many persons are on all lists and count on each, exactly; no tag and no key",
-    "在所有清单上且符合条件的确切人数; 不知道任何标签和证件号码",
-)
-_PAYLOADS: Final = Statement(
-    "payloads",
-    "of every list, each row's hidden cell and amounts, and which rows of the lists are one person; no "
-    "identity",
-    "每份清单逐行的隐藏分组和金额, 以及各清单中哪些行为同一人; 不含身份",
-)
-_DICTIONARY: Final = Statement(
-    "dictionary",
-    "for any guessed identifier, which lists hold it, and where it stands along open axes; all can be "
-    "guessed",
-    "对任意猜测的证件号码, 可知哪些清单持有, 及其在公开分组中的位置; 证件号码可被穷举",
-)
-_ONE_NOISE: Final = Statement(
-    "one-noise",
-    "the table with the noise of one of the two who add it, which is enough by itself",
-    "扣除一方噪声后的统计表; 剩余一方的噪声本身已足够",
+_CELLS: Final = Statement(
+    "cells",
+    "every cell exactly, before anything is withheld: persons, and each sum that is asked for",
+    "抑制之前每一格的精确值: 人数和任务所要求的各项合计",
 )
 
 
@@ -909,12 +869,7 @@ def _slots(slots: Sequence[str]) -> str:
     return ", ".join(slots)
 
 
-def _open_slots(params: Params) -> str:
-    return _slots([each.axis.slot for each in params.lists.axes if each.open])
-
-
-def _open_places(params: Params) -> Statement:
-    named = _open_slots(params)
+def _open_places(named: str) -> Statement:
     return Statement(
         "open-groups",
         f"where every row that counts, without a name, stands along {named}, and so exactly how many joined "
@@ -923,63 +878,11 @@ def _open_places(params: Params) -> Statement:
     )
 
 
-def _group_sizes(params: Params) -> Statement:
-    named = _open_slots(params)
+def _group_sizes(named: str) -> Statement:
     return Statement(
         "group-sizes",
         f"exactly how many joined persons there are of each combination of {named}",
         f"{named} 每种组合的确切联合人数",
-    )
-
-
-def _cells(params: Params) -> Statement:
-    if params.noises:
-        return Statement(
-            "noisy-cells",
-            "every cell, withheld ones too, with the noise of the helper alone, which is enough by itself",
-            "每一格(包括被抑制的格), 仅含协助方一方的噪声; 该噪声本身已足够",
-        )
-    return Statement(
-        "cells",
-        "every cell exactly, before anything is withheld: persons, and each sum that is asked for",
-        "抑制之前每一格的精确值: 人数和任务所要求的各项合计",
-    )
-
-
-def _rows_elsewhere(params: Params, role: Role, owner: Role) -> Statement:
-    others = [each.axis.slot for each in params.lists.axes if each.open and each.source != owner]
-    on, on_zh = ("which other lists hold", "还有哪些清单持有") if role == MATCHER else (
-        "whether all other lists hold",
-        "其他清单是否都持有",
-    )  # fmt: skip
-    also = also_zh = ""
-    if others:
-        also, also_zh = (
-            f", and where that person stands along {_slots(others)}",
-            f", 及其在 {_slots(others)} 上的取值",
-        )
-    return Statement(
-        "own-rows-elsewhere",
-        f"for each row of {owner}'s list that counts, {on} the same person{also}",
-        f"{owner} 清单中每一条符合条件的记录, {on_zh}同一人{also_zh}",
-    )
-
-
-def _joined_records(owner: Role) -> Statement:
-    return Statement(
-        "joined-records",
-        f"for each person of {owner}'s list who is joined, by name, what every other list says of the "
-        "person's cell and amounts",
-        f"{owner} 清单中每一名联合人员(含身份)在其他清单中的分组和金额",
-    )
-
-
-def _joined_words(params: Params) -> Statement:
-    names = " and ".join(each.source for each in params.blocks)
-    return Statement(
-        "joined-words",
-        f"of each joined person, without a name, the hidden cells and amounts of {names}",
-        f"每一名联合人员(不含身份)在 {names} 清单中的隐藏分组和金额",
     )
 
 
@@ -989,10 +892,12 @@ def _loss(params: Params) -> str:
     return f"{letter} = {decimal_text(params.budget.amount)}"
 
 
-def _table(params: Params) -> Statement:
+def _table(params: Params, spec: JobSpec) -> Statement:
     sums = [each.name for each in params.totals[1:]]
-    what = "persons on all lists by cell" + (f", and over them {_slots(sums)}" if sums else "")
-    what_zh = "各格中所有清单共有的人数" + (f", 以及 {_slots(sums)}" if sums else "")
+    kept = kept_rows(params.lists, spec)
+    what = f"persons who count on all lists{kept.en}, by cell"
+    what += f", and over them {_slots(sums)}" if sums else ""
+    what_zh = f"各格中在所有清单均符合条件的人数{kept.zh}" + (f", 以及 {_slots(sums)}" if sums else "")
     if params.budget is not None:
         return Statement(
             "noisy-table",

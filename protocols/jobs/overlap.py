@@ -35,7 +35,14 @@ from protocols.jobs.job_type import (
     Unit,
     source,
 )
-from protocols.jobs.sources import check_enough, check_sizes, check_sources, check_summaries
+from protocols.jobs.sources import (
+    check_enough,
+    check_sizes,
+    check_sources,
+    check_summaries,
+    kinds_of,
+    read_key_holders,
+)
 from protocols.overlap.dummies import Dummies, dummies
 from protocols.overlap.lists import KEY, ListBuilder
 from protocols.overlap.parties import Matcher, Owner, Pair, Receiver, Sender
@@ -44,7 +51,7 @@ from protocols.psi.keyed_list import KeyedList
 from protocols.psi.owner import plan_of
 from protocols.releases.params import check_budget
 from protocols.statistics.differencing import Query
-from protocols.tables.layout import Reader, bad, decimal_text
+from protocols.tables.layout import Reader, decimal_text
 from protocols.tables.released import PERSONS, Figure, as_texts, content
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 
@@ -113,16 +120,7 @@ class Params:
         budget = _budget(reader, matched=matched)
         delta = Fraction(0) if matched else reader.fraction("delta")
         # (3)
-        key_holders: tuple[Role, ...] = ()
-        if matched:
-            key_holders = owners[:2]
-            if reader.has("key_holders"):
-                key_holders = tuple(map(Role, reader.texts("key_holders", 2)))
-            if len(key_holders) != 2 or not set(key_holders) <= set(owners):
-                raise bad(
-                    "params.key_holders does not name two sources of this job",
-                    'write key_holders = ["source-1", "source-2"], or leave it out',
-                )
+        key_holders = read_key_holders(reader, owners) if matched else ()
         areas = reader.choice("areas", tuple(AREA_TABLES), "national")
         # (4)
         reader.finish()
@@ -202,10 +200,7 @@ class Overlap:
 
     def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
         """Return the policy role names of a seat: with a matcher, two sources are key-holders, too."""
-        params = Params.of(spec)
-        if role == MATCHER:
-            return frozenset({"matcher"})
-        return frozenset({"source", "key-holder"} if role in params.key_holders else {"source"})
+        return kinds_of(role, Params.of(spec).key_holders)
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
         """Return the one slot of a list: the key."""

@@ -80,7 +80,7 @@ class Release:
 
     def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
         """Return the policy role names of a seat: one source of several is the key-holder, too."""
-        return kinds_of(role, Params.of(spec).key_holder)
+        return kinds_of(role, {Params.of(spec).key_holder})
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
         """Return the slots of axes, filters and measure, and the one that says how recent a row is."""

@@ -6,7 +6,10 @@ from typing import Final
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import AGGREGATOR, REQUESTER, ColumnNeed, Separation, source
+from protocols.statistics.cross_table import MAX_MINIMUM
+from protocols.statistics.suppress import MIN_GROUP
 from protocols.sums.plan import MAX_SOURCES
+from protocols.tables.layout import Reader, bad
 from protocols.tables.tally import LATEST
 from protocols.wire import Constraints, InputSummary, JobInput, JobSpec, organisation_of
 
@@ -33,11 +36,28 @@ def sources_of(spec: JobSpec) -> tuple[Role, ...]:
     return owners
 
 
-def kinds_of(role: Role, key_holder: Role | None) -> frozenset[str]:
-    """Return the policy role names of a seat: one source of several is the key-holder, too."""
-    if role == AGGREGATOR:
-        return frozenset({"aggregator"})
-    return frozenset({"source", "key-holder"} if role == key_holder else {"source"})
+def kinds_of(role: Role, key_holders: Collection[Role | None]) -> frozenset[str]:
+    """Return the policy role names of a seat: some sources are key-holders, too; what is none has its own."""
+    if not role.startswith("source-"):
+        return frozenset({str(role)})
+    return frozenset({"source", "key-holder"} if role in key_holders else {"source"})
+
+
+def read_key_holders(reader: Reader, owners: Sequence[Role]) -> tuple[Role, Role]:
+    """Read `key_holders`, two different sources; the first two where it is left out.
+
+    Raises:
+        InputError: `bad-params`.
+    """
+    if not reader.has("key_holders"):
+        return owners[0], owners[1]
+    named = tuple(map(Role, reader.texts("key_holders", 2)))
+    if len(named) != 2 or not set(named) <= set(owners):
+        raise bad(
+            "params.key_holders does not name two sources of this job",
+            'write key_holders = ["source-1", "source-2"], or leave it out',
+        )
+    return named[0], named[1]
 
 
 def check_sources(
@@ -52,12 +72,7 @@ def check_sources(
         InputError: what is wrong, what was expected, what to do.
     """
     # (1)
-    if sorted(given.role for given in spec.inputs) != sorted(owners):
-        raise InputError(
-            f"{len(spec.inputs)} inputs, expected one each of {', '.join(owners)}",
-            code="bad-inputs",
-            hint="give every source one dataset; no other role brings any",
-        )
+    check_given(spec, owners)
     for given in spec.inputs:
         check_columns(given, required, known)
     # (2)
@@ -69,6 +84,29 @@ def check_sources(
         )
     check_names(spec)
     # (3)
+    check_no_recipients(spec)
+
+
+def check_given(spec: JobSpec, owners: Collection[Role]) -> None:
+    """Check that each source brings one dataset, and nobody else any.
+
+    Raises:
+        InputError: `bad-inputs`.
+    """
+    if sorted(given.role for given in spec.inputs) != sorted(owners):
+        raise InputError(
+            f"{len(spec.inputs)} inputs, expected one each of {', '.join(owners)}",
+            code="bad-inputs",
+            hint="give every source one dataset; no other role brings any",
+        )
+
+
+def check_no_recipients(spec: JobSpec) -> None:
+    """Check that nobody but the requester receives the table.
+
+    Raises:
+        InputError: `bad-recipients`.
+    """
     if spec.recipients:
         raise InputError(
             f"{len(spec.recipients)} recipient(s), expected none: the table goes to the requester",
@@ -182,6 +220,11 @@ def check_enough(
             code="guard-sources",
             hint=without,
         )
+
+
+def minimum_of(limits: Constraints) -> int:
+    """Return how many persons a published cell has at the least: the strictest participant's, 1 or more."""
+    return min(MIN_GROUP if limits.min_group_size is None else max(limits.min_group_size, 1), MAX_MINIMUM)
 
 
 def seats_apart(

@@ -319,7 +319,7 @@ class CrossTable:
 
     def kinds(self, spec: JobSpec, role: Role) -> frozenset[str]:
         """Return the policy role names of a seat: one source is the key-holder, too."""
-        return kinds_of(role, Params.of(spec).key_holder)
+        return kinds_of(role, {Params.of(spec).key_holder})
 
     def columns(self, spec: JobSpec, role: Role) -> tuple[ColumnNeed, ...]:
         """Return the slots of a source's dataset. A measure's bounds have to hold the policy's range."""

@@ -7,6 +7,7 @@ everybody knows, and brings its shares into that order.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Final, Literal, Protocol
 
 import numpy as np
@@ -65,6 +66,8 @@ def align(
 ) -> Alignment:
     """Return the persons on every list that is "on" and on none that is "not", in random order.
 
+    All rows of the shortest list go the same way, joined or not: the work does not say how many are.
+
     With one list "on", its stand-in and its keys that do not count are among them, for there is nothing to
     compare those with: whoever joins so needs a word that says who counts.
 
@@ -73,7 +76,8 @@ def align(
         ways: how each list is asked; at least one is "on".
         rand: draws the order.
         groups: how many groups there are.
-        group_of: returns the group of each row of positions, below `groups`; None: all are of one group.
+        group_of: returns the group of each row of positions, below `groups`, whatever it is where one of them
+            is `ABSENT`; None: all are of one group.
     """
     on = [i for i, way in enumerate(ways) if way == "on"]
     first = min(on, key=lambda i: len(lists[i]))
@@ -91,13 +95,25 @@ def align(
         places[same, i] = at[same]
         if way == "on":
             found &= same
-    places = places[found]
-    places = places[group.permutation(len(places), rand)]
-    if group_of is None:
-        return Alignment(places, np.bincount(np.zeros(len(places), dtype=np.int64), minlength=groups))
-    of = group_of(places)
-    # Stable, so that within a group the order is the random one.
-    return Alignment(places[np.argsort(of, kind="stable")], np.bincount(of, minlength=groups))
+    order = group.permutation(len(base), rand)
+    places, found, of = places[order], found[order], np.zeros(len(base), dtype=np.int64)
+    if group_of is not None:
+        of = group_of(places)
+        # Stable, so that within a group the order is the random one; of small words, a radix sort.
+        by = np.argsort(of.astype(np.min_scalar_type(groups)), kind="stable")
+        places, found, of = places[by], found[by], of[by]
+    sizes = np.bincount(np.where(found, of, groups), minlength=groups + 1)[:groups]
+    front, n = _first(found)
+    joined = np.empty_like(places)
+    joined[front] = places
+    return Alignment(joined[:n], sizes)
+
+
+def _first(chosen: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], int]:
+    """Return where each row goes so that chosen ones come first, in their order, and how many these are."""
+    before = np.cumsum(chosen)
+    n = int(before[-1]) if len(before) else 0
+    return np.where(chosen, before - 1, n + np.arange(len(before)) - before), n
 
 
 def _places(tags: Tags, asked: Tags) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
@@ -130,12 +146,11 @@ def check_positions(positions: npt.NDArray[np.uint32], counts: Sequence[int], wa
         right = {"on": taken == person, "may": taken <= person, "not": ~taken}[way]
         if not bool(right.all()):
             raise _bad("does not keep to how the lists are asked")
-        column = column[taken]
-        if column.size and int(column.max()) >= count:
+        if bool((taken & (column >= count)).any()):
             raise _bad("has a place that its list does not have")
-        once = np.zeros(count, dtype=np.bool_)
-        once[column] = True
-        if int(once.sum()) != column.size:
+        once = np.zeros(count + 1, dtype=np.bool_)
+        once[np.where(taken, column, count)] = True
+        if int(once[:count].sum()) != int(taken.sum()):
             raise _bad("has a place twice")
     if bool(person[n:].any()):
         raise _bad("has a person after padding")
@@ -154,6 +169,38 @@ def check_sizes(sizes: npt.NDArray[np.int64], n: int) -> None:
         )
 
 
+def filled(column: npt.NDArray[np.uint32], count: int) -> npt.NDArray[np.uint32]:
+    """Return the column with unused places of the list where it has none, as far as there are any.
+
+    Rows at such places are moved like all others and cleared afterwards (`cleared`): so the work does not say
+    how many persons are joined. They are taken from all over the list, as places of persons are.
+
+    Args:
+        column: where each aligned row is in the list, `ABSENT` for nowhere.
+        count: items of the list.
+    """
+    if not count:
+        return column.copy()
+    absent = column == ABSENT
+    unused = np.ones(count + 1, dtype=np.bool_)
+    unused[np.where(absent, count, column)] = False
+    front, spare = _first(unused[:count])
+    places = np.empty(count, dtype=np.uint32)
+    places[front] = np.arange(count, dtype=np.uint32)
+    stride = max(1, int(spare * 0.618))
+    while gcd(stride, spare) > 1:
+        stride += 1
+    turn = np.cumsum(absent) - 1
+    lent = places[np.maximum(turn, 0) * stride % max(spare, 1)]
+    return np.where(absent, np.where(turn < spare, lent, np.uint32(ABSENT)), column)
+
+
+def cleared(column: npt.NDArray[np.uint32], out: Words) -> Words:
+    """Set the rows to zeros, in place, that are nowhere in the list: those of `ABSENT`."""
+    out *= (column != ABSENT).astype(out.dtype)[:, np.newaxis]
+    return out
+
+
 def spread(
     column: npt.NDArray[np.uint32],
     count: int,
@@ -166,18 +213,19 @@ def spread(
         column: where each aligned row is in the list, `ABSENT` for nowhere.
         count: items of the list.
         stream: its `take` returns the list's next rows, which are asked for in order.
-        out: rows x width words, zeros, width at least 1: the aligned shares. Rows that are nowhere stay as
-            they are.
+        out: rows x width words, zeros, width at least 1: the aligned shares. Rows that are nowhere are zeros.
     """
     to = np.full(count, ABSENT, dtype=np.uint32)
-    rows = np.flatnonzero(column != ABSENT).astype(np.uint32)
-    to[column[rows]] = rows
+    places = filled(column, count)
+    rows = np.flatnonzero(places != ABSENT).astype(np.uint32)
+    to[places[rows]] = rows
     step = max(1, _SPREAD_WORDS // out.shape[1])
     for start in range(0, count, step):
         target = to[start : start + step]
         words = stream.take(len(target), out.shape[1])
         wanted = target != ABSENT
         out[target[wanted]] = words[wanted]
+    cleared(column, out)
 
 
 def _bad(what: str) -> ProtocolAborted:

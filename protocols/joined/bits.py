@@ -1,7 +1,7 @@
 """Comparing and conjoining shared values bit by bit, 64 rows to a word, with triples of a dealer. SPEC.md, 7.
 
 A bit is shared as the exclusive or of what the first holder (the matcher) and the second (the helper) have. A
-value is shared modulo 2^W as a sum. AND takes a triple c = a AND b, shared in the same way, which a dealer
+value is shared modulo 2^B as a sum. AND takes a triple c = a AND b, shared in the same way, which a dealer
 makes; the two holders check the dealer before a triple meets a bit of a row.
 
 What the two do is written as generators: each yields bytes for the other and is sent what the other yielded
@@ -27,7 +27,6 @@ from protocols.psi import group
 
 WORD_BITS: Final = 64
 WORD_BYTES: Final = 8
-COIN_BYTES: Final = 16
 
 BUCKET: Final = 4
 """Words of triples in a bucket: one is used, the others vouch for it."""
@@ -61,7 +60,7 @@ class Circuit:
     """What is asked of a row: that every compared value is not negative, and every bit is set.
 
     Attributes:
-        widths: W of each compared value, 1 to 62: it is within -2^(W-1) and 2^(W-1) - 1.
+        widths: B of each compared value, 1 to 62: it is within -2^(B-1) and 2^(B-1) - 1.
         bits: how many bits.
     """
 

@@ -8,7 +8,7 @@ section 3.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,44 @@ _FEWEST_ROWS: Final = 64
 
 _SPAN: Final = 1 << 15
 """Words of one step of what goes word by word."""
+
+
+class Modulus(Protocol):
+    """What words are, as far as lists are masked with them: a `Field`, or the integers modulo 2^64."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a word."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """The numpy dtype of words."""
+        ...
+
+    def encode(self, values: npt.NDArray[np.int64]) -> Words:
+        """Return the words of whole numbers, same shape."""
+        ...
+
+    def subtract(self, one: Words, other: Words) -> Words:
+        """Return `one` - `other`, arrays of one shape."""
+        ...
+
+    def to_bytes(self, words: Words) -> Body:
+        """Return words row by row, little-endian."""
+        ...
+
+    def read(self, body: Body, width: int) -> Words:
+        """Return a received body as rows × `width` words.
+
+        Raises:
+            ProtocolAborted: it is none.
+        """
+        ...
+
+    def stream(self, key: Body) -> "Stream":
+        """Begin the stream of uniform words of this AES-256 key."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +183,7 @@ class Field:
         Raises:
             ProtocolAborted: the body is no whole number of rows, or a word is not below the prime.
         """
-        row = width * self.bytes
-        if len(body) % row:
-            raise ProtocolAborted(
-                f"body of {len(body)} bytes, rows of {row} bytes expected",
-                code="bad-length",
-                hint="run the same release on every node",
-            )
-        words: Words = np.frombuffer(body, dtype=self.dtype).reshape(-1, width)
+        words = words_of(body, width, self.dtype)
         if words.size and words.max() >= self.prime:
             raise ProtocolAborted(
                 f"a word is not below 2^{self.prime.bit_length()} - 1",
@@ -163,7 +194,7 @@ class Field:
 
     def stream(self, key: Body) -> "Stream":
         """Begin the stream of uniform words of this AES-256 key."""
-        return Stream(self, key)
+        return Stream(key, self.prime, self.bytes)
 
     def product(self, left: Words, right: Words) -> Words:
         """Return leftᵀ·right, exact: n × l words and n × r words give l × r."""
@@ -217,6 +248,23 @@ class Field:
                     residues = _reduced(self, part.astype(np.uint64))
                     here[...] = _added(self, here, _rotated(self, residues, self.limb_bits * limb))
         return _narrowed(self, total.T)
+
+
+def words_of(body: bytes, width: int, dtype: str) -> Words:
+    """Return a body as rows × `width` words of that dtype, read-only and without a copy.
+
+    Raises:
+        ProtocolAborted: `bad-length`, it is no whole number of rows.
+    """
+    row = width * np.dtype(dtype).itemsize
+    if len(body) % row:
+        raise ProtocolAborted(
+            f"body of {len(body)} bytes, rows of {row} bytes expected",
+            code="bad-length",
+            hint="run the same release on every node",
+        )
+    words: Words = np.frombuffer(body, dtype=dtype).reshape(-1, width)
+    return words
 
 
 def _spans(array: npt.NDArray[Any]) -> Iterator[slice]:
@@ -280,16 +328,16 @@ def _narrowed(field: Field, words: _Uint64) -> Words:
 
 
 class Stream:
-    """Uniform words of one key: AES-256-CTR, cut into words, those not below the prime left out."""
+    """Uniform words of one key: AES-256-CTR, cut into words, those not below the modulus left out."""
 
-    def __init__(self, field: Field, key: bytes) -> None:
+    def __init__(self, key: bytes, modulus: int, word_bytes: Literal[4, 8]) -> None:
         """Begin the stream."""
-        self._field = field
-        self._masks = Masks((key,), (), field.prime, field.bytes)
+        self._dtype = f"<u{word_bytes}"
+        self._masks = Masks((key,), (), modulus, word_bytes)
 
     def take(self, rows: int, width: int) -> Words:
         """Return the next rows × width words, row by row. However a stream is cut, it is the same."""
-        words: Words = np.zeros(rows * width, dtype=self._field.dtype)
+        words: Words = np.zeros(rows * width, dtype=self._dtype)
         self._masks.add_to(words)
         return words.reshape(rows, width)
 

@@ -20,13 +20,12 @@ from protocols.errors import InputError
 from protocols.identifiers import AreaTable, normalise, rule_version, type_tag
 from protocols.ids import Digest, Role
 from protocols.jobs.job_type import Unit
+from protocols.months import UNKNOWN_MONTH, month_number, months_of
 from protocols.overlap.lists import KEY, without_unit
 from protocols.psi.keyed_list import (
     COMMIT_ROWS,
-    UNKNOWN_MONTH,
     WAITING,
     StreetCodes,
-    months_of,
 )
 from protocols.tables.layout import Axis, Filter
 from protocols.tables.tally import LATEST, NEVER, Amounts, AxisCells, FilterRows, amounts_of, moments_of
@@ -167,10 +166,10 @@ class JoinedList:
         """Return what became of rows and amounts, by reason.
 
         The reasons of `normalise`: rows without a usable key. Of rows with one: `not-selected`, a filter or
-        an axis leaves them out; `no-value`, else an amount is missing; `no-date`, there is no readable
-        `latest`; `repeated-key`, another row of that person is kept. `out-of-range`: amounts of rows that
-        count which were cut to the bounds. With an envelope, persons that count with `no-street` or
-        `no-month`. A reason that never applies is left out.
+        an axis leaves them out; `no-value`, else an amount is missing; `no-date`, `latest` or a date that a
+        filter asks for cannot be read; `repeated-key`, another row of that person is kept. `out-of-range`:
+        amounts of rows that count which were cut to the bounds. With an envelope, persons that count with
+        `no-street` or `no-month`. A reason that never applies is left out.
         """
         return dict(self.reasons)
 
@@ -329,7 +328,7 @@ class JoinedListBuilder:
         self._reasons.update(found.counts())
         here = found.rows
         self._found.keys.append(found.keys)
-        codes, cells, counts = self._placed(columns, count)
+        codes, cells, counts, undated = self._placed(columns, count)
         self._reasons["not-selected"] += int((~counts[here]).sum())
         amounts = self._amounts(columns, counts, here)
         counts = counts[here]
@@ -338,18 +337,23 @@ class JoinedListBuilder:
         self._found.cells.append(np.where(counts, cells[here], 0).astype(np.int32))
         self._found.amounts.append(amounts)
         if LATEST in columns:
-            latest = moments_of(columns[LATEST])[here]
-            self._reasons["no-date"] += int((latest == NEVER).sum())
-            self._found.latest.append(latest)
+            latest = moments_of(columns[LATEST])
+            undated |= latest == NEVER
+            self._found.latest.append(latest[here])
+        self._reasons["no-date"] += int(undated[here].sum())
         if wanted.envelope:
             self._found.streets.append(self._streets.coded(columns[STREET], count)[here])
-            self._found.months.append(_months(columns.get(LAST_SEEN), count, LAST_SEEN)[here])
+            self._found.months.append(months_of(columns.get(LAST_SEEN), count, LAST_SEEN)[here])
 
-    def _placed(self, columns: Mapping[str, Any], count: int) -> tuple[I64, I64, Mask]:
-        """Return each row's places along the open axes, its cell, and whether filters and axes keep it."""
-        counts = np.ones(count, dtype=np.bool_)
+    def _placed(self, columns: Mapping[str, Any], count: int) -> tuple[I64, I64, Mask, Mask]:
+        """Return each row's places along the open axes, its cell, whether filters and axes keep it, and
+        whether a filter asks for a date that it does not have.
+        """
+        counts, undated = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
         for each in self._filters:
-            counts &= each.passes(columns[each.slot])
+            passes, dateless = each.passes(columns[each.slot])
+            counts &= passes
+            undated |= dateless
         codes = np.empty((count, len(self._open)), dtype=np.int64)
         for place, axis in enumerate(self._open):
             codes[:, place] = along = axis.place(columns[axis.slot])
@@ -359,7 +363,7 @@ class JoinedListBuilder:
             along = axis.place(columns[axis.slot])
             counts &= along >= 0
             cells = cells * axis.size + along
-        return codes, cells, counts
+        return codes, cells, counts, undated
 
     def _amounts(self, columns: Mapping[str, Any], counts: Mask, here: I64) -> I64:
         """Return the amounts of the rows `here`; take rows without one out of `counts`.
@@ -464,36 +468,12 @@ def _read(column: Any, amount: Amount) -> Amounts:
     """
     if amount.until is None:
         return amounts_of(column, amount.slot, amount.decimals, amount.low, amount.high)
-    months = _months(column, len(column), amount.slot).astype(np.int64)
+    months = months_of(column, len(column), amount.slot).astype(np.int64)
     present = months != UNKNOWN_MONTH
     apart = np.where(present, month_number(amount.until) - months, 0)
     cut = present & ((apart < amount.low) | (apart > amount.high))
     within = np.where(present, np.clip(apart, amount.low, amount.high), 0)
     return Amounts(within, present, cut, np.zeros(len(column), dtype=np.bool_))
-
-
-def month_number(text: str) -> int:
-    """Return year x 12 + month - 1 of a month such as 2025-12."""
-    return int(text[:4]) * 12 + int(text[5:]) - 1
-
-
-def _months(column: Any, rows: int, slot: str) -> npt.NDArray[np.uint16]:
-    """Return the month of each row, as `months_of`; each different text or number is read once."""
-    import pyarrow as pa
-
-    if column is None or pa.types.is_null(column.type):
-        return np.full(rows, UNKNOWN_MONTH, dtype=np.uint16)
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.string())
-    repeating = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
-    if any(test(column.type) for test in repeating):
-        column = column.dictionary_encode()
-    if not pa.types.is_dictionary(column.type):
-        return months_of(column, rows, slot)
-    months = np.append(months_of(column.dictionary, len(column.dictionary), slot), np.uint16(UNKNOWN_MONTH))
-    places = column.indices.cast(pa.int64()).fill_null(len(column.dictionary))
-    read: npt.NDArray[np.uint16] = months[places.to_numpy(zero_copy_only=False)]
-    return read
 
 
 def _joined(parts: list[Any], none: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -302,7 +302,8 @@ def shown(columns: Sequence[Column], moments: Moments, least: int) -> tuple[int,
     One after the other, a column is left out if with those before it (1) fewer than `least` persons could
     have all that is above its lower bound, or below its upper one; (2) one person too large a part of what is
     at a corner of two columns' bounds, or fewer than `least` be there, of two flags; (3) some combination of
-    columns could be the same for all but a few.
+    columns could be the same for all but a few, fewer than `least` or `FEWEST_APART`. Of one that follows
+    from those before it for every joined person, (3) and so (1) hold already.
 
     Args:
         columns: with their public bounds.
@@ -313,26 +314,33 @@ def shown(columns: Sequence[Column], moments: Moments, least: int) -> tuple[int,
     kept: list[int] = []
     free: list[int] = []
     for at in range(len(columns)):
-        within = [*free, at]
-        if _adjugate([[spread[i][j] for j in within] for i in within]) is None:
-            # For every joined person it follows from columns that are shown: it adds nothing to tell.
+        if spread[at][at] == 0:
+            # The same for all: beside it nothing has another part of a sum than by itself.
             kept.append(at)
-        elif (
-            _ends(columns, moments, at, least)
-            and all(_corners(columns, moments, at, other, least) for other in free)
-            and _leverage(columns, moments, within) * FEWEST_APART <= _ONE
+            continue
+        within = [*free, at]
+        follows = _adjugate([[spread[i][j] for j in within] for i in within]) is None
+        varying = [other for other in kept if spread[other][other]]
+        if _corners(columns, moments, at, varying, least) and (
+            follows
+            or (
+                _ends(columns, moments, at, least)
+                and _leverage(columns, moments, within) * max(FEWEST_APART, least) <= _ONE
+            )
         ):
-            free.append(at)
+            free += [] if follows else [at]
             kept.append(at)
     return tuple(kept)
 
 
 FEWEST_APART: Final = 10
 """Persons, at least so many, for whom a combination of shown columns that is not the same for all differs
-from any one value; so that nobody has more than a tenth of the sum of one that is not below zero."""
+from any one value; so that nobody has more than a tenth of the sum of one that is not below zero. More where
+the smallest group is larger."""
 
 _ONE: Final = 1 + 1e-6
-"""More than 1 by what floats can be off: persons are whole, and 10(1 - 1e-6) of them are 10."""
+"""More than 1 by what floats can be off: persons are whole, and k(1 - 1e-6) of them, k below a million, are
+k."""
 
 
 def _ends(columns: Sequence[Column], moments: Moments, at: int, least: int) -> bool:
@@ -348,25 +356,90 @@ def _ends(columns: Sequence[Column], moments: Moments, at: int, least: int) -> b
     )
 
 
-def _corners(columns: Sequence[Column], moments: Moments, at: int, other: int, least: int) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A combination of columns that is from 0 to 1 for every joined person: (Σ weights·q + constant)/whole.
+
+    Attributes:
+        of: the columns, none twice.
+        weights: of each of them.
+        constant: what is added.
+        whole: what it is divided by.
+        flag: whether it is 0 or 1.
+    """
+
+    of: tuple[int, ...]
+    weights: tuple[int, ...]
+    constant: int
+    whole: int
+    flag: bool
+
+    def total(self, other: "_Part", moments: Moments) -> Fraction:
+        """Return the sum of the products of both."""
+        sums, products = moments.sums, moments.products
+        both = moments.n * self.constant * other.constant
+        both += self.constant * sum(by * sums[j] for j, by in zip(other.of, other.weights, strict=True))
+        both += other.constant * sum(by * sums[i] for i, by in zip(self.of, self.weights, strict=True))
+        both += sum(
+            mine * theirs * products[i][j]
+            for i, mine in zip(self.of, self.weights, strict=True)
+            for j, theirs in zip(other.of, other.weights, strict=True)
+        )
+        return Fraction(both, self.whole * other.whole)
+
+
+def _distances(columns: Sequence[Column], at: int) -> tuple[_Part, _Part]:
+    """Return how far, from 0 to 1, amounts are from the lower and from the upper bound."""
+    (low, high), flag = columns[at].ends, columns[at].width == 1
+    return (
+        _Part((at,), (1,), -low, high - low, flag),
+        _Part((at,), (-1,), high, high - low, flag),
+    )
+
+
+def _between(columns: Sequence[Column], moments: Moments, one: int, other: int) -> list[_Part]:
+    """Return the flag that two flags make of which nobody has some pair of values: who has neither.
+
+    Where nobody has f = g = 1, f and g being flags or what is left of them to 1, the combination 1 - f - g is
+    a flag. If two pairs are missing, one flag follows from the other and there is nothing new.
+    """
+    sides = [(f, g) for f in _distances(columns, one) for g in _distances(columns, other)]
+    if not all(f.flag and g.flag for f, g in sides):
+        return []
+    missing = [(f, g) for f, g in sides if f.total(g, moments) == 0]
+    if len(missing) != 1:
+        return []
+    ((f, g),) = missing
+    # Flags have one divisor, their two steps.
+    return [
+        _Part(
+            (one, other),
+            (-f.weights[0], -g.weights[0]),
+            f.whole - f.constant - g.constant,
+            f.whole,
+            flag=True,
+        )
+    ]
+
+
+def _corners(columns: Sequence[Column], moments: Moments, at: int, others: Sequence[int], least: int) -> bool:
     """Return whether at each corner of two columns' bounds there is nothing, or enough.
 
     With f and g how far, from 0 to 1, a person's two amounts are from the bounds opposite to the corner, Σfg
     is 0, or so much that one person, who has at most 1 of it, has no larger part than `TOP_SHARE`. Of two
-    flags it is a number of persons: 0 or `least`.
+    flags it is a number of persons: 0 or `least`. A flag that two columns make, of which some corner is
+    empty, is taken for one of the columns, too.
     """
-    (low, high), (far, near) = columns[at].ends, columns[other].ends
-    flags = columns[at].width == columns[other].width == 1
-    room = (high - low) * (near - far) * (Fraction(least) if flags else 1 / TOP_SHARE)
-    totals = (
-        moments.products[at][other]
-        - end * moments.sums[other]
-        - side * moments.sums[at]
-        + moments.n * end * side
-        for end in (low, high)
-        for side in (far, near)
+    mine = [*_distances(columns, at)]
+    mine += [part for other in others for part in _between(columns, moments, at, other)]
+    theirs = [part for other in others for part in _distances(columns, other)]
+    theirs += [part for i, j in combinations(others, 2) for part in _between(columns, moments, i, j)]
+    made = mine[2:]
+    tried = [(f, g) for f in mine for g in theirs] + [*combinations(made, 2)]
+    tried += [(f, g) for f in made for g in mine[:2]]
+    return not any(
+        0 < f.total(g, moments) < (Fraction(least) if f.flag and g.flag else 1 / TOP_SHARE) for f, g in tried
     )
-    return not any(0 < abs(total) < room for total in totals)
 
 
 def _leverage(columns: Sequence[Column], moments: Moments, within: Sequence[int]) -> float:
@@ -454,7 +527,8 @@ def again(question: Question, facts: Mapping[str, Any]) -> Content:
     Floats of other processors may differ from it in the last digits where there is noise.
 
     Raises:
-        InputError: `bad-table`: no such moments are there; or exact ones of columns that must not be shown.
+        InputError: `bad-table`: no such moments are there, they are of too few persons, or beyond what words
+            hold; or exact ones of columns that must not be shown.
     """
     known = {column.slot: at for at, column in enumerate(question.columns)}
     slots = str(facts.get("columns", "")).split()
@@ -468,6 +542,11 @@ def again(question: Question, facts: Mapping[str, Any]) -> Content:
             raise InputError("the facts say no power of two as the largest q", code="bad-table")
         question = replace(question, columns=tuple(replace(each, most=most) for each in question.columns))
     moments = Moments.read(facts, len(kept))
+    fewest = max(FEWEST, question.least)
+    if moments.n < fewest:
+        raise InputError(f"moments of {moments.n} persons, fewer than {fewest}", code="bad-table")
+    if any(abs(each) >= MAX_SUM for each in (moments.n, *moments.sums, *sum(moments.products, ()))):
+        raise InputError("moments beyond what any lists can have", code="bad-table")
     if question.noise is None:
         columns = [question.columns[at] for at in kept]
         if not moments.possible(columns):
@@ -501,7 +580,7 @@ def table(question: Question, moments: Moments, kept: Sequence[int]) -> Content:
         numbers, state = reckoned.numbers(), "shown"
         if target is not None:
             numbers |= reckoned.fit(target, float(question.ridge))
-    places = _places(question)
+    places = places_of(question)
     figures = []
     for measure in dict.fromkeys(key[0] for key in places):
         keys = [key for key in places if key[0] == measure]
@@ -521,7 +600,7 @@ def table(question: Question, moments: Moments, kept: Sequence[int]) -> Content:
 _NONE: Final = _Number.just(float("nan"))
 
 
-def _places(question: Question) -> list[Key]:
+def places_of(question: Question) -> list[Key]:
     """Return every row that the table has, in order."""
     slots = [column.slot for column in question.columns]
     found = [(PERSONS, "", "")]

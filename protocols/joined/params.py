@@ -2,12 +2,11 @@
 
 axes     = [{ source = "source-1", slot = "street", values = ["S1", "S2"], open = "yes" }]
 measures = [{ source = "source-2", slot = "paid", low = "0", high = "5000", decimals = 2 }]
-filters  = [{ source = "source-2", slot = "year", low = "2025", high = "2025" }]
+filters  = [{ source = "source-2", slot = "died", from = "2025-01", to = "2025-09" }]
 key_holders = ["source-1", "source-2"]
 areas    = "national"
 """
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,11 +16,22 @@ from typing import Any, Final
 
 from protocols.encoding import canonical_json, sha256_digest
 from protocols.errors import InputError
+from protocols.identifiers import area_table
 from protocols.identifiers.areas import AREA_TABLES
 from protocols.ids import Organisation, Role
-from protocols.jobs.job_type import ColumnNeed, Domain, Separation, source
-from protocols.jobs.sources import RECENT, check_columns, check_names
-from protocols.joined.lists import LAST_SEEN, STREET, Amount, Wanted
+from protocols.jobs.job_type import ColumnNeed, Domain, PreparedInput, Separation, Unit, source
+from protocols.jobs.sources import (
+    RECENT,
+    check_columns,
+    check_enough,
+    check_given,
+    check_names,
+    check_sizes,
+    check_summaries,
+    read_key_holders,
+)
+from protocols.joined.lists import LAST_SEEN, STREET, Amount, JoinedList, JoinedListBuilder, Wanted
+from protocols.months import month_text
 from protocols.overlap.lists import KEY
 from protocols.statistics.differencing import Query
 from protocols.tables.layout import (
@@ -30,6 +40,7 @@ from protocols.tables.layout import (
     MAX_CELLS,
     MAX_DECIMALS,
     MAX_FILTERS,
+    MONTH_TYPES,
     NUMBER_TYPES,
     TEXT_TYPES,
     Axis,
@@ -41,8 +52,8 @@ from protocols.tables.layout import (
     read_filter,
     read_slot,
 )
-from protocols.tables.questions import check_filters, query_of
-from protocols.wire import JobSpec, organisation_of
+from protocols.tables.questions import check_filters
+from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
 
 MATCHER: Final = Role("matcher")
 HELPER: Final = Role("helper")
@@ -56,7 +67,6 @@ MAX_OPEN: Final = 1 << 16
 """Most values of an open axis: where a person stands along it takes two bytes."""
 
 _OUTSIDE: Final = ("clip", "refuse")
-_MONTH: Final = re.compile(r"(19|20|21)[0-9]{2}-(0[1-9]|1[0-2])")
 _KEY_NEED: Final = ColumnNeed(KEY, "join", ("resident-id", "identifier"))
 _OWN_SLOTS: Final = frozenset({KEY, LAST_SEEN})
 """Slots that every list or envelope has of its own, beside those that no axis may have either."""
@@ -95,16 +105,21 @@ class OwnAmount:
     of: tuple[str, ...]
     times: str = ""
 
-    @property
-    def needs(self) -> tuple[ColumnNeed, ...]:
-        """The column it takes, once for each use. Bounds that refuse have to hold the policy's range."""
+    def needed(self, *, exact: bool = False) -> tuple[ColumnNeed, ...]:
+        """Return the column it takes, once for each use.
+
+        Bounds that refuse, or of exact sums, have to be the range that the policy states. Chosen freely, they
+        would tell who is beyond them: by the refusal, or by the sum itself. A policy states no range of
+        dates, so none answers an exact question about them.
+        """
         amount = self.amount
         uses = self.of or ("sum",)
         if amount.until is not None:
-            return tuple(ColumnNeed(amount.slot, use, ("date", "month")) for use in uses)
+            domain = Domain(stated=True) if exact else None
+            return tuple(ColumnNeed(amount.slot, use, MONTH_TYPES, domain=domain) for use in uses)
         step = 10**amount.decimals
         bounds = Fraction(amount.low, step), Fraction(amount.high, step)
-        domain = Domain(bounds=bounds, covering=amount.outside == "refuse")
+        domain = Domain(bounds=bounds, stated=exact or amount.outside == "refuse")
         return tuple(ColumnNeed(amount.slot, use, NUMBER_TYPES, domain=domain) for use in uses)
 
 
@@ -153,14 +168,19 @@ class Lists:
         """Every source's part, in order."""
         return tuple(map(self.wanted, self.owners))
 
-    def needs(self, role: Role) -> tuple[ColumnNeed, ...]:
-        """Return every column that the dataset of a source has to offer, once for each use."""
+    def needs(self, role: Role, *, exact: bool = False) -> tuple[ColumnNeed, ...]:
+        """Return every column that the dataset of a source has to offer, once for each use.
+
+        Args:
+            role: whose dataset.
+            exact: whether the bounds of amounts have to be what the policy states, see `OwnAmount.needed`.
+        """
         if role not in self.owners:
             return ()
-        parts: tuple[OwnAxis | OwnAmount, ...] = (*self.axes, *self.amounts)
         return (
             _KEY_NEED,
-            *(need for part in parts if part.source == role for need in part.needs),
+            *(need for part in self.axes if part.source == role for need in part.needs),
+            *(need for part in self.amounts if part.source == role for need in part.needed(exact=exact)),
             *(each.kept.need for each in self.filters if each.source == role),
             *(_ENVELOPE if role == self.records_from else ()),
             RECENT,
@@ -174,12 +194,7 @@ class Lists:
         Raises:
             InputError: `bad-inputs`, `one-list-each`, `filters-on-one-column`, `reserved-name`.
         """
-        if sorted(given.role for given in spec.inputs) != sorted(self.owners):
-            raise InputError(
-                f"{len(spec.inputs)} inputs, expected one each of {', '.join(self.owners)}",
-                code="bad-inputs",
-                hint="give every source one dataset; no other role brings any",
-            )
+        check_given(spec, self.owners)
         if len({organisation_of(spec.roles[role]) for role in self.owners}) != len(self.owners):
             raise InputError(
                 "one organisation brings two lists, but it needs no protocol to join them",
@@ -192,6 +207,48 @@ class Lists:
             check_filters(Layout(filters=wanted.filters), (given,))
         check_names(spec)
 
+    def builder(self, spec: JobSpec, role: Role, unit: Unit | None) -> JoinedListBuilder:
+        """Return an empty list of a source's part; identifiers as of the day of the data, or of the job.
+
+        Raises:
+            InputError: `no-dataset`.
+        """
+        if role not in self.owners:
+            raise InputError(f"the role {role} brings no dataset", code="no-dataset")
+        areas = area_table(self.areas)
+        return JoinedListBuilder(self.wanted(role), as_of=spec.created.date(), areas=areas, unit=unit)
+
+    def own(self, role: Role, prepared: PreparedInput | None) -> JoinedList:
+        """Return the list of a source as its builder made it.
+
+        Raises:
+            TypeError: it is none.
+        """
+        if not isinstance(prepared, JoinedList) or prepared.wanted != self.wanted(role):
+            raise TypeError(f"the role {role} needs the list that its builder returns")
+        return prepared
+
+    def check_all_on(self, inputs: Mapping[Role, InputSummary], constraints: Constraints) -> None:
+        """Check what admissions say of lists that a person is on, every one, who counts.
+
+        (1) A summary of every list and of nothing else, made by the same rules; sizes that a list can have.
+        (2) Enough organisations, and sources that a person is in.
+
+        Raises:
+            ProtocolAborted: with the guard that failed.
+        """
+        # (1)
+        check_summaries(inputs, self.owners)
+        check_sizes(inputs)
+        # (2)
+        check_enough(
+            constraints,
+            organisations=len(self.owners),
+            sources=len(self.owners),
+            more="add sources",
+            without="a person counts who is on every list: add sources",
+        )
+
     def query(
         self,
         spec: JobSpec,
@@ -203,13 +260,12 @@ class Lists:
     ) -> Query | None:
         """Return what a job selects of one source's dataset; None for a role without one.
 
-        A person is in the answer who is on every list and counts on each: so what the other lists are, what
-        is filtered there, and which rows have a place or an amount there, select persons of this list, too.
-        All of that is `asks`: two exact questions that differ anywhere in it select different persons of
-        every list, and their difference would be an answer nobody approved. Only this list's own filters
-        stand as filters: with values that exclude each other, no row of it is in both. Filters of another
-        list do not: somebody may have two rows there, one in each, while it is one row here. What is
-        equal whatever the sources are numbered is one question.
+        A person is in the answer who is on every list and counts on each: so what the lists are, what is
+        filtered there, and which rows have a place or an amount there, select persons of this list. All of
+        that is `asks`: two exact questions that differ anywhere in it select different persons of every list,
+        and their difference would be an answer nobody approved. No filter stands as a filter, not even one of
+        this list: somebody may have two rows, each kept by one of two filters that exclude each other, and so
+        count in both answers. What is equal whatever the sources are numbered is one question.
 
         Args:
             spec: the job.
@@ -241,14 +297,17 @@ class Lists:
             "areas": self.areas,
             **asks,
         }
-        return query_of(
-            Layout(filters=self.wanted(role).filters),
-            given,
-            # A digest: a job may list a million values, and `query_of` keeps none of them but own filters'.
-            {"joined": sha256_digest(canonical_json(plain))},
-            noisy=noisy,
-            amounts=amounts,
-        )
+        # A digest: a job may list a million values, and is only ever compared.
+        return Query(sha256_digest(canonical_json(plain)), noisy=noisy, amounts=amounts)
+
+
+def measured_twice(found: str) -> InputError:
+    """Return what is said of exact sums that would tell of each other whom they do not hold."""
+    return InputError(
+        found,
+        code="measured-twice",
+        hint='ask for one sum of each column, without an axis or a filter on it; or with noise: rho = "0.1"',
+    )
 
 
 _ENVELOPE: Final = (
@@ -286,13 +345,6 @@ def owners_of(spec: JobSpec, *, dealer: bool, extra: Collection[Role] = ()) -> t
     return owners
 
 
-def kinds_of(role: Role, key_holders: Collection[Role]) -> frozenset[str]:
-    """Return the policy role names of a seat: two sources are key-holders, too."""
-    if role in NEUTRAL:
-        return frozenset({str(role)})
-    return frozenset({"source", "key-holder"} if role in key_holders else {"source"})
-
-
 def seats_apart(spec: JobSpec, owners: Sequence[Role], requester: Organisation) -> tuple[Separation, ...]:
     """Return which organisations must be different, with what they would learn if they were one.
 
@@ -326,23 +378,6 @@ _ONE_LIST_EACH: Final = "nothing new, but an organisation that brings two lists 
 # -- params --------------------------------------------------------------------------------------------------
 
 
-def read_key_holders(reader: Reader, owners: Sequence[Role]) -> tuple[Role, Role]:
-    """Read `key_holders`, two different sources; the first two where it is left out.
-
-    Raises:
-        InputError: `bad-params`.
-    """
-    if not reader.has("key_holders"):
-        return owners[0], owners[1]
-    named = tuple(map(Role, reader.texts("key_holders", 2)))
-    if len(named) != 2 or not set(named) <= set(owners):
-        raise bad(
-            "params.key_holders does not name two sources of this job",
-            'write key_holders = ["source-1", "source-2"], or leave it out',
-        )
-    return named[0], named[1]
-
-
 def read_lists(
     reader: Reader,
     owners: Sequence[Role],
@@ -355,6 +390,7 @@ def read_lists(
     times: bool = False,
     records: bool = False,
     reserved: Collection[str] = (),
+    noisy: bool = False,
 ) -> Lists:
     """Read what three job types have in common; what else the params hold is left to the caller.
 
@@ -370,6 +406,7 @@ def read_lists(
             needs no `of`: then it only multiplies.
         records: whether `records_from` names the source that also tells street and last sight.
         reserved: slots that are taken, beside those that always are.
+        noisy: whether what is told carries noise; then no amount may refuse a list.
 
     Raises:
         InputError: `bad-params`, `too-many-cells`.
@@ -387,6 +424,11 @@ def read_lists(
         records_from=Role(reader.choice("records_from", owners)) if records else None,
     )
     _check_slots(found, reserved)
+    if noisy and any(each.amount.outside == "refuse" for each in found.amounts):
+        raise bad(
+            "an amount refuses the list in a job with noise: that would end for one row, and so tell of it",
+            "leave outside out: what is out of bounds is cut to them, and counted at its own node",
+        )
     return found
 
 
@@ -448,15 +490,13 @@ def _read_amount(table: Reader) -> Amount:
     slot = read_slot(table)
     decimals = table.number("decimals", 0, MAX_DECIMALS, 0)
     outside = table.choice("outside", _OUTSIDE, "clip")
-    until = table.text("until") if table.has("until") else None
+    until = month_text(int(table.month("until"))) if table.has("until") else None
     low, high = (table.fraction(name) * 10**decimals for name in ("low", "high"))
     if low.denominator != 1 or high.denominator != 1 or not -MAX_BOUND <= low < high <= MAX_BOUND:
         raise bad(
             "low and high are not the least and greatest amount of a column, in its own decimals",
             'write for example low = "0", high = "5000"',
         )
-    if until is not None and not _MONTH.fullmatch(until):
-        raise bad("until is no month from 1900-01 to 2199-12", 'write until = "2025-12"')
     if until is not None and (decimals or outside == "refuse"):
         raise bad(
             "months have decimals, or refuse what is out of bounds, but are whole and have no stated range",

@@ -8,6 +8,7 @@
     matcher     -- ALIGN -->   helper      which rows belong together, padded
     matcher     -- GROUPS -->  helper      how many rows each open group has
     matcher    <-- COIN -->    helper      halves of the challenge of the check
+    helper      -- DEALT -->   dealer      that its part has come, and rows, too
     matcher    <-- BLOCK -->   helper      one product's openings, block by block
     matcher    <-- CHECK -->   helper      what has to cancel if the dealer was right
     helper      -- FINAL -->   matcher     its shares of all sums, noise added
@@ -17,11 +18,11 @@ taken off, which it expands from the seed. What the two send each other is as lo
 rows.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import Final, Literal, Self
+from typing import Final, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +30,19 @@ import numpy.typing as npt
 from protocols.errors import ProtocolAborted
 from protocols.ids import Role
 from protocols.jobs.job_type import Content
-from protocols.joined.align import ABSENT, Alignment, Way, align, check_positions, check_sizes, spread
-from protocols.joined.field import Field, Words
-from protocols.joined.triples import Multiplier, Shape, corrections_bytes, deal
+from protocols.joined.align import (
+    ABSENT,
+    Alignment,
+    Way,
+    align,
+    check_positions,
+    check_sizes,
+    cleared,
+    filled,
+    spread,
+)
+from protocols.joined.field import Field, Modulus, Words
+from protocols.joined.triples import COIN_BYTES, Multiplier, Shape, corrections_bytes, deal
 from protocols.party import (
     MAX_BODY_BYTES,
     UNDER_WAY,
@@ -43,8 +54,9 @@ from protocols.party import (
     Step,
     Waiting,
 )
+from protocols.psi.keyed_list import WAITING
 from protocols.psi.owner import ListOwner, plan_of
-from protocols.psi.streams import Stream, check_ascending, messages, unexpected
+from protocols.psi.streams import Stream, bad_length, check_ascending, messages, single, unexpected
 from protocols.psi.tagging import TAG_BYTES, Plan, Tagged
 from protocols.sums.masks import SEED_BYTES, stream_key
 
@@ -67,9 +79,17 @@ CHECK: Final = 0x2700
 FINAL: Final = 0x2800
 """Round: helper → matcher, its shares of the sums, then of the product, as words."""
 
-COIN_BYTES: Final = 16
+DEALT: Final = 0x2900
+"""Round: helper → dealer, empty: rows have come, too, and a batch of what was dealt is taken up."""
+
+AHEAD: Final = 2
+"""Batches that a dealer sends before the helper says anything."""
+
 CHUNK_ROWS: Final = 1 << 15
 """Rows of a message at most; fewer where they would not fit."""
+
+MAX_ROOM: Final = 8 << 30
+"""Bytes that an attempt may take at the matcher: `Joining.check_room`."""
 
 _STAND_IN: Final = b"minshu/joined-list/1/"
 _ROWS_LABEL: Final = b"joined-rows"
@@ -80,9 +100,12 @@ Noise = Callable[[Rand], tuple[Ints, Ints | None]]
 """Draws what one of the two adds: groups x words, and left x right where there is a product."""
 
 
+_Modulus = TypeVar("_Modulus", bound=Modulus)
+
+
 @dataclass(frozen=True, slots=True)
-class Joining:
-    """What is computed in one attempt; all public.
+class Joining(Generic[_Modulus]):
+    """What is computed in one attempt; all public. Sums and products take words of a `Field`.
 
     Attributes:
         tags: who tags what, from `plan_of`.
@@ -101,7 +124,7 @@ class Joining:
     matcher: Role
     helper: Role
     dealer: Role | None
-    field: Field
+    field: _Modulus
     widths: tuple[int, ...]
     open_sizes: tuple[tuple[int, ...], ...]
     rows: int
@@ -118,7 +141,7 @@ class Joining:
         *,
         matcher: Role,
         helper: Role,
-        field: Field,
+        field: _Modulus,
         widths: Sequence[int],
         dealer: Role | None = None,
         open_sizes: Sequence[Sequence[int]] = (),
@@ -160,7 +183,7 @@ class Joining:
         return sum(self.widths)
 
     @property
-    def shape(self) -> Shape | None:
+    def shape(self: "Joining[Field]") -> Shape | None:
         """The product's shape."""
         if self.product is None:
             return None
@@ -170,7 +193,7 @@ class Joining:
         return Shape(self.rows, self.widths[left], self.widths[right], self.field)
 
     @property
-    def product_size(self) -> tuple[int, int]:
+    def product_size(self: "Joining[Field]") -> tuple[int, int]:
         """Left and right words of the product; (0, 0) where there is none."""
         shape = self.shape
         if shape is None:
@@ -191,14 +214,66 @@ class Joining:
         return min(CHUNK_ROWS, MAX_BODY_BYTES // (4 * len(self.widths)))
 
     @property
-    def final_words(self) -> int:
+    def final_words(self: "Joining[Field]") -> int:
         """Words of the helper's shares of all sums."""
         left, right = self.product_size
         return self.groups * self.width + left * right
 
+    @property
+    def room(self) -> int:
+        """Bytes that the matcher holds, nobody more: lists, aligned rows, sums, and the running product."""
+        word, lists = self.field.bytes, len(self.widths)
+        held = sum(count * self.row_bytes(index) for index, count in enumerate(self.tags.counts))
+        held += self.rows * (word * self.width + 4 * lists) + self.groups * self.width * word
+        if self.product is None:
+            return held
+        factors = (self.width,) * 2 if self.product == "gram" else [self.widths[at] for at in self.product]
+        return held + 9 * word * prod(factors)
+
+    def check_room(self) -> None:
+        """Refuse what no node has memory for, once admissions say how long the lists are.
+
+        Raises:
+            ProtocolAborted: `guard-too-large`.
+        """
+        if self.room > MAX_ROOM:
+            raise ProtocolAborted(
+                f"lists of these sizes and {self.width} words a joined row take {self.room >> 20} MiB at the "
+                f"matcher, more than {MAX_ROOM >> 20}",
+                code="guard-too-large",
+                hint="ask for fewer cells or columns, or of a dataset with fewer persons",
+            )
+
     def mask_key(self, seed: bytes, owner: Role) -> bytes:
         """Return the key of the stream that a list's words are masked with."""
         return stream_key(seed, self.ctx, owner, self.helper, _ROWS_LABEL)
+
+    def told(self, alignment: Alignment) -> Iterator[Outgoing]:
+        """Yield what the matcher tells the helper of the alignment, as long for any number of persons."""
+
+        def places_of(start: int, stop: int) -> npt.NDArray[np.uint32]:
+            rows = np.full((stop - start, len(self.widths)), ABSENT, dtype="<u4")
+            here = alignment.positions[start : min(stop, alignment.n)]
+            rows[: len(here)] = here
+            return rows
+
+        return messages(self.helper, ALIGN, self.rows, self.align_chunk, places_of)
+
+    def placed(self, positions: npt.NDArray[np.uint32], seeds: Mapping[Role, bytes]) -> list[Words]:
+        """Return the helper's shares of the aligned rows of every list: masks, where the alignment has them.
+
+        Args:
+            positions: rows x lists, as `check_positions` has found them right.
+            seeds: of every list's masks.
+        """
+        shares = []
+        for index, (owner, width) in enumerate(zip(self.tags.owners, self.widths, strict=True)):
+            aligned: Words = np.zeros((self.rows, width), dtype=self.field.dtype)
+            if width:
+                stream = self.field.stream(self.mask_key(seeds[owner], owner))
+                spread(positions[:, index], self.tags.counts[index], stream, aligned)
+            shares.append(aligned)
+        return shares
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,7 +298,7 @@ class Holder(ListOwner):
 
     def __init__(  # noqa: PLR0917  # a list: whose, its keys, what belongs to them
         self,
-        joining: Joining,
+        joining: Joining[_Modulus],
         role: Role,
         keys: Keys,
         words: Callable[[npt.NDArray[np.uint32]], Ints],
@@ -237,7 +312,8 @@ class Holder(ListOwner):
             role: whose list it is.
             keys: distinct typed keys, n; those of persons who do not count are keys of no other list.
             words: returns the words of the rows with these places, k x width, as signed values.
-            codes: n x open axes, the group of each row, below the axis's size.
+            codes: n x open axes, the group of each row, below the axis's size. In the place of those of a
+                person who waits go the codes of one who counts, drawn anew.
             rand: draws scalars, orders and the seed.
 
         Raises:
@@ -246,6 +322,7 @@ class Holder(ListOwner):
         self._joining, self._role, self._words, self._codes = joining, role, words, codes
         self._index = joining.tags.owners.index(role)
         self._seed = rand(SEED_BYTES)
+        self._waits, self._draw = np.strings.startswith(keys, WAITING), rand
         super().__init__(joining.tags, role, keys, rand, stand_in=_STAND_IN, answer=self._rows)
 
     def _rows(self, tagged: Tagged) -> Iterator[Outgoing]:
@@ -253,12 +330,13 @@ class Holder(ListOwner):
         axes, width = len(joining.open_sizes[index]), joining.widths[index]
         stream = joining.field.stream(joining.mask_key(self._seed, self._role))
         stand_in = len(tagged.order) - 1
+        shown = _drawn(self._codes, self._waits, self._draw) if axes else self._codes
 
         def rows(start: int, stop: int) -> npt.NDArray[np.uint8]:
             places = tagged.order[start:stop]
             own = places != stand_in
             codes = np.zeros((len(places), axes), dtype="<u2")
-            codes[own] = self._codes[places[own]]
+            codes[own] = shown[places[own]]
             values = np.zeros((len(places), width), dtype=np.int64)
             values[own] = self._words(places[own])
             body = np.empty((len(places), joining.row_bytes(index)), dtype=np.uint8)
@@ -274,10 +352,53 @@ class Holder(ListOwner):
         yield from messages(joining.matcher, ROWS, len(tagged.order), joining.row_chunk(index), rows)
 
 
-class Dealer:
-    """Makes the product's triple of nothing but public sizes, and is done. Its output is `()`."""
+class Dealing:
+    """Deals batch by batch, a few ahead, until the helper has said of each that it is taken up. Output `()`.
 
-    def __init__(self, joining: Joining, rand: Rand) -> None:
+    Whoever finishes has answered, and takes part in no further attempt of a job. So a dealer does not finish
+    by dealing, before any row is there: an attempt that ends until then can be made again.
+    """
+
+    def __init__(self, helper: Role, batches: int) -> None:
+        """Deal to `helper`, at least one batch."""
+        self._helper, self._batches = helper, batches
+        self._sent = min(AHEAD, batches)
+        self._used = 0
+
+    def deal(self, number: int) -> Iterator[Outgoing]:
+        """Yield what batch `number` takes, counted from 0."""
+        raise NotImplementedError
+
+    def start(self) -> Step:
+        """Deal the first batches."""
+        return Waiting(chain.from_iterable(map(self.deal, range(self._sent))), self._progress())
+
+    def _progress(self) -> Progress:
+        return Progress("dealing", self._used, self._batches)
+
+    def receive(self, message: Incoming) -> Step:
+        """Deal the next batch, if there is one; be done with the last.
+
+        Raises:
+            ProtocolAborted: a message that is not due.
+        """
+        if message.round != DEALT or message.sender != self._helper:
+            raise unexpected(message)
+        if message.body or message.last != (self._used + 1 == self._batches):
+            raise bad_length(message)
+        self._used += 1
+        if self._used == self._batches:
+            return Finished((), ())
+        if self._sent == self._batches:
+            return Waiting((), self._progress())
+        self._sent += 1
+        return Waiting(self.deal(self._sent - 1), self._progress())
+
+
+class Dealer(Dealing):
+    """Makes the product's triple of nothing but public sizes, in one batch."""
+
+    def __init__(self, joining: Joining[Field], rand: Rand) -> None:
         """Draw the seeds.
 
         Raises:
@@ -285,14 +406,12 @@ class Dealer:
         """
         if joining.shape is None:
             raise ValueError("a dealer without a product")
+        super().__init__(joining.helper, 1)
         self._joining, self._shape = joining, joining.shape
         self._seeds = rand(SEED_BYTES), rand(SEED_BYTES)
 
-    def start(self) -> Step:
-        """Deal."""
-        return Finished(self._dealt(), ())
-
-    def _dealt(self) -> Iterator[Outgoing]:
+    def deal(self, number: int) -> Iterator[Outgoing]:  # noqa: ARG002  # there is one batch
+        """Yield both seeds and the correction."""
         joining, (first, second) = self._joining, self._seeds
         yield Outgoing(joining.matcher, DEAL, first)
         body = second + deal(self._shape, first, second, joining.ctx)
@@ -300,21 +419,13 @@ class Dealer:
             joining.helper, DEAL, len(body), MAX_BODY_BYTES, lambda start, stop: body[start:stop]
         )
 
-    def receive(self, message: Incoming) -> Step:
-        """Refuse whatever comes.
-
-        Raises:
-            ProtocolAborted: `unexpected-message`.
-        """
-        raise unexpected(message)
-
 
 class Matcher:
     """Aligns rows and opens sums; outputs what `publish` makes of them once the dealer's check holds."""
 
     def __init__(
         self,
-        joining: Joining,
+        joining: Joining[Field],
         rand: Rand,
         *,
         admit: Callable[[int], None],
@@ -333,11 +444,11 @@ class Matcher:
         """
         self._joining, self._rand = joining, rand
         self._admit, self._noise, self._publish = admit, noise, publish
-        self._lists = [_Rows(joining, index) for index in range(len(joining.widths))]
+        self._lists = [MaskedRows(joining, index) for index in range(len(joining.widths))]
         self._total = sum(joining.tags.counts)
         self._side: _Side | None = None
         self._seed: bytes | None = None
-        self._coin = rand(COIN_BYTES)
+        self._coin: bytes | None = None
         self._other: bytes | None = None
         self._final: Stream | None = None
 
@@ -361,14 +472,14 @@ class Matcher:
         if message.round == ROWS and message.sender in joining.tags.owners:
             return self._take_rows(joining.tags.owners.index(message.sender), message)
         if message.round == DEAL and message.sender == joining.dealer and self._seed is None:
-            self._seed = _single(message, SEED_BYTES)
-            return self._multiply()
+            self._seed = single(message, SEED_BYTES)
+            return self._toss()
         side = self._side
         if message.sender != joining.helper or side is None:
             raise unexpected(message)
-        if message.round == COIN and joining.product is not None and self._other is None:
-            self._other = _single(message, COIN_BYTES)
-            return self._multiply()
+        if message.round == COIN and self._coin is not None and self._other is None:
+            self._other = single(message, COIN_BYTES)
+            return self._multiply(self._coin + self._other)
         if message.round == BLOCK and side.multiplying:
             side.take(message)
             return Waiting(self._opened(1), side.progress())
@@ -389,9 +500,8 @@ class Matcher:
         for place, each in enumerate(self._lists):
             shares.append(each.shares(alignment.positions[:, place], self._joining.rows))
         self._side = _Side(self._joining, shares, alignment.sizes)
-        outgoing = self._tell(alignment)
-        step = self._multiply()
-        return Waiting(chain(outgoing, step.outgoing), step.progress)
+        step = self._toss()
+        return Waiting(chain(self._tell(alignment), step.outgoing), step.progress)
 
     def _aligned(self) -> Alignment:
         joining = self._joining
@@ -402,7 +512,8 @@ class Matcher:
             for index, sizes in enumerate(joining.open_sizes):
                 for axis, size in enumerate(sizes):
                     found *= size
-                    found += codes[index][places[:, index], axis]
+                    # Rows that are not joined have no place on some list: any group does.
+                    found += codes[index][:, axis].take(places[:, index], mode="clip")
             return found
 
         lists = [each.tags for each in self._lists]
@@ -415,30 +526,28 @@ class Matcher:
         )
 
     def _tell(self, alignment: Alignment) -> Iterator[Outgoing]:
-        """Yield the alignment, as long for any number of persons, the groups' sizes, and the own coin."""
-        joining, n = self._joining, alignment.n
-
-        def aligned(start: int, stop: int) -> npt.NDArray[np.uint32]:
-            rows = np.full((stop - start, len(joining.widths)), ABSENT, dtype="<u4")
-            here = alignment.positions[start : min(stop, n)]
-            rows[: len(here)] = here
-            return rows
-
-        yield from messages(joining.helper, ALIGN, joining.rows, joining.align_chunk, aligned)
+        """Yield the alignment, as long for any number of persons, and the groups' sizes."""
+        joining = self._joining
+        yield from joining.told(alignment)
         if joining.grouped:
             sizes = alignment.sizes.astype("<u4")
             yield from messages(
                 joining.helper, GROUPS, len(sizes), MAX_BODY_BYTES // 4, lambda start, stop: sizes[start:stop]
             )
-        if joining.product is not None:
-            yield Outgoing(joining.helper, COIN, self._coin)
 
-    def _multiply(self) -> Waiting:
-        """Begin with the product once there is all that it takes."""
-        if self._side is None or self._seed is None or self._other is None:
+    def _toss(self) -> Waiting:
+        """Draw the own half of the challenge, once the dealer's seed is in: it cannot depend on it."""
+        if self._side is None or self._seed is None:
             return Waiting((), self._progress())
+        self._coin = self._rand(COIN_BYTES)
+        return Waiting((Outgoing(self._joining.helper, COIN, self._coin),), self._progress())
+
+    def _multiply(self, coin: bytes) -> Waiting:
+        """Begin with the product."""
+        assert self._side is not None
+        assert self._seed is not None
         multiplier = Multiplier(self._side.shape, self._seed, self._joining.ctx, first=True, corrections=None)
-        multiplier.challenge(self._coin + self._other)
+        multiplier.challenge(coin)
         self._side.begin(multiplier)
         return Waiting(self._opened(UNDER_WAY), self._side.progress())
 
@@ -471,7 +580,7 @@ class Matcher:
 class Helper:
     """Holds masks in the order of the alignment; sees no tag and no word. Its output is `()`."""
 
-    def __init__(self, joining: Joining, rand: Rand, *, noise: Noise | None) -> None:
+    def __init__(self, joining: Joining[Field], rand: Rand, *, noise: Noise | None) -> None:
         """Wait for seeds, the alignment, and the dealer's part.
 
         Args:
@@ -524,7 +633,7 @@ class Helper:
             self._groups.keep(self._groups.take(message))
             return self._ready()
         if message.round == COIN and joining.product is not None and self._coin is None:
-            self._coin = _single(message, COIN_BYTES)
+            self._coin = single(message, COIN_BYTES)
             return self._ready()
         if message.round == BLOCK and side is not None and side.multiplying:
             # The own block is open before the matcher's is taken in.
@@ -539,7 +648,7 @@ class Helper:
     def _take_seed(self, message: Incoming) -> Step:
         if message.round != SEED or message.sender in self._seeds:
             raise unexpected(message)
-        self._seeds[message.sender] = _single(message, SEED_BYTES)
+        self._seeds[message.sender] = single(message, SEED_BYTES)
         return self._ready()
 
     def _ready(self) -> Step:
@@ -563,7 +672,9 @@ class Helper:
         # The own half is drawn when the dealer's part is whole: nothing of it can depend on the challenge.
         multiplier.challenge(self._coin + own)
         self._side.begin(multiplier)
-        return Waiting((Outgoing(joining.matcher, COIN, own),), self._side.progress())
+        assert joining.dealer is not None
+        said = Outgoing(joining.matcher, COIN, own), Outgoing(joining.dealer, DEALT, b"")
+        return Waiting(said, self._side.progress())
 
     def _expanded(self) -> "_Side":
         joining = self._joining
@@ -574,14 +685,7 @@ class Helper:
         if joining.grouped:
             sizes = self._groups.raw().reshape(-1).view("<u4").astype(np.int64)
             check_sizes(sizes, n)
-        shares = []
-        for index, (owner, width) in enumerate(zip(joining.tags.owners, joining.widths, strict=True)):
-            aligned = np.zeros((joining.rows, width), dtype=joining.field.dtype)
-            if width:
-                stream = joining.field.stream(joining.mask_key(self._seeds[owner], owner))
-                spread(positions[:, index], joining.tags.counts[index], stream, aligned)
-            shares.append(aligned)
-        return _Side(joining, shares, sizes)
+        return _Side(joining, joining.placed(positions, self._seeds), sizes)
 
     def _finals(self, side: "_Side") -> Iterator[Outgoing]:
         field = self._joining.field
@@ -595,10 +699,11 @@ class Helper:
         )
 
 
-class _Rows:
+class MaskedRows:
     """One list as it comes in: tags, open codes and masked words, each into the one array that stays."""
 
-    def __init__(self, joining: Joining, index: int) -> None:
+    def __init__(self, joining: Joining[_Modulus], index: int) -> None:
+        """Expect the rows of a list."""
         count, self._field, self._width = joining.tags.counts[index], joining.field, joining.widths[index]
         self._sizes = np.array(joining.open_sizes[index], dtype=np.uint32)
         self.stream = Stream(ROWS, count, joining.row_bytes(index), joining.row_chunk(index))
@@ -607,6 +712,11 @@ class _Rows:
         self._words = np.empty((count, self._width), dtype=joining.field.dtype)
 
     def take(self, message: Incoming) -> None:
+        """Take the next rows.
+
+        Raises:
+            ProtocolAborted: `bad-code`, `bad-tags`, or a message that is not what it has to be.
+        """
         start = self.stream.seen
         rows = self.stream.take(message)
         stop, axes = self.stream.seen, len(self._sizes)
@@ -624,9 +734,12 @@ class _Rows:
 
     def shares(self, places: npt.NDArray[np.uint32], rows: int) -> Words:
         """Return the words of the aligned rows, zeros below them, and let go of all else."""
-        aligned = np.zeros((rows, self._width), dtype=self._words.dtype)
+        column = np.full(rows, ABSENT, dtype=np.uint32)
+        column[: len(places)] = places
+        aligned = np.empty((rows, self._width), dtype=self._words.dtype)
         # With mode "raise", `take` would write to a copy first. Places come of the list itself.
-        np.take(self._words, places, axis=0, out=aligned[: len(places)], mode="clip")
+        np.take(self._words, filled(column, len(self._words)), axis=0, out=aligned, mode="clip")
+        cleared(column, aligned)
         self.tags, self.codes, self._words = (
             self.tags[:0].copy(),
             self.codes[:0].copy(),
@@ -638,14 +751,15 @@ class _Rows:
 class _Side:
     """What matcher and helper have in common: aligned shares, their sums, and a part in one product."""
 
-    def __init__(self, joining: Joining, shares: list[Words], sizes: Ints) -> None:
+    def __init__(self, joining: Joining[Field], shares: list[Words], sizes: Ints) -> None:
         self._joining, self._shares, self.sizes = joining, shares, sizes
-        n, starts = int(sizes.sum()), np.cumsum(sizes) - sizes
+        # Padding is zeros on both sides, so it may stand in the last group: the work is that of any n.
+        starts = np.cumsum(sizes) - sizes
         self._sums = np.zeros((len(sizes), joining.width), dtype=joining.field.dtype)
         at = 0
         for each in shares:
             if each.shape[1]:
-                self._sums[:, at : at + each.shape[1]] = joining.field.sums(each[:n], starts)
+                self._sums[:, at : at + each.shape[1]] = joining.field.sums(each, starts)
             at += each.shape[1]
         if joining.product is None:
             self._shares = []
@@ -742,22 +856,22 @@ class _Side:
         return np.concatenate([part.reshape(-1) for part in parts])
 
 
-def _final_stream(joining: Joining) -> Stream:
+def _final_stream(joining: Joining[Field]) -> Stream:
     return Stream(FINAL, joining.final_words, joining.field.bytes, MAX_BODY_BYTES // joining.field.bytes)
 
 
-def _single(message: Incoming, size: int) -> bytes:
-    """Return the body of a stream of one message.
+def _drawn(codes: npt.NDArray[np.uint16], waits: npt.NDArray[np.bool_], rand: Rand) -> npt.NDArray[np.uint16]:
+    """Return codes of rows, each row of who waits with those of somebody who counts, if anybody does.
 
-    Raises:
-        ProtocolAborted: `bad-length`.
+    With codes of its own, such as zeros, the matcher would see how many wait.
     """
-    if len(message.body) != size or not message.last:
-        raise ProtocolAborted(
-            f"round {message.round}: {len(message.body)} bytes, expected one message of {size}",
-            code="bad-length",
-        )
-    return message.body
+    counting = np.flatnonzero(~waits)
+    if not len(counting):
+        return codes
+    found = codes.copy()
+    drawn = np.frombuffer(rand(8 * int(waits.sum())), dtype="<u8") % np.uint64(len(counting))
+    found[waits] = codes[counting[drawn]]
+    return found
 
 
 def _as_bytes(items: npt.NDArray[np.generic], count: int) -> npt.NDArray[np.uint8]:

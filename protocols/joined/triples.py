@@ -173,7 +173,7 @@ class Multiplier:
         self._weights = stream.take(self._shape.field.checks, self._shape.columns)
 
     def open(self, x: Words, y: Words | None = None) -> bytes:
-        """Return the body of the next own block, at most 1 MiB: rows of D, E, ρ and σ shares.
+        """Return the body of the next own block, at most 1 MiB: shares of rows of X - a, Y - b, ρ and σ.
 
         Args:
             x: own share of the block's rows of X, `block_rows` × l words (the last block: what is left).

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from protocols.errors import InputError
 from protocols.identifiers import AreaTable, normalise, rule_version
 from protocols.ids import Digest
-from protocols.psi.keyed_list import COMMIT_ROWS, UNKNOWN_MONTH, commit, months_of
+from protocols.months import UNKNOWN_MONTH, months_of
+from protocols.psi.keyed_list import COMMIT_ROWS, commit
 
 KEY: Final = "key"
 LAST_SEEN: Final = "last_seen"
@@ -153,7 +154,7 @@ class LookupListBuilder:
         chosen = pa.array(found.rows[inside])
         columns = [self._field(batch[slot].take(chosen), slot) for slot in self._fields]
         self._keys.append(found.keys[counts])
-        self._months.append(months_of(batch.get(LAST_SEEN), count)[found.rows[counts]])
+        self._months.append(months_of(batch.get(LAST_SEEN), count, LAST_SEEN)[found.rows[counts]])
         self._inside.append(inside[counts])
         self._texts.append(pc.binary_join_element_wise(*columns, pa.scalar(SEPARATOR, pa.large_string())))
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from protocols.errors import InputError
 from protocols.identifiers import AreaTable, normalise, rule_version
 from protocols.ids import Digest
-from protocols.psi.keyed_list import COMMIT_ROWS, UNKNOWN_MONTH, commit, months_of, texts_of
+from protocols.months import UNKNOWN_MONTH, months_of
+from protocols.psi.keyed_list import COMMIT_ROWS, commit, texts_of
 
 MAX_VALUES: Final = 255
 """Most values that groups may list together: a value's rank takes one byte, and one stands for no group."""
@@ -144,7 +145,7 @@ class MatchListBuilder:
         ranks = self._ranks(batch["value"])[found.rows]
         self._reasons["no-value"] += int((ranks == _NO_VALUE).sum())
         self._reasons["other-value"] += int((ranks == _OTHER_VALUE).sum())
-        months = months_of(batch.get("last_seen"), len(batch["key"]))[found.rows]
+        months = months_of(batch.get("last_seen"), len(batch["key"]), "last_seen")[found.rows]
         self._kept.append(_packed(found.keys, months, ranks))
 
     def _ranks(self, column: Any) -> npt.NDArray[np.int16]:

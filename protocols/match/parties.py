@@ -27,6 +27,7 @@ from protocols.match.hashing import SALT_BYTES, Joint
 from protocols.match.kkrt import Awaited, Masks, ReceiverUnits, SenderUnits
 from protocols.match.shape import COLUMNS, Match, Shape
 from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
+from protocols.psi.streams import bad_length
 from protocols.psi.tagging import check_chunk
 
 HELLO: Final = 0x3000
@@ -231,7 +232,7 @@ class _KkrtSender:
             return self._take_hello(message)
         if self._due == REPLY:
             if not message.last:
-                raise _bad_length(message)
+                raise bad_length(message)
             self._units.choose(self._choices, self._chooser.keys(message.body))
             self._due = MATRIX
             return Waiting((), self._progress())
@@ -243,7 +244,7 @@ class _KkrtSender:
     def _take_hello(self, message: Incoming) -> Step:
         salt, rest = _opened(message, self._match)
         if rest:
-            raise _bad_length(message)
+            raise bad_length(message)
         joint = Joint(self._match.ctx, salt, self._salt)
         self._units = SenderUnits(self._shape, joint, self._keys, self._marks, self._rand)
         del self._keys  # from here on their hashes do
@@ -253,7 +254,7 @@ class _KkrtSender:
     def _take_columns(self, message: Incoming, units: SenderUnits) -> Step:
         shape, (unit, part) = self._shape, divmod(self._seen, len(self._shape.matrix_cut))
         if len(message.body) != shape.matrix_cut[part] * shape.column_bytes:
-            raise _bad_length(message)
+            raise bad_length(message)
         check_chunk(self._seen, 1, len(shape.matrix_cut) * shape.units, 1, last=message.last)
         self._seen += 1
         if not units.take(message.body):
@@ -281,7 +282,7 @@ class _Answers:
         """Take a message; return all masks of the unit that it ends, if it ends one."""
         shape = self._shape
         if len(message.body) != shape.mask_cut[len(self._pieces)] * shape.mask_bytes:
-            raise _bad_length(message)
+            raise bad_length(message)
         self._pieces.append(Masks.of(message.body, shape.mask_bytes))
         complete = len(self._pieces) == len(shape.mask_cut)
         if message.last != (complete and self.units == shape.units - 1):
@@ -305,7 +306,7 @@ def _opened(message: Incoming, match: Match) -> tuple[bytes, bytes]:
     sizes, body = match.sizes, message.body
     start = len(sizes) + SALT_BYTES
     if len(body) < start or not message.last:
-        raise _bad_length(message)
+        raise bad_length(message)
     if body[: len(sizes)] != sizes:
         raise ProtocolAborted(
             f"{message.sender} compares lists of other sizes than were admitted",
@@ -313,11 +314,3 @@ def _opened(message: Incoming, match: Match) -> tuple[bytes, bytes]:
             hint="bring both nodes to one version; they read the same admissions",
         )
     return body[len(sizes) : start], body[start:]
-
-
-def _bad_length(message: Incoming) -> ProtocolAborted:
-    return ProtocolAborted(
-        f"message of {len(message.body)} bytes in round {message.round}, which is not what the sizes ask for",
-        code="bad-length",
-        hint="the other side runs another version, or has other sizes than were admitted",
-    )

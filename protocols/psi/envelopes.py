@@ -18,8 +18,9 @@ from protocols.errors import ProtocolAborted
 from protocols.identifiers import AreaTable, normalise, type_tag
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import SUSPECTED, Content, Table
+from protocols.months import month_text
 from protocols.party import Incoming, Outgoing
-from protocols.psi.keyed_list import MAX_STREET_BYTES, WAITING, month_text
+from protocols.psi.keyed_list import MAX_STREET_BYTES, WAITING
 from protocols.psi.locks import GCM_TAG_BYTES
 from protocols.psi.tagging import check_chunk
 

@@ -16,19 +16,13 @@ import numpy.typing as npt
 from protocols.errors import InputError
 from protocols.identifiers import AreaTable, normalise, rule_version
 from protocols.ids import Digest
+from protocols.months import UNKNOWN_MONTH, months_of
 
 MAX_STREET_BYTES: Final = 47
 MAX_STREETS: Final = 1 << 16
 
-UNKNOWN_MONTH: Final = 0
-"""A month is year x 12 + month - 1; zero means that it is not known."""
-
-_FIRST_MONTH: Final = 1900 * 12
-_END_MONTH: Final = 2200 * 12
 _FIRST_DAY: Final = np.datetime64("1900-01-01", "D")
 _END_DAY: Final = np.datetime64("2200-01-01", "D")
-_ISO_MONTH: Final = r"^(19|20|21)[0-9]{2}-(0[1-9]|1[0-2])(-[0-9]{2})?$"
-_COMPACT_MONTH: Final = r"^([0-9]{4})([0-9]{2})$"
 _COMPACT_DAY: Final = r"^([0-9]{4})([0-9]{2})([0-9]{2})$"
 _ISO_DAY: Final = r"^(19|20|21)[0-9]{2}-[0-9]{2}-[0-9]{2}([T ].*)?$"
 WAITING: Final = b"WAITING:"
@@ -146,7 +140,7 @@ class KeyedListBuilder:
         if self._until is not None:
             self._past.append(self._dated(batch["since"], rows, self._until))
         self._streets.append(self._codes.coded(batch.get("street"), len(column))[rows])
-        self._months.append(months_of(batch.get("last_seen"), len(column))[rows])
+        self._months.append(months_of(batch.get("last_seen"), len(column), "last_seen")[rows])
 
     def _dated(self, column: Any, rows: npt.NDArray[Any], until: date) -> npt.NDArray[np.bool_]:
         """Return which of these rows count by their dates, and count the reasons of the others."""
@@ -238,53 +232,6 @@ class StreetCodes:
         return self._codes.setdefault(name, len(self._codes))
 
 
-def months_of(column: Any, rows: int, what: str = "last_seen") -> npt.NDArray[np.uint16]:
-    """Return the month of each row; UNKNOWN_MONTH where it is null, unreadable or not in 1900 to 2199.
-
-    Args:
-        column: a date, a time, or a month such as 2026-11 or 202611; None: no month is known.
-        rows: how many there are.
-        what: the slot, for the error.
-
-    Raises:
-        InputError: `not-a-date`: a column of another type.
-    """
-    if column is None:
-        return np.zeros(rows, dtype=np.uint16)
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = column.type
-    try:
-        if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-            year, month = pc.year(column), pc.month(column)
-        else:
-            fits = (
-                pa.types.is_string,
-                pa.types.is_large_string,
-                pa.types.is_dictionary,
-                pa.types.is_integer,
-            )
-            if not any(fit(kind) for fit in fits):
-                raise InputError(
-                    f"the {what} column is of type {kind}, expected a date, a time, text or whole numbers",
-                    code="not-a-date",
-                    hint="cast it to a date at the source, or give months such as 2026-11 or 202611",
-                )
-            text = pc.replace_substring_regex(column.cast(pa.string()), _COMPACT_MONTH, r"\1-\2")
-            text = pc.if_else(pc.match_substring_regex(text, _ISO_MONTH), text, "0000-01")
-            year = pc.utf8_slice_codeunits(text, 0, 4).cast(pa.int64())
-            month = pc.utf8_slice_codeunits(text, 5, 7).cast(pa.int64())
-    except pa.ArrowException:
-        raise InputError(
-            f"the {what} column cannot be read as dates", code="not-a-date", hint="cast it at the source"
-        ) from None
-    number = pc.fill_null(pc.add(pc.multiply(year, 12), month), 1)
-    months = np.asarray(number.to_numpy(zero_copy_only=False), dtype=np.int64) - 1
-    months[(months < _FIRST_MONTH) | (months >= _END_MONTH)] = UNKNOWN_MONTH
-    return months.astype(np.uint16)
-
-
 def _days(column: Any) -> npt.NDArray[np.datetime64]:
     """Return the day of each row; not-a-time where it is null, unreadable or not in 1900 to 2199."""
     import pyarrow as pa
@@ -374,16 +321,3 @@ def texts_of(column: Any, what: str) -> tuple[list[str], npt.NDArray[np.int64]]:
     coded = plain.dictionary_encode()
     places = np.asarray(coded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
     return coded.dictionary.to_pylist(), places
-
-
-def month_text(month: int) -> str:
-    """Return `2026-11`, or nothing where the month is unknown.
-
-    Raises:
-        ValueError: no month between 1900 and 2199, nor UNKNOWN_MONTH.
-    """
-    if month == UNKNOWN_MONTH:
-        return ""
-    if not _FIRST_MONTH <= month < _END_MONTH:
-        raise ValueError("no month of 1900 to 2199")
-    return f"{month // 12:04d}-{month % 12 + 1:02d}"

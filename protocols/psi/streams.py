@@ -95,6 +95,26 @@ def messages(
         yield Outgoing(to, number, body, last=stop == count)
 
 
+def single(message: Incoming, size: int) -> bytes:
+    """Return the body of a stream of one message.
+
+    Raises:
+        ProtocolAborted: `bad-length`.
+    """
+    if len(message.body) != size or not message.last:
+        raise bad_length(message)
+    return message.body
+
+
+def bad_length(message: Incoming) -> ProtocolAborted:
+    """Return the error of a message that is longer or shorter than what is due, or comes too early to end."""
+    return ProtocolAborted(
+        f"round {message.round}: a message of {len(message.body)} bytes, which is not what is due",
+        code="bad-length",
+        hint="the other side runs another version; both read the same job and admissions",
+    )
+
+
 def check_ascending(tags: npt.NDArray[np.bytes_]) -> None:
     """Check that a list's tags ascend: one person is one tag, and their order tells nothing of the input's.
 

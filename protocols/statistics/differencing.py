@@ -22,16 +22,24 @@ _MAX_BOUND: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Values from `low` to `high`, both included; None: no bound."""
+    """Values from `low` to `high`, both included; None: no bound.
+
+    `months`: the values are months, as `protocols.months` numbers them. Numbers of a column and months of it
+    are not compared with each other: 202511 and 2025-11 may be one row, before and after a policy called the
+    column a month.
+    """
 
     low: Fraction | None = None
     high: Fraction | None = None
+    months: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form."""
+        # Texts from before there were months do not name them.
         return {
             "low": None if self.low is None else str(self.low),
             "high": None if self.high is None else str(self.high),
+            **({"months": True} if self.months else {}),
         }
 
 
@@ -104,6 +112,8 @@ def _kept(value: Any) -> frozenset[str] | Between:
             return frozenset(values)
         case {"low": low, "high": high} if len(value) == 2:
             return Between(_bound(low), _bound(high))
+        case {"low": low, "high": high, "months": True} if len(value) == 3:
+            return Between(_bound(low), _bound(high), months=True)
     raise ValueError
 
 
@@ -125,7 +135,7 @@ def disjoint(one: Query, other: Query) -> bool:
 def _exclude(one: frozenset[str] | Between, other: frozenset[str] | Between) -> bool:
     if isinstance(one, frozenset) and isinstance(other, frozenset):
         return not one & other
-    if isinstance(one, Between) and isinstance(other, Between):
+    if isinstance(one, Between) and isinstance(other, Between) and one.months == other.months:
         return _before(one, other) or _before(other, one)
     return False
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 from protocols.errors import InputError
 from protocols.jobs.job_type import ColumnNeed, Domain
+from protocols.months import month_number
 
 MAX_AXES: Final = 4
 MAX_CELLS: Final = 1 << 20
@@ -31,6 +32,7 @@ MAX_BOUND: Final = 1 << 52
 
 TEXT_TYPES: Final = ("enum", "code", "text")
 NUMBER_TYPES: Final = ("int", "decimal")
+MONTH_TYPES: Final = ("date", "month")
 
 _SPAN: Final = 40
 MAX_TEXT: Final = 64
@@ -82,27 +84,39 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which rows count at all: those whose text is listed, or whose number is between two, both included."""
+    """Which rows count at all: those whose text is listed, or whose number or month is between two.
+
+    Attributes:
+        slot: the job's word for the column.
+        values: the texts that are listed; empty for numbers and months.
+        low, high: least and greatest, both included; None: no bound.
+        months: the column is of dates or months, and `low` and `high` number months as `protocols.months`
+            does.
+    """
 
     slot: str
     values: tuple[str, ...] = ()
     low: Fraction | None = None
     high: Fraction | None = None
+    months: bool = False
 
     @property
     def need(self) -> ColumnNeed:
         """The column it takes."""
         if self.values:
             return ColumnNeed(self.slot, "filter", TEXT_TYPES, domain=Domain(values=self.values))
-        return ColumnNeed(self.slot, "filter", NUMBER_TYPES, domain=Domain(kept=(self.low, self.high)))
+        types = MONTH_TYPES if self.months else NUMBER_TYPES
+        return ColumnNeed(self.slot, "filter", types, domain=Domain(kept=(self.low, self.high)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form."""
+        # What a node committed to before there were months does not name them.
         return {
             "slot": self.slot,
             "values": [*self.values],
             "low": None if self.low is None else str(self.low),
             "high": None if self.high is None else str(self.high),
+            **({"months": True} if self.months else {}),
         }
 
 
@@ -251,6 +265,16 @@ class Reader:
         """Return a number written as text, such as "0.1" or "1/10"; see `fraction`."""
         return fraction(self._left.pop(name, None), f"params.{name}")
 
+    def month(self, name: str) -> Fraction:
+        """Return the number of a month such as "2025-12", see `month_number`."""
+        value = self._left.pop(name, None)
+        try:
+            return Fraction(month_number(value if isinstance(value, str) else ""))
+        except ValueError:
+            raise bad(
+                f"params.{name} is no month from 1900-01 to 2199-12", f'write {name} = "2025-12"'
+            ) from None
+
     def fractions(self, name: str, most: int) -> tuple[Fraction, ...]:
         """Return an ascending list of numbers written as texts, 1 to `most` of them."""
         return _fractions(self._items(name, most), f"params.{name}")
@@ -312,7 +336,9 @@ def read_axes(reader: Reader, *, least: int = 0, most: int = MAX_AXES) -> tuple[
 
 
 def read_filters(reader: Reader) -> tuple[Filter, ...]:
-    """Read `filters`: `{slot, values}`, or `{slot, low, high}` of which one may be left out.
+    """Read `filters`: `{slot, values}`, or `{slot, low, high}`, or of months `{slot, from, to}`.
+
+    Of two ends one may be left out.
 
     Raises:
         InputError: what is wrong.
@@ -333,11 +359,17 @@ def read_filter(table: Reader) -> Filter:
     slot = read_slot(table)
     if table.has("values"):
         return Filter(slot, values=table.texts("values", MAX_CELLS))
-    low = table.fraction("low") if table.has("low") else None
-    high = table.fraction("high") if table.has("high") else None
+    months = table.has("from") or table.has("to")
+    first, last = ("from", "to") if months else ("low", "high")
+    read = table.month if months else table.fraction
+    low = read(first) if table.has(first) else None
+    high = read(last) if table.has(last) else None
     if (low is None and high is None) or (low is not None and high is not None and low > high):
-        raise bad("a filter keeps nothing, or everything", 'write low = "2019", high = "2025"')
-    return Filter(slot, low=low, high=high)
+        raise bad(
+            "a filter keeps nothing, or everything",
+            'write low = "2019", high = "2025", or of months from = "2025-01", to = "2025-09"',
+        )
+    return Filter(slot, low=low, high=high, months=months)
 
 
 def read_measure(table: Reader, uses: Sequence[str] = ("sum", "mean")) -> Measure:

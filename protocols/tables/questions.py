@@ -59,4 +59,4 @@ def _slot(plain: Mapping[str, Any]) -> str:
 
 
 def _kept(each: Filter) -> frozenset[str] | Between:
-    return frozenset(each.values) if each.values else Between(each.low, each.high)
+    return frozenset(each.values) if each.values else Between(each.low, each.high, each.months)

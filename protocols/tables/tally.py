@@ -22,6 +22,7 @@ from protocols.identifiers import AreaTable, Reason, normalise, rule_version
 from protocols.identifiers.columns import blocks
 from protocols.ids import Digest
 from protocols.jobs.job_type import UNIT, Unit
+from protocols.months import END_MONTH, FIRST_MONTH, UNKNOWN_MONTH, months_of
 from protocols.tables import numbers
 from protocols.tables.layout import MAX_CELLS, MAX_ROWS, MAX_TEXT, Axis, Filter, Layout
 
@@ -307,7 +308,7 @@ class TallyBuilder:
         """Return each row's cell, -1 for a row that a filter refuses or that has none."""
         cells = np.zeros(rows, dtype=np.int64)
         for each in self._filters:
-            cells[~each.passes(batch[each.slot])] = -1
+            cells[~each.passes(batch[each.slot])[0]] = -1
         for axis in self._axes:
             along = axis.place(batch[axis.slot])
             cells = np.where((cells < 0) | (along < 0), -1, cells * axis.size + along)
@@ -509,18 +510,26 @@ class FilterRows:
     def __init__(self, kept: Filter) -> None:
         """Keep what `kept` says."""
         self.slot = kept.slot
-        self._low, self._high = kept.low, kept.high
+        self._low, self._high, self._months = kept.low, kept.high, kept.months
         self._texts = dict.fromkeys(kept.values, 0)
 
-    def passes(self, column: Any) -> Mask:
-        """Return whether each row is kept; one without a value is not.
+    def passes(self, column: Any) -> tuple[Mask, Mask]:
+        """Return whether each row is kept, and whether it has no readable month where months are asked for.
+
+        A row without a value is not kept.
 
         Raises:
-            InputError: `not-text`, `not-a-number`: a column of another type.
+            InputError: `not-text`, `not-a-number`, `not-a-date`: a column of another type.
         """
-        if self._texts:
-            return coded(column, self._texts, self.slot) >= 0
         passes = np.zeros(len(column), dtype=np.bool_)
+        undated = np.zeros(len(column), dtype=np.bool_)
+        if self._texts:
+            return coded(column, self._texts, self.slot) >= 0, undated
+        if self._months:
+            months = months_of(column, len(column), self.slot)
+            undated = months == UNKNOWN_MONTH
+            first, last = int(self._low or FIRST_MONTH), int(self._high or END_MONTH)
+            return (first <= months) & (months <= last) & ~undated, undated
         for some in numbers.read(column, self.slot)[0]:
             fits = np.ones(len(some.rows), dtype=np.bool_)
             if self._low is not None:
@@ -528,7 +537,7 @@ class FilterRows:
             if self._high is not None:
                 fits &= numbers.passed(some, [self._high], beyond=True) == 0
             passes[some.rows] = fits
-        return passes
+        return passes, undated
 
 
 @dataclass(frozen=True, slots=True, eq=False)

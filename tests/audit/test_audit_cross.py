@@ -345,6 +345,21 @@ def test_whoever_takes_a_cost_back_although_another_has_the_result_is_found_out(
     assert f"police has its result at entry {seq}" in finding.what
 
 
+FREED = {"code": "guard-few-joined", "opened": True, "freed": True}
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_job_that_a_guard_ends_after_some_were_done_is_a_lie_with_a_result_alone(city, committed):
+    """Whoever brings a list to a joined job is done once it is sent; the guard on the joined comes later."""
+    spec = city.start()
+    city["housing"].record("job.done", {}, job=spec.job_id, attempt=1)
+    if committed:
+        city.release(spec)
+    city["health"].record("job.aborted", FREED, job=spec.job_id, attempt=1)
+    wrong = {("admissions", "freed-but-answered", "health")}
+    assert found(crossed(city)) == (wrong if committed else set())
+
+
 @pytest.fixture
 def session(city: Collaboration) -> JobSpec:
     """A session in which police asks and health answers."""
@@ -393,6 +408,15 @@ def test_answers_that_were_on_their_way_when_a_session_broke_off_accuse_nobody(c
     looked_up(city, session, [1, 1, 9, 9, 9, 9], asked)
     city["police"].record("job.failed", {"code": "peer-lost", "opened": False}, job=session.job_id, attempt=1)
     assert about_lookups(crossed(city, "police", "health")) == wrong
+
+
+@pytest.mark.parametrize("asked", [[], [3]])
+def test_whoever_takes_back_a_session_that_was_used_is_found_out(city, session, asked):
+    looked_up(city, session, asked, asked)
+    city["police"].record("job.done", {}, job=session.job_id, attempt=1)
+    city["health"].record("job.aborted", FREED, job=session.job_id, attempt=1)
+    wrong = {("admissions", "freed-but-answered", "health")}
+    assert found(crossed(city, "police", "health")) == (wrong if asked else set())
 
 
 def test_a_session_that_goes_on_is_judged_by_what_is_an_hour_old(city, session):

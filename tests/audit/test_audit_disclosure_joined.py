@@ -15,7 +15,7 @@ from joined_moments_case import as_lists, moments_case, moments_spec, people
 from joined_table_case import MONTHS, OVERPAID, axis, joined_spec, measure
 from test_audit_disclosure import found, looked_at, released
 
-from audit.disclosure import NO_JOB, Released
+from audit.disclosure import NO_FACTS, NO_JOB, Released
 from audit.disclosure_joined import examine_joined_moments, examine_joined_table
 from audit.findings import Answer
 from node.releases import decode_content, encode_content
@@ -36,7 +36,8 @@ def plain(made: Content) -> Columns:
 
 
 def codes(columns: Columns, spec: JobSpec, facts: Any = None, limits: Constraints = LIMITS) -> set[str]:
-    return {problem.code for problem in examine_joined_table(columns, facts or {}, spec, limits)}
+    """Facts are looked at where they are given; without, as if there were a CSV file alone."""
+    return {problem.code for problem in examine_joined_table(columns, facts, spec, limits)}
 
 
 def spec_of(shape: tuple[int, ...], **params: Any) -> JobSpec:
@@ -53,7 +54,10 @@ def exact(
     """Return the exact table of so many persons, of whom each has this share of the most there may be."""
     spec = spec_of(counts.shape, **params)
     asked = Params.of(spec)
-    sums = [np.rint(counts * total.high * each).astype(np.int64) for total in asked.totals[1:]]
+    sums = [
+        total.low * counts + np.rint(counts * (total.high - total.low) * each).astype(np.int64)
+        for total in asked.totals[1:]
+    ]
     return spec, exact_table(asked, limits, [counts, *sums])
 
 
@@ -79,11 +83,20 @@ shapes = st.one_of(
 tables = shapes.flatmap(
     lambda shape: arrays(np.int64, shape, elements=st.one_of(st.just(0), st.integers(0, 90)))
 )
-ASKED = st.sampled_from([[], [PAID], [ALONE], [OVERPAID, MONTHS], [OVERPAID, {**MONTHS, "of": ["mean"]}]])
+BOUNDED = measure(2, "pay", "90", "100", decimals=2, of=["sum", "mean"])
+FLAG = measure(2, "flag", "0", "1", of=["sum", "mean"])
+ASKED = [[], [PAID], [ALONE], [PAID, BOUNDED], [FLAG, ALONE], [OVERPAID, MONTHS]]
+WITH_NOISE = [*ASKED, [OVERPAID, {**MONTHS, "of": ["mean"]}]]
 
 
 @settings(max_examples=60, deadline=None)
-@given(tables, ASKED, st.sampled_from([1, 5, 10, 20]), st.sampled_from(["yes", "no"]), st.floats(0, 1))
+@given(
+    tables,
+    st.sampled_from(ASKED),
+    st.sampled_from([1, 5, 10, 20]),
+    st.sampled_from(["yes", "no"]),
+    st.floats(0, 1),
+)
 def test_no_exact_table_of_the_products_own_making_is_objected_to(counts, measures, minimum, margins, each):
     if not counts.shape and not measures:
         return
@@ -96,7 +109,7 @@ def test_no_exact_table_of_the_products_own_making_is_objected_to(counts, measur
 @settings(max_examples=60, deadline=None)
 @given(
     shapes,
-    ASKED,
+    st.sampled_from(WITH_NOISE),
     st.sampled_from([{"rho": "0.05"}, {"epsilon": "2"}]),
     st.integers(0, 1 << 30),
     st.integers(0, 20),
@@ -195,14 +208,14 @@ def test_a_count_that_is_not_rounded_is_found():
 
 def test_a_sum_in_which_one_person_may_stand_out_is_found():
     """40 persons: 1142 is below 500/0.4375, 1143 is not. A mean of the same says as much."""
-    for shown, expected in ((1142.0, {"dominated"}), (1143.0, set())):
+    for shown, expected in ((1142.0, {"dominated"}), (1143.0, set()), (20_000.0, {"dominated"})):
         spec, made = exact(
             np.array([[40]]), measures=[measure(1, "paid", "0", "500", of=["sum"])], margins="no"
         )
         columns = plain(made)
         columns["value"][1] = shown
         assert codes(columns, spec) == expected
-    for shown, expected in ((27.0, {"dominated"}), (30.0, set())):
+    for shown, expected in ((27.0, {"dominated"}), (30.0, set()), (471.0, set()), (473.0, {"dominated"})):
         spec, made = exact(np.array([[40]]), measures=[ALONE], margins="no")
         columns = plain(made)
         columns["value"][1] = shown
@@ -211,10 +224,66 @@ def test_a_sum_in_which_one_person_may_stand_out_is_found():
 
 def test_a_sum_beyond_what_so_many_persons_can_have_is_found():
     spec, made = exact(np.array([[40]]), measures=[measure(1, "paid", "0", "500", of=["sum"])], margins="no")
-    for shown, expected in ((42 * 500.0, set()), (43 * 500.0, {"does-not-add-up"})):
+    # Of 42, who would be shown as 40, less than 16/7 of one person's most is missing only beyond 19,857.
+    for shown, expected in (
+        (42 * 500.0 - 1143, set()),
+        (42 * 500.0 - 1142, {"dominated"}),
+        (42 * 500.0, {"dominated"}),
+        (42 * 500.0 + 1, {"does-not-add-up"}),
+    ):
         columns = plain(made)
         columns["value"][1] = shown
         assert codes(columns, spec) == expected
+
+
+def test_a_sum_near_what_all_have_at_least_is_found():
+    """The product's own withheld it: of 30 with 9,000 and more, one person has all that is above."""
+    high = measure(1, "pay", "9000", "100000", of=["sum"])
+    spec, made = exact(np.array([[30]]), measures=[high], margins="no")
+    assert codes(plain(made), spec, made.facts) == set()
+    # Of 28 persons, as good a reading of 30, a sum is 18,000 further from 9,000 each.
+    for shown, expected in ((28 * 9000 + 207_999, {"dominated"}), (28 * 9000 + 208_000, set())):
+        columns = plain(made)
+        columns["value"][1] = float(shown)
+        assert codes(columns, spec, made.facts) == expected
+
+
+def test_a_flag_of_fewer_than_the_smallest_group_is_found():
+    spec, made = exact(np.array([[40]]), measures=[{**FLAG, "of": ["sum"]}], margins="no")
+    for shown, expected in ((9.0, {"dominated"}), (10.0, set()), (32.0, set()), (33.0, {"dominated"})):
+        columns = plain(made)
+        columns["value"][1] = shown
+        assert codes(columns, spec) == expected
+
+
+def test_a_mean_that_is_none_of_its_sum_and_persons_is_found():
+    """Half as much again, a digit more, and the quotient as it is, from which the exact number follows."""
+    spec, made = exact(np.array([[41]]), 0.6137, measures=[PAID], margins="no")
+    row = plain(made)["measure"].index("mean(paid)")
+    total, mean = (plain(made)["value"][at] for at in (row - 1, row))
+    assert codes(plain(made), spec, made.facts) == set()
+    for shown in (mean * 1.5, mean + 0.01, mean + 0.001, total / 41):
+        columns = plain(made)
+        columns["value"][row] = shown
+        assert codes(columns, spec, made.facts) == {"does-not-add-up"}, shown
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(10, 1 << 20), st.integers(0, 6), st.floats(0.05, 0.95), st.booleans())
+def test_exact_means_are_rounded_as_the_auditor_expects_however_large_the_sums(n, decimals, share, product):
+    digits = {"decimals": decimals, "of": ["sum", "mean"]}
+    high = str((1 << 30) // 10**decimals)
+    measures = [measure(1, "a", "0", high, **digits), MONTHS]
+    measures[0] |= {"times": "months"} if product else {}
+    measures = measures if product else measures[:1]
+    spec, made = exact(np.array(n), share, measures=measures)
+    columns = plain(made)
+    assert codes(columns, spec, made.facts) == set()
+    # Steps of a mean are 10^-(decimals + 2): one that is half-way between two is found.
+    off = 0.5 / 10 ** (decimals + 2)
+    if not columns["withheld"][2] and columns["value"][2] / off < 2**40:
+        columns["value"][2] += off
+        assert codes(columns, spec, made.facts) == {"does-not-add-up"}
 
 
 def test_noise_of_another_amount_than_was_paid_for_is_found():
@@ -351,7 +420,15 @@ def faults(
 
 def test_moments_of_the_products_own_making_are_not_objected_to(either: Moments):
     assert faults(either) == set()
-    assert faults(either, facts={}) == set()
+    spec, made, keys = either
+    assert examine_joined_moments(plain(made), None, spec, LIMITS, keys) == []
+
+
+def test_moments_without_what_they_are_made_of_are_no_release(either: Moments):
+    columns = plain(either[1])
+    columns["value"] = [each + 1 for each in columns["value"]]
+    for shown in (None, columns):
+        assert faults(either, shown, facts={}) == {"wrong-facts"}
 
 
 @pytest.mark.parametrize("name", ["value", "low", "high"])
@@ -379,7 +456,7 @@ def test_moments_of_others_than_those_that_the_figures_are_of_are_found(either: 
 def test_moments_of_fewer_persons_than_the_strictest_participant_asks_for_are_found(either: Moments):
     """Exact ones may not even be made of so few: then the table is none."""
     assert faults(either, limits=Constraints(min_group_size=400)) & {"small-cell", "bad-table"}
-    assert "wrong-facts" in faults(either, limits=Constraints(min_group_size=12))
+    assert faults(either, limits=Constraints(min_group_size=12)) & {"wrong-facts", "bad-table"}
 
 
 def test_a_withheld_figure_that_is_shown_and_a_shown_one_that_is_missing_are_found(either: Moments):
@@ -393,8 +470,51 @@ def test_a_withheld_figure_that_is_shown_and_a_shown_one_that_is_missing_are_fou
     columns["measure"][1] = "median"
     assert faults(either, columns) == {"bad-table"}
     columns = plain(either[1])
+    spec, made, keys = either
     columns["low"][row] = columns["value"][row] + 1
-    assert faults(either, columns, facts={}) == {"wrong-interval"}
+    (found,) = examine_joined_moments(columns, None, spec, LIMITS, keys)
+    assert found.code == "wrong-interval"
+    columns = plain(made)
+    columns["a"][1] = "other"
+    (found,) = examine_joined_moments(columns, None, spec, LIMITS, keys)
+    assert found.code == "bad-table"
+
+
+HOSTILE = st.one_of(
+    st.sampled_from(["", "0", "1", "-1", "2", "9" * 400, "-" + "9" * 400, "1e9", "nan", 0, 1, -5, 1 << 4000]),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.lists(st.integers(), max_size=3),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_moments_that_anybody_makes_up_break_the_tool(either: Moments, data):
+    """Of nobody, of one person, of numbers of 400 digits: each is found."""
+    spec, made, keys = either
+    facts = dict(made.facts)
+    for key in data.draw(st.lists(st.sampled_from(sorted(facts)), min_size=1, max_size=3, unique=True)):
+        given_ = data.draw(HOSTILE)
+        if key in ("sums", "products") and data.draw(st.booleans()):
+            words = str(facts[key]).split()
+            words[data.draw(st.integers(0, len(words) - 1))] = str(given_)
+            given_ = " ".join(words)
+        facts[key] = given_
+    problems = examine_joined_moments(plain(made), facts, spec, LIMITS, keys)
+    assert problems or facts == made.facts
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("digits", [1, 400])
+def test_moments_of_nobody_or_of_far_too_much_are_found(either: Moments, n: int, digits: int):
+    facts = dict(either[1].facts)
+    facts["n"] = n
+    for key in ("sums", "products"):
+        facts[key] = " ".join(["9" * digits] * len(str(facts[key]).split()))
+    assert faults(either, facts=facts)
 
 
 # -- opened releases -----------------------------------------------------------------------------------------
@@ -409,8 +529,24 @@ def test_a_table_as_the_analyst_saved_it_holds_in_either_form(form: Form):
     entry = Released(note, "entry 7", LIMITS, spec)
     sink = io.BytesIO()
     pyarrow.csv.write_csv(for_office(decode_content(data)[0]), sink)
-    for files in ({"table.arrow": data}, {"table.csv": sink.getvalue()}):
+    csv = sink.getvalue()
+    for files in ({"table.arrow": data}, {"table.arrow": data, "table.csv": csv}):
         check = looked_at(files, entry)
         assert (found(check), check.answer) == (set(), Answer.HOLDS)
+    alone = looked_at({"table.csv": csv}, entry)
+    assert (found(alone), alone.answer, alone.missing) == (set(), Answer.NOT_CHECKABLE, [NO_FACTS])
     unnamed = looked_at({"table.arrow": data}, replace(entry, spec=None))
     assert (unnamed.answer, unnamed.missing) == (Answer.NOT_CHECKABLE, [NO_JOB])
+
+
+@BOTH
+def test_a_stream_that_states_nothing_is_not_taken_for_a_file_alone(form: Form):
+    """Whoever makes the release could leave the facts out, and nothing would be held against them."""
+    spec, content = form()
+    bare = encode_content(replace(content, facts={}), "aggregate", bytes(16))
+    _, _, entry = released({"990101001": 40}, 10)
+    note = replace(entry.note, name="table", content_sha256=sha256_digest(bare))
+    for asked in (spec, None):
+        check = looked_at({"table.arrow": bare}, Released(note, "entry 7", LIMITS, asked))
+        assert (found(check), check.answer) == ({"wrong-facts"}, Answer.FAILS)
+    assert codes(plain(content), spec, {}) == {"wrong-facts"}

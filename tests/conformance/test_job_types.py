@@ -203,7 +203,7 @@ def check_roles(job_type: JobType, spec: JobSpec) -> None:
         assert kinds <= KINDS
         needs = job_type.columns(spec, role)
         assert bool(needs) == (role in brings)
-        assert len({(need.slot, need.use) for need in needs}) == len(needs)
+        assert len(set(needs)) == len(needs)
         for need in needs:
             assert need.use in USES
             assert need.types

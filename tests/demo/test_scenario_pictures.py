@@ -48,6 +48,11 @@ def draw_uncancelled(stem: Path) -> None:
     pictures.uncancelled(stem, {"register": one, "pension": none}, minimum=10, grace_days=60, overpaid=owed)
 
 
+def draw_nothing_owed(stem: Path) -> None:
+    one = Uncounted(20, {"990101": (20, 21)}, {"60-69": 24}, {3: (24, 0)})
+    pictures.uncancelled(stem, {"register": one}, minimum=10, grace_days=60, overpaid=GONE)
+
+
 def draw_differing(stem: Path) -> None:
     pairs = {("single", "married"): 30, ("widowed", "married"): None}
     pictures.differing(stem, pairs, {"990101": 30, "990102": None}, minimum=10)
@@ -73,8 +78,8 @@ def draw_latencies(stem: Path) -> None:
 
 
 DRAWN = [
-    draw_separation, draw_school_places, draw_villages, draw_uncancelled, draw_flexible_work, draw_hardship,
-    draw_differing, draw_latencies
+    draw_separation, draw_school_places, draw_villages, draw_uncancelled, draw_nothing_owed,
+    draw_flexible_work, draw_hardship, draw_differing, draw_latencies
 ]  # fmt: skip
 
 

@@ -201,7 +201,7 @@ def joined(city: Path, number: int, name: str) -> list[tuple[JoinedList, np.ndar
 def test_joined_registers_hold_the_overpaid_total(city: Path) -> None:
     expected = load_overpaid(city)
     (pension, who), (funeral, whose) = joined(city, 2, "overpaid")
-    assert len(who) == expected.persons
+    assert len(who) == expected.past_grace
     assert int((pension.amounts[who, 0] * funeral.amounts[whose, 0]).sum()) == expected.bounded_fen
 
 

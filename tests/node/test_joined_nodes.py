@@ -1,7 +1,7 @@
 """Joined jobs through six real nodes: right answers, nothing else leaves, attacks and accidents journaled."""
 
 import asyncio
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -275,8 +275,8 @@ def test_a_job_that_no_analyst_signed_is_refused_by_everybody(world: JoinedWorld
 class Lying(Dealer):
     """A dealer one of whose corrections is wrong by one bit."""
 
-    def _dealt(self) -> Iterator[Outgoing]:
-        for message in super()._dealt():
+    def deal(self, number: int) -> Iterator[Outgoing]:
+        for message in super().deal(number):
             body = bytearray(message.body)
             if message.to == HELPER:
                 body[SEED_BYTES] ^= 1
@@ -357,7 +357,7 @@ def test_a_helper_killed_before_rows_are_sent_comes_back_and_a_new_attempt_gives
         mail = Halting(world)
         mail.cut = TAGGING
         async with running(world, mail, record=record) as (post, stations):
-            job = post.submit(world.table())
+            job = post.submit(world.table(hidden=True))
             await answered(post, job)
             await helper_dies(world, mail, stations, job)
             post.again(job)
@@ -402,6 +402,40 @@ def test_a_helper_killed_after_rows_were_sent_ends_the_job_and_a_new_job_gives_t
             return opened(world, post, second)
 
     assert_right(world, asyncio.run(play()))
+
+
+def summed(world: JoinedWorld) -> JobSpec:
+    """Return a table of what the persons of each street earn together, exactly; nobody sees the street."""
+    params = {
+        "axes": [{"source": "source-1", "slot": "street", "values": list(STREETS)}],
+        "measures": [{"source": "source-2", "slot": "wage", "low": "0", "high": "10000"}],
+    }
+    sources = {"police": {"street": "street"}, "human-resources": {"wage": "wage"}}
+    return world.joined("joined-table/1", sources, params)
+
+
+@BY_ITSELF
+@pytest.mark.parametrize("asked", [JoinedWorld.moments, summed], ids=["moments", "sums"])
+def test_exact_amounts_that_a_crash_cost_are_not_asked_again_by_a_new_job(
+    world: JoinedWorld, asked: Callable[[JoinedWorld], JobSpec]
+) -> None:
+    """What rows were sent for may have been answered, and somebody's amount may have changed since."""
+
+    async def play() -> None:
+        mail = Halting(world)
+        mail.cut = (BLOCK,)
+        async with running(world, mail) as (post, stations):
+            first = post.submit(asked(world))
+            await answered(post, first)
+            await helper_dies(world, mail, stations, first)
+            post.stop(first, "peer-failed", 1)
+            spec = asked(world)
+            verdicts = (await answered(post, post.submit(spec))).verdicts
+            refused = {name: v.code for name, v in verdicts.items() if v.answer == "refuse"}
+            assert refused == {str(each.organisation).split(".")[0]: "asked-before" for each in spec.inputs}
+            assert spec.job_id != first
+
+    asyncio.run(play())
 
 
 def bodies(record: Path, job: JobId, attempt: int) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ READ_BY_CHECK = (
     *sorted((PROTOCOLS / "releases").glob("*.py")),
     *sorted((PROTOCOLS / "dp").glob("*.py")),
     PROTOCOLS / "identifiers" / "areas.py",
+    PROTOCOLS / "joined" / "params.py",
     PROTOCOLS / "sums" / "plan.py",
     PROTOCOLS / "tables" / "layout.py",
 )

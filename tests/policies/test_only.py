@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from itertools import chain, combinations, product
 from typing import Any
 
@@ -20,6 +21,7 @@ from policies.parse import parse_policy
 from protocols.ids import Role
 from protocols.jobs.job_type import ColumnNeed, Domain
 from protocols.jobs.table import CrossTable
+from protocols.tables.layout import Filter
 from protocols.wire import JobInput, JobSpec
 
 STREETS = ("A", "B", "C")
@@ -187,6 +189,16 @@ def test_no_job_that_is_answered_can_be_about_a_row_outside(
 def _needs(slot: str, use: str, values: list[str]) -> Any:
     yield ColumnNeed(slot, use, ("code",), domain=Domain(values=tuple(values)))
     yield ColumnNeed(slot, "carry", ("code",))
+
+
+def test_months_that_a_job_keeps_do_not_keep_to_rows_that_a_rule_is_for(world: Any):
+    # A rule says texts. What is kept of the column by months, or numbers, names none, so nothing is known.
+    rule = with_clauses(policy_of(world, {"street": ("A",)}).rules[0])
+    brings = replace(world.spec().inputs[1], columns={"street": "street"})
+    need = Filter("street", low=Fraction(24300), months=True).need
+    refusal = check_only(rule, brings, {"street": (need,)})
+    assert refusal is not None
+    assert refusal.code == "outside-scope"
 
 
 def variants() -> list[Only]:

@@ -87,6 +87,54 @@ def test_an_exact_table_is_refused_by_a_rule_that_names_a_budget(world: Any) -> 
     assert code(ask(world, job(world, axes=[KINDS, OTHERS]))) == "noise-required"
 
 
+EXACT = {
+    'budget = "joined"                         # noise over personal data takes a budget\n': "",
+    'max_cost = "0.2"\n': "",
+}
+"""The rule without its budget, which is there for noise alone."""
+
+
+@pytest.mark.parametrize(
+    ("ends", "exact", "noisy"),
+    [
+        (("0", "20000"), "fits", "fits"),
+        (("0", "9000"), "column-range", "fits"),
+        (("9000", "20000"), "column-range", "fits"),
+        (("0", "20001"), "column-range", "fits"),
+    ],
+)
+def test_an_exact_sum_keeps_to_the_range_that_the_policy_states(
+    world: Any, ends: tuple[str, str], exact: str, noisy: str
+) -> None:
+    """Narrower, it would tell of those beyond a bound; wider, none could tell how near to theirs all are."""
+    measures = [{**MONTHLY, "low": ends[0], "high": ends[1]}]
+    assert code(ask(world, job(world, axes=[KINDS], measures=measures), EXACT)) == exact
+    assert code(ask(world, job(world, axes=[KINDS], measures=measures, rho="0.1"))) == noisy
+
+
+def test_months_have_no_range_and_are_not_added_up_exactly(world: Any) -> None:
+    months = {"source": "source-1", "slot": "monthly", "low": "0", "high": "120", "until": "2025-12"}
+    spec = job(world, measures=[months])
+    inputs = tuple(
+        replace(given, columns={**given.columns, "monthly": "stopped_month"})
+        if given.role == "source-1"
+        else given
+        for given in spec.inputs
+    )
+    assert code(ask(world, replace(spec, inputs=inputs), EXACT)) == "column-range"
+    noisy = replace(spec, inputs=inputs, params={**spec.params, "rho": "0.1"})
+    assert code(ask(world, noisy)) == "fits"
+
+
+def test_a_list_that_may_be_refused_keeps_to_the_policys_range_and_to_exact_jobs(world: Any) -> None:
+    """Whether it is refused tells of single rows: of which bound, is the policy's to say."""
+    strict = {**MONTHLY, "outside": "refuse"}
+    for high, expected in (("20000", "fits"), ("9000", "column-range"), ("30000", "column-range")):
+        spec = job(world, axes=[KINDS], measures=[{**strict, "high": high}])
+        assert code(ask(world, spec, EXACT)) == expected
+    assert code(ask(world, job(world, axes=[KINDS], measures=[strict], rho="0.1"))) == "bad-params"
+
+
 def test_an_open_axis_is_refused_where_the_column_is_not_open_to_the_matcher(world: Any) -> None:
     for axis, expected in ((DISTRICT, "fits"), (KINDS, "column-use")):
         spec = job(world, axes=[{**axis, "open": "yes"}], rho="0.1")

@@ -187,6 +187,41 @@ def test_a_recipient_or_a_slot_too_many_is_refused():
     assert error.value.code == "bad-inputs"
 
 
+def test_two_columns_of_a_job_are_not_one_of_a_dataset_unless_there_is_noise():
+    """Cut to two bounds, an amount would tell of groups between them what no rule on columns looks at."""
+    twice = [EARNED, {**EARNED, "slot": "capped", "high": "9000"}, YEARS]
+    for params, refused in (({}, True), ({"rho": "1"}, False)):
+        spec = moments_spec(columns=twice, **params)
+        inputs = tuple(
+            replace(each, columns={**each.columns, "capped": "the_income"}) if each.role == S1 else each
+            for each in spec.inputs
+        )
+        MOMENTS.check(spec)  # of a column each
+        if not refused:
+            MOMENTS.check(replace(spec, inputs=inputs))
+            continue
+        with pytest.raises(InputError) as error:
+            MOMENTS.check(replace(spec, inputs=inputs))
+        assert error.value.code == "measured-twice"
+        assert error.value.hint
+
+
+def test_what_is_released_says_which_rows_count_and_what_noise_hides():
+    kept = [{"source": "source-2", "slot": "age", "low": "20"}]
+    for params, words in (
+        ({}, ("source-2: the_age = 20 …",)),
+        ({"rho": "0.1"}, ("source-2: the_age = 20 …", "is on a list or not", "ρ = 0.1,", "ρ = 0.4")),
+        ({"epsilon": "3"}, ("source-2: the_age = 20 …", "ε = 3,", "ε = 6")),
+    ):
+        (said,) = MOMENTS.learns(moments_spec(filters=kept, **params))[frozenset({Role(REQUESTER)})]
+        for word in words:
+            assert word in said.en
+        assert "仅计 source-2: the_age = 20 … 的记录" in said.zh
+        (said,) = MOMENTS.learns(moments_spec(**params))[frozenset({Role(REQUESTER)})]
+        assert "only those" not in said.en
+        assert "仅计" not in said.zh
+
+
 # -- cost, questions, forecasts ------------------------------------------------------------------------------
 
 
@@ -257,11 +292,18 @@ def summaries(spec: JobSpec, keys: int) -> dict[Role, InputSummary]:
 
 def test_sums_that_could_leave_their_words_are_refused_before_anything_leaves():
     exact, noisy = moments_spec(), moments_spec(rho="0.0001")
-    MOMENTS.check_inputs(exact, summaries(exact, 1 << 27), LIMITS)  # q is coarser then
+    MOMENTS.check_inputs(exact, summaries(exact, 1 << 26), LIMITS)  # q is coarser then
     MOMENTS.check_inputs(noisy, summaries(noisy, (1 << 26) - (1 << 20)), LIMITS)
     with pytest.raises(ProtocolAborted) as error:
         MOMENTS.check_inputs(noisy, summaries(noisy, 1 << 27), LIMITS)
     assert error.value.code == "guard-overflow"
+
+
+def test_lists_that_no_node_has_memory_for_are_refused_before_anything_leaves():
+    spec = moments_spec()
+    with pytest.raises(ProtocolAborted) as error:
+        MOMENTS.check_inputs(spec, summaries(spec, 1 << 27), LIMITS)
+    assert error.value.code == "guard-too-large"
 
 
 def test_rules_on_organisations_and_sources_hold():

@@ -35,10 +35,10 @@ from protocols.errors import ProtocolAborted
 from protocols.ids import Role
 from protocols.jobs.job_type import COORDINATOR, REQUESTER
 from protocols.jobs.joined_rule import RECIPIENT, Params
-from protocols.joined import bits, rules
+from protocols.joined import bits, rule_parties, rules
 from protocols.joined.params import DEALER, HELPER, MATCHER
-from protocols.joined.parties import ALIGN, ROWS, SEED
-from protocols.joined.rules import (
+from protocols.joined.parties import ALIGN, DEALT, ROWS, SEED
+from protocols.joined.rule_parties import (
     BITS,
     CONTENT_KEY,
     CORRECTIONS,
@@ -46,7 +46,6 @@ from protocols.joined.rules import (
     LOCKED,
     LOCKED_BYTES,
     LOCKS,
-    NEXT,
     OPENINGS,
     READY,
     SEEDS,
@@ -192,6 +191,32 @@ def test_who_waits_on_the_only_list_that_is_on_is_not_flagged_and_nor_is_the_sta
     assert found == sorted(f"RIC:{person(n)}" for n in (0, 2, 4, 6)) == right(spec, lists)
 
 
+@pytest.mark.parametrize("how", ["filter", "no amount", "neither"])
+def test_who_does_not_count_on_the_only_list_that_is_on_is_no_part_of_what_a_share_is_of(how: str) -> None:
+    kept = [{"source": S1, "slot": "kind", "values": ["a"]}]
+    first: list[dict[str, Any]] = [{"who": n, "cost": 1.0, "kind": "a", "street": "s"} for n in range(40)]
+    for row in first[4:]:
+        row.update({"filter": {"kind": "b"}, "no amount": {"cost": None}, "neither": {}}[how])
+    lists = [first, [{"who": n, "income": 5.0} for n in range(3)]]
+    spec = rule_spec(
+        2,
+        join={S1: "on", S2: "may"},
+        columns=HARDSHIP["columns"][:2],
+        rule=[clause("at_least", "-99999", cost=1, income=1)],
+        filters=kept,
+        recipient="recipient",
+    )
+    half = replace(LOOSE, max_fraction=Fraction(1, 2))
+    run = rule_case(spec, lists, constraints=half)
+    assert aborted(run).code == "guard-fraction"
+    counts = 40 if how == "neither" else 4
+    assert run.parties[MATCHER]._alignment.n == run.parties[HELPER]._joined == counts
+    run = rule_case(spec, lists, constraints=LOOSE)
+    assert len(run.found()) == counts
+    # As many rows go to the helper as before, whoever counts.
+    assert sum(len(m.body) for m in run.sent if m.round == ALIGN) == 40 * 2 * 4
+
+
 def test_many_batches_give_the_same_and_the_dealer_is_asked_for_each(monkeypatch: Any) -> None:
     lists = households(300)
     whole = rule_case(rule_spec(), lists).found()
@@ -200,10 +225,19 @@ def test_many_batches_give_the_same_and_the_dealer_is_asked_for_each(monkeypatch
     monkeypatch.setattr(bits, "_SPAN", 5000)
     run = rule_case(rule_spec(), lists)
     assert run.found() == whole == right(rule_spec(), lists)
-    asked = [m for m in run.sent if m.round == NEXT]
+    asked = [m for m in run.sent if m.round == DEALT]
     batches = run.parties[DEALER]._question.plan.batches
     assert len(batches) == 4
-    assert len(asked) == len(batches) - rules.AHEAD
+    assert [m.last for m in asked] == [False, False, False, True]
+
+
+def test_a_dealer_of_a_single_batch_is_done_once_rows_have_come_and_not_before() -> None:
+    run = rule_case(rule_spec(), LISTS)
+    run.released()
+    (at,) = (place for place, m in enumerate(run.sent) if m.to == DEALER)
+    assert (run.sent[at].sender, run.sent[at].round, run.sent[at].last) == (HELPER, DEALT, True)
+    assert {SEED, ROWS, ALIGN, CORRECTIONS} <= {m.round for m in run.sent[:at]}
+    assert not {SEED, ROWS, ALIGN, CORRECTIONS} & {m.round for m in run.sent[at:]}
 
 
 # -- guards --------------------------------------------------------------------------------------------------
@@ -386,7 +420,7 @@ def test_the_helper_gives_no_lock_for_a_row_that_is_none_twice_or_beyond_the_gua
     assert aborted(run).code == "guard-fraction"
 
 
-def test_a_matcher_that_asks_for_another_row_is_found_where_the_recipient_has_a_list() -> None:
+def test_a_matcher_that_joins_a_person_whom_the_recipients_list_rules_out_is_found() -> None:
     # Person 0 is on the recipient's list, which is "not": M joins it in all the same.
     spec = rule_spec(rule=[clause("at_least", "0", cost=1, income=1, support=1)])
     lists = [
@@ -400,6 +434,30 @@ def test_a_matcher_that_asks_for_another_row_is_found_where_the_recipient_has_a_
         matcher._question, rule=replace(matcher._question.rule, ways=("on", "on", "may", "may"))
     )
     assert aborted(run).code in {"bad-alignment", "not-selected"}
+
+
+def joined_of(lists: list[list[dict[str, Any]]]) -> set[str]:
+    on, also, _, out = ({row["who"] for row in each} for each in lists)
+    return {f"RIC:{person(who)}" for who in (on & also) - out}
+
+
+def test_neither_records_nor_helper_show_that_a_matcher_turned_the_bits_of_rows_round() -> None:
+    # What the model leaves: shares are not authenticated, so either holder may turn a bit round.
+    spec = rule_spec(recipient="recipient")
+    others = sorted(joined_of(FEW) - set(right(spec, FEW)))
+    assert others
+    run = rule_case(spec, FEW)
+    matcher = run.parties[MATCHER]
+    tell = matcher._tell
+
+    def turned() -> Step:
+        matcher._bits = [~each for each in matcher._bits]
+        return tell()
+
+    matcher._tell = turned
+    assert run.found() == others
+    run = tampered(HELPER, BITS, lambda m: [replace(m, body=bytes(byte ^ 255 for byte in m.body))])
+    assert run.found() == others
 
 
 def test_what_is_out_of_turn_is_refused() -> None:
@@ -573,13 +631,13 @@ SHARES: dict[Role, Any] = {}
 
 
 def test_the_dealer_with_either_holder_sees_the_compared_sums_and_neither_alone(monkeypatch: Any) -> None:
-    original = rules._Shares.batch
+    original = rule_parties._Shares.batch
 
     def kept(self: Any, batch: Any) -> Any:
         SHARES[MATCHER if self._first else HELPER] = self
         return original(self, batch)
 
-    monkeypatch.setattr(rules._Shares, "batch", kept)
+    monkeypatch.setattr(rule_parties._Shares, "batch", kept)
     run = rule_case(rule_spec(recipient="recipient"), LISTS, seed="views")
     run.found()
     monkeypatch.undo()
@@ -600,6 +658,54 @@ def test_the_dealer_with_either_holder_sees_the_compared_sums_and_neither_alone(
         assert Counter(found[:n].tolist()) == sums
         alone = summands(view(run, frozenset({holder})), (bytes(32), bytes(32)))
         assert not Counter(alone[:n].tolist()) & sums
+
+
+def flagged_rows(seen: View) -> dict[int, int]:
+    """For each flagged person the aligned row, by records that the recipient opens and the alignment."""
+    places = np.frombuffer(seen.body(ALIGN, MATCHER), dtype="<u4").reshape(-1, 4)[:, 0].tolist()
+    records, content = seen.body(ENVELOPES, MATCHER), [seen.body(CONTENT_KEY, S1)]
+    found = {}
+    for at in range(0, len(records), envelopes.RECORD_BYTES):
+        piece = records[at : at + envelopes.RECORD_BYTES]
+        position = int.from_bytes(piece[1:5], "big")
+        for who in read(content, position, piece[5:]):
+            found[who] = places.index(position)
+    return found
+
+
+@pytest.mark.parametrize("recipient", [RECIPIENT, S4])
+def test_the_recipient_with_others_learns_more_of_flagged_persons_by_name(
+    monkeypatch: Any, recipient: Role
+) -> None:
+    original = rule_parties._Shares.batch
+
+    def kept(self: Any, batch: Any) -> Any:
+        SHARES[MATCHER if self._first else HELPER] = self
+        return original(self, batch)
+
+    monkeypatch.setattr(rule_parties._Shares, "batch", kept)
+    run = rule_case(rule_spec(recipient=recipient), LISTS, seed="views")
+    run.found()
+    monkeypatch.undo()
+    dealer, question = run.parties[DEALER], run.parties[MATCHER]._question
+    (form,) = question.rule.crossing
+    people = [{row["who"]: row for row in each} for each in LISTS]
+    for holder in (MATCHER, HELPER):
+        # Which lists that may hold the person do: with the matcher or the helper alone.
+        seen = view(run, frozenset({holder, recipient}))
+        rows = flagged_rows(seen)
+        assert set(rows) == FLAGGED
+        places = np.frombuffer(seen.body(ALIGN, MATCHER), dtype="<u4").reshape(-1, 4)
+        assert {who: places[row, 2] != 0xFFFFFFFF for who, row in rows.items()} == {
+            who: who in people[2] for who in FLAGGED
+        }
+        # The compared sums: with the dealer, too.
+        found = summands(view(run, frozenset({DEALER, holder, recipient})), (dealer._first, dealer._second))
+        for who, row in rows.items():
+            value = form.constant + form.factors["cost"] * round(people[0][who]["cost"] * 100)
+            value += form.factors["income"] * round(people[1][who]["income"] * 10)
+            value += form.factors["support"] * people[2].get(who, {"support": 0})["support"]
+            assert found[row] == value % (1 << (form.width - 1))
 
 
 def linked(seen: View, owner: Role) -> dict[int, set[int]]:

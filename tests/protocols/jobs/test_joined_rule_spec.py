@@ -65,7 +65,7 @@ def test_a_source_brings_what_the_rule_compares_and_only_the_source_of_records_s
     assert {need.slot for need in RULES.columns(spec, S4)} == {"key", "latest"}
     for role in SEATS:
         assert RULES.columns(spec, role) == ()
-    (need,) = [need for need in RULES.columns(spec, S2) if need.slot == "income"]
+    need, _ = [need for need in RULES.columns(spec, S2) if need.slot == "income"]
     assert need.use == "filter"  # it selects whom a record is about; no sum of it leaves
     bounds = need.domain.bounds if need.domain else None
     assert bounds == (Fraction(-10_000), Fraction(300_000))
@@ -191,12 +191,85 @@ def test_admissions_that_break_a_guard_end_the_attempt_before_it_begins(limits, 
     assert error.value.code == code
 
 
-def test_every_seat_is_spoken_of_and_only_a_seat_without_a_list_needs_more_words() -> None:
-    members = set(RULES.learns(rule_spec()))
-    assert frozenset({MATCHER, RECIPIENT}) not in members
+def keys_of(spec: JobSpec, *members: str) -> set[str]:
+    return {each.key for each in RULES.learns(spec).get(frozenset(map(Role, members)), ())}
+
+
+def test_every_seat_is_spoken_of() -> None:
     spec = rule_spec(recipient="recipient")
-    assert {frozenset({MATCHER, RECIPIENT}), frozenset({HELPER, RECIPIENT})} <= set(RULES.learns(spec))
     assert {frozenset({role}) for role in (*spec.roles, Role(REQUESTER))} <= set(RULES.learns(spec))
+
+
+@pytest.mark.parametrize("computing", [MATCHER, HELPER])
+def test_a_recipient_on_whose_list_nobody_has_to_be_learns_more_with_others(computing: Role) -> None:
+    for recipient in ("recipient", S3, S4):
+        spec = rule_spec(recipient=recipient)
+        # Of the lists that may hold a flagged person, the recipient knows its own.
+        assert ("flagged-elsewhere" in keys_of(spec, computing, recipient)) == (recipient != S3)
+        assert "flagged-sums" in keys_of(spec, DEALER, computing, recipient)
+    # Everybody flagged is on the list of a recipient that is "on", and spoken of as on any source's.
+    spec = rule_spec(recipient=S1)
+    assert "flagged-elsewhere" not in keys_of(spec, computing, S1)
+    assert keys_of(spec, DEALER, computing, S1) == {"joined-records"}
+    for recipient in ("recipient", S1, S3, S4):
+        assert "chosen-rows" in keys_of(rule_spec(recipient=recipient), computing, recipient)
+
+
+def test_officers_read_which_rows_of_which_lists_count() -> None:
+    filters = [
+        {"source": S1, "slot": "status", "values": ["settled"]},
+        {"source": S4, "slot": "year", "low": "2025"},
+        {"source": S2, "slot": "kind", "values": [*"abcdefg"]},
+        {"source": S3, "slot": "month", "from": "2025-01", "to": "2025-09"},
+    ]
+    for params, words in (
+        ({}, ("on none of source-4; none of the values", "在 source-4 清单中没有); 不知道任何数值")),
+        ({"filters": filters}, ("source-1: the_status = settled; source-4: the_year = 2025 …;",) * 2),
+        (
+            {"filters": filters},
+            ("source-2: the_kind = a | b | c | d | e | …; source-3: the_month = 2025-01 … 2025-09",) * 2,
+        ),
+    ):
+        spec = rule_spec(**params)
+        (said,) = [each for each in RULES.learns(spec)[frozenset({S4})] if each.key == "flagged-rows"]
+        assert words[0] in said.en
+        assert words[1] in said.zh
+        assert "count on the lists of source-1, source-2" in said.en
+
+
+def test_lists_that_no_node_has_memory_for_are_refused_before_anything_leaves() -> None:
+    spec = rule_spec()
+    large = {role: replace(each, rows=1 << 27, distinct_keys=1 << 27, catalogue_keys=1 << 27)
+             for role, each in summaries(spec).items()}  # fmt: skip
+    with pytest.raises(ProtocolAborted) as error:
+        RULES.check_inputs(spec, large, LOOSE)
+    assert error.value.code == "guard-too-large"
+
+
+def cuts(spec: JobSpec, slot: str, role: Role = S1) -> list[Fraction | None]:
+    needs = [need for need in RULES.columns(spec, role) if need.slot == slot]
+    return [need.domain.kept[1] for need in needs if need.domain is not None and need.domain.kept]
+
+
+def test_a_clause_of_one_column_cuts_it_below_the_least_amount_that_is_on_its_upper_side() -> None:
+    assert cuts(rule_spec(), "cost") == [29_999, Fraction(1, 3)]
+    for each, below in (
+        (clause("at_least", "29999.995", cost=1), 29_999),
+        (clause("at_most", "29999.99", cost=1), 29_999),
+        (clause("at_most", "-60000", cost=-2), 29_999),
+        (clause("at_most", "30000", cost=1), Fraction(2_999_901, 100)),
+        (clause("at_least", "1/3", cost=1), Fraction(-66, 100)),
+    ):
+        assert cuts(rule_spec(rule=[each], columns=[COST]), "cost") == [below]
+    for everybody in (
+        clause("at_least", "0", cost=1),
+        clause("at_most", "500000", cost=1),
+        clause("at_least", "500001", cost=1),
+    ):
+        assert cuts(rule_spec(rule=[everybody], columns=[COST]), "cost") == []
+    months = {**COST, "until": "2025-12"}
+    del months["decimals"]
+    assert cuts(rule_spec(rule=[clause("at_least", "5", cost=1)], columns=[months]), "cost") == []
 
 
 def test_clauses_may_be_eight_and_columns_sixteen() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from joined_table_case import (
     JOINED,
@@ -25,6 +25,7 @@ from joined_table_case import (
     S2,
     SEATS,
     axis,
+    banded,
     cells_of,
     crowd,
     joined_case,
@@ -37,10 +38,10 @@ from protocols.dp.cost import NOTHING, Cost
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import NodeName, Organisation, Role
 from protocols.jobs.job_type import REQUESTER, ExactOrNoisy, Forecaster, source
-from protocols.jobs.joined_table import MAX_WIDTH, Params, Total, exact_table, least_sum, noisy_table
+from protocols.jobs.joined_table import MAX_WIDTH, Params, Total, exact_table, least_room, noisy_table
 from protocols.joined.field import NARROW, WIDE
 from protocols.joined.params import DEALER, HELPER, MATCHER
-from protocols.statistics.differencing import differenced, disjoint
+from protocols.statistics.differencing import differenced
 from protocols.statistics.suppress import dominated
 from protocols.wire import Constraints, JobSpec, organisation_of
 
@@ -205,22 +206,22 @@ def test_exact_questions_are_about_the_same_persons_or_about_others_and_noisy_on
     assert not differenced(noisy, query)
 
 
-def test_own_filters_that_exclude_each_other_select_other_persons():
+def test_filters_that_exclude_each_other_may_leave_a_person_in_both_tables():
+    # A person may have a row that one of them keeps, and another row that the other one keeps.
     young, old = (
         JOINED.query(
             joined_spec(axes=[RESIDENT], filters=[{"source": "source-1", "slot": "age", **ends}]), S1
         )
         for ends in ({"high": "17"}, {"low": "18"})
     )
-    assert disjoint(young, old)
-    assert not differenced(young, old)
+    assert differenced(young, old)
 
 
 def test_what_is_asked_of_a_measure_makes_it_another_question():
     base = joined_spec(measures=[OVERPAID, MONTHS])
-    more = joined_spec(measures=[OVERPAID, {**MONTHS, "of": ["sum"]}])
+    apart = joined_spec(measures=[{**PAID, "of": ["sum"]}, {**MONTHS, "of": ["sum"]}])
     mean = joined_spec(measures=[{**OVERPAID, "of": ["mean"]}, MONTHS])
-    queries = [JOINED.query(spec, S1) for spec in (base, more, mean)]
+    queries = [JOINED.query(spec, S1) for spec in (base, apart, mean)]
     assert all(differenced(one, other) for one, other in combinations(queries, 2))
 
 
@@ -341,20 +342,174 @@ def test_the_list_of_another_job_is_no_list_of_this_one():
 # -- what is published ---------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(0, 70), max_size=40), st.integers(1, 70))
-def test_a_sum_from_the_least_one_on_is_dominated_by_nobody(amounts, most):
-    """Lemma 6.2, against the rules themselves on every list of contributions within the bound."""
-    kept = [min(amount, most) for amount in amounts]
-    if sum(kept) >= least_sum(Total("x", 0, most)):
-        assert not dominated(kept)
+@st.composite
+def boxes(draw: Any) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    """Bounds of one to three columns, and amounts of some persons: anywhere between, many at an end."""
+    bounds = [
+        (low, low + apart)
+        for low, apart in draw(
+            st.lists(st.tuples(st.integers(0, 40), st.integers(1, 60)), min_size=1, max_size=3)
+        )
+    ]
+    amount = [st.one_of(st.sampled_from(ends), st.integers(*ends)) for ends in bounds]
+    return bounds, [list(each) for each in draw(st.lists(st.tuples(*amount), min_size=1, max_size=40))]
 
 
-@pytest.mark.parametrize("most", [1, 7, 100, 10**15])
-def test_one_less_than_the_least_sum_may_be_dominated(most):
-    least = least_sum(Total("x", 0, most))
-    assert Fraction(16, 7) * most <= least < Fraction(16, 7) * most + 1
-    rest = least - 1 - most
-    assert dominated([most, *[1] * rest] if rest < 1000 else [most, *[rest // 1000] * 1000])
+@settings(max_examples=300)
+@given(boxes(), st.data())
+def test_in_no_combination_of_published_sums_one_person_stands_out(box: Any, data: Any):
+    """Lemma 6.2: non-negative for all amounts within the bounds, it is a sum over faces of the box."""
+    bounds, people = box
+    n = len(people)
+    for at, (low, high) in enumerate(bounds):
+        total = Total("x", low, high)
+        here = sum(person[at] for person in people)
+        if min(here - low * n, high * n - here) < least_room(total, 1):
+            return
+    weight = st.integers(0, 5)
+    weights = data.draw(st.tuples(weight, *(st.tuples(weight, weight) for _ in bounds)))
+    parts = [
+        weights[0]
+        + sum(
+            below * (amount - low) + above * (high - amount)
+            for amount, (low, high), (below, above) in zip(person, bounds, weights[1:], strict=True)
+        )
+        for person in people
+    ]
+    assert not dominated(parts)
+
+
+@pytest.mark.parametrize("low", [0, 9000])
+@pytest.mark.parametrize("apart", [2, 7, 100, 10**15])
+def test_one_less_than_the_least_room_may_be_dominated(low: int, apart: int):
+    least = least_room(Total("x", low, low + apart), 10)
+    assert Fraction(16, 7) * apart <= least < Fraction(16, 7) * apart + 1
+    assert dominated([apart, (least - 1 - apart) // 2, (least - apart) // 2])
+
+
+def test_of_a_flag_that_few_have_or_few_lack_no_number_is_told():
+    """Persons are known to 5 at best otherwise; a sum would tell one of twelve."""
+    flag = joined_spec(axes=[REGISTERED], measures=[measure(1, "flag", "0", "1", of=["sum"])], margins="no")
+    for ones, shown in (([0, 1, 9], 0), ([10, 20, 30], 3), ([31, 39, 40], 0), ([3, 25, 37], 1)):
+        cells = [np.array([40, 40, 40]), np.array(ones)]
+        made = cells_of(exact_table(Params.of(flag), LIMITS, cells))
+        assert sum(measured == "sum(flag)" for _, measured in made) == shown, ones
+    assert least_room(Total("x", 7, 8), 10) == least_room(Total("x", 0, 1), 10) == 10
+    assert least_room(Total("x", 0, 1), 2) == 3
+
+
+def test_what_one_person_adds_above_a_low_bound_or_lacks_below_a_high_one_is_not_told():
+    """Thirty of whom 29 are at an end: the sum would be exactly what the thirtieth is away from it."""
+    spec = joined_spec(measures=[measure(1, "pay", "9000", "100000", of=["sum"])])
+    for sums in (30 * 9000 + 47_310, 30 * 100_000 - 47_310):
+        made = exact_table(Params.of(spec), LIMITS, [np.array(30), np.array(sums)])
+        assert cells_of(made) == {}
+    made = exact_table(Params.of(spec), LIMITS, [np.array(30), np.array(30 * 9000 + 208_000)])
+    assert cells_of(made) == {("persons",): 30, ("sum(pay)",): 478_000}
+
+
+@pytest.mark.parametrize("end", [100, 1000])
+def test_a_withheld_cell_is_not_hidden_by_one_that_has_nothing_to_give(end: int):
+    """Thirty of whom few are away from an end, and nine who all are at it: only a third cell hides the first.
+
+    Both sums are withheld, theirs together is known, and of nine persons between the bounds it is clear that
+    theirs cannot be nearer to the end.
+    """
+    spec = joined_spec(axes=[REGISTERED], measures=[measure(1, "pay", "100", "1000", of=["sum"])])
+    counts, away = np.array([30, 9, 60]), 2000 if end == 100 else -2000
+    sums = np.array([30 * end + away, 9 * end, 60 * 500])
+    for asked, hidden in ((sums, 3), (sums + np.array([0, away // 9, 0]), 2)):
+        made = exact_table(Params.of(spec), LIMITS, [counts, asked])
+        dark = made.table.columns["withheld"].reshape(2, 4)
+        assert dark.tolist() == [[True, True, hidden == 3, False]] * 2
+
+
+@pytest.mark.parametrize(
+    ("measures", "columns"),
+    [
+        ([measure(1, "a", "0", "9000"), measure(1, "b", "0", "9001")], {"a": "pay", "b": "pay"}),
+        (
+            [measure(1, "a", "0", "9000", times="m"), measure(1, "b"), measure(2, "m")],
+            {"a": "pay", "b": "pay"},
+        ),
+    ],
+)
+def test_one_column_is_not_summed_twice(measures: Any, columns: dict[str, str]):
+    """Within 9,000 and 9,001, the difference of two sums is how many have more: of twelve, one."""
+    spec = mapped(joined_spec(measures=measures), columns)
+    assert refused(spec).code == "measured-twice"
+    JOINED.check(mapped(joined_spec(measures=measures, rho="0.1"), columns))
+    JOINED.check(mapped(joined_spec(measures=measures[:1] + measures[2:]), columns))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"axes": [banded(1, "by", ["0", "9000"])]},
+        {"axes": [banded(1, "by", ["0", "9000"], open=True)]},
+        {"filters": [{"source": "source-1", "slot": "by", "low": "9000"}]},
+        {"filters": [{"source": "source-1", "slot": "pay", "low": "9000"}]},
+    ],
+)
+def test_a_column_is_not_summed_exactly_over_those_who_have_so_much_of_it(more: Any):
+    """Bins and filters are bounds that the analyst chooses: a sum less n times 9,000 may be one person's."""
+    asked = {"measures": [measure(1, "pay", "0", "100000")], **more}
+    spec = mapped(joined_spec(**asked), {"by": "the_pay"})
+    assert refused(spec).code == "measured-twice"
+    JOINED.check(mapped(joined_spec(**asked, rho="0.1"), {"by": "the_pay"}))
+    if "by" in spec.input_of(S1).columns:
+        JOINED.check(joined_spec(**asked))
+
+
+def test_an_exact_product_is_not_told_beside_a_sum_of_what_is_multiplied():
+    """Of a column between 1 and 2, both tell exactly what those add who have 2."""
+    for times in (
+        [measure(1, "a", "1", "2", times="pay"), measure(2, "pay", of=["sum"])],
+        [measure(1, "a", "1", "2", times="pay"), measure(1, "b", times="pay"), measure(2, "pay")],
+    ):
+        assert refused(joined_spec(measures=times)).code == "measured-twice"
+        JOINED.check(joined_spec(measures=times, rho="0.1"))
+
+
+def test_an_exact_sum_takes_bounds_of_the_policys_and_none_of_its_own():
+    measures = [measure(1, "paid", "0", "9000", of=["sum", "mean"])]
+    until = {"source": "source-1", "slot": "paid", "low": "119", "high": "120", "until": "2025-12"}
+    for stated, params in ((True, {}), (False, {"rho": "0.1"})):
+        for asked in (measures, [until]):
+            needs = JOINED.columns(joined_spec(measures=asked, **params), S1)
+            domains = [need.domain for need in needs if need.slot == "paid"]
+            assert [domain is not None and domain.stated for domain in domains] == [stated] * len(domains)
+
+
+def mapped(spec: JobSpec, columns: dict[str, str]) -> JobSpec:
+    """Return the job with other columns behind some slots of the first source."""
+    inputs = tuple(
+        replace(given, columns={**given.columns, **{s: c for s, c in columns.items() if s in given.columns}})
+        if given.role == S1
+        else given
+        for given in spec.inputs
+    )
+    return replace(spec, inputs=inputs)
+
+
+def test_a_mean_that_no_64_bits_hold_is_refused():
+    large = str((1 << 51) // 10)
+    measures = [measure(1, "a", "0", large, of=["mean"], times="b"), measure(2, "b", "0", "1000")]
+    assert refused(joined_spec(measures=measures)).code == "overflow"
+    JOINED.check(joined_spec(measures=[{**measures[0], "of": ["sum"]}, measures[1]]))
+
+
+def test_no_job_begins_that_would_take_more_memory_than_a_node_has():
+    spec = joined_spec(axes=[axis(1, "a", [str(n) for n in range(2000)])], measures=[PAID], margins="no")
+    large = replace(joined_case(spec, [crowd(range(9), a=["1"], paid=[1]), crowd(range(9))]).setup.inputs[S1])
+    for keys, refused_ in ((1 << 10, False), (1 << 22, True)):
+        inputs = {role: replace(large, rows=keys, distinct_keys=keys) for role in (S1, S2)}
+        if not refused_:
+            JOINED.check_inputs(spec, inputs, Constraints())
+            continue
+        with pytest.raises(ProtocolAborted) as error:
+            JOINED.check_inputs(spec, inputs, Constraints())
+        assert error.value.code == "guard-too-large"
 
 
 def test_the_strictest_participants_minimum_holds():
@@ -388,12 +543,13 @@ def test_every_seat_and_every_coalition_of_the_document_is_spoken_of(spec):
     assert keys[frozenset({MATCHER, HELPER})] == {"payloads"}
     for owner in owners:
         assert keys[frozenset({owner})] == {"list-sizes"}
-        assert keys[frozenset({MATCHER, owner})] == keys[frozenset({HELPER, owner})] == {"own-rows-elsewhere"}
+        assert keys[frozenset({MATCHER, owner})] == {"own-rows-elsewhere"}
+        assert keys[frozenset({HELPER, owner})] == {"own-rows-joined"}
         assert keys[frozenset({MATCHER, HELPER, owner})] == {"joined-records"}
     product = DEALER in spec.roles
     assert (frozenset({MATCHER, DEALER}) in keys) == (frozenset({HELPER, DEALER}) in keys) == product
     noisy = not JOINED.exact(spec)
-    assert ("noisy-cells" in keys[frozenset({MATCHER})]) == noisy
+    assert ("helpers-noise" in keys[frozenset({MATCHER})]) == noisy
     assert (frozenset({Role(REQUESTER), HELPER}) in keys) == noisy
 
 

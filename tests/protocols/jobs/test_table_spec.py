@@ -1,6 +1,7 @@
 """What a table job says of itself, and everything that is refused before data is looked at."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from protocols.jobs.job_type import (
     REQUESTER,
     UNIT,
     CountsAcross,
+    Domain,
     OutputClass,
     Setup,
     Unit,
@@ -337,6 +339,32 @@ def test_two_filters_of_one_column_are_refused():
     assert refused(replace(spec, inputs=(*spec.inputs[:2], one))).code == "filters-on-one-column"
     same = {"district": "d", "a": "d", "b": "age"}
     CROSS_TABLE.check(replace(spec, inputs=tuple(replace(each, columns=same) for each in spec.inputs)))
+
+
+def test_a_filter_may_keep_months_of_a_date():
+    spec = filtered("a", a={"from": "2025-01", "to": "2025-09"})
+    CROSS_TABLE.check(spec)
+    (need,) = (need for need in CROSS_TABLE.columns(spec, source(1)) if need.slot == "a")
+    assert (need.use, need.types) == ("filter", ("date", "month"))
+    assert need.domain == Domain(kept=(Fraction(24300), Fraction(24308)))
+    later, open_end = filtered("a", a={"from": "2025-10"}), filtered("a", a={"to": "2025-12"})
+    assert not differenced(query(spec), query(later))
+    assert differenced(query(spec), query(open_end))
+    numbers = filtered("a", a={"low": "24300", "high": "24308"})
+    assert query(numbers).asks != query(spec).asks
+    for kept in (
+        {"from": "2025-10", "to": "2025-09"},
+        {"from": "2025-1"},
+        {"from": "2025-13"},
+        {"to": "1899-12"},
+        {"to": "2200-01"},
+        {"to": "2025-09-30"},
+        {"to": 202509},
+        {"to": None},
+        {"from": "2025-01", "high": "3"},
+        {"from": "2025-01", "values": ["2025-01"]},
+    ):
+        assert refused(filtered("a", a=kept)).code in {"bad-params", "unknown-param"}
 
 
 def test_every_filter_is_part_of_what_is_asked():

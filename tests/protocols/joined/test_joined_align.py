@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from protocols.errors import ProtocolAborted
-from protocols.joined.align import ABSENT, Way, align, check_positions, check_sizes, spread
+from protocols.joined.align import ABSENT, Way, align, check_positions, check_sizes, cleared, filled, spread
 
 A = ABSENT
 
@@ -167,3 +167,24 @@ def test_rows_come_to_where_the_alignment_has_them_however_they_are_cut(count, r
     assert max(asked) <= max(1, chunk // width)
     for row, at in enumerate(column.tolist()):
         assert (out[row] == (0 if at == A else stream[at])).all()
+
+
+@given(st.data())
+def test_padding_takes_unused_places_of_the_list_as_far_as_there_are_and_is_cleared(data):
+    count = data.draw(st.integers(0, 30))
+    places = data.draw(st.lists(st.integers(0, count - 1) if count else st.nothing(), unique=True))
+    column = np.array(data.draw(st.permutations(places + [A] * data.draw(st.integers(0, 12)))), np.uint32)
+    found, here = filled(column, count), column != A
+    assert found[here].tolist() == column[here].tolist()
+    taken = found[found != A].tolist()
+    assert len(set(taken)) == len(taken) == min(len(column), count)
+    assert not taken or max(taken) < count
+    out = cleared(column, np.ones((len(column), 2), dtype=np.uint64))
+    assert out.tolist() == [[int(each)] * 2 for each in here]
+
+
+def test_unused_places_are_from_all_over_the_list():
+    """In order, a clock would tell them from places of persons."""
+    found = filled(np.full(500, A, dtype=np.uint32), 1000)
+    steps = np.abs(np.diff(found.astype(np.int64)))
+    assert np.median(steps) > 300

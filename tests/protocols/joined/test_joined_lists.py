@@ -19,7 +19,8 @@ from protocols.identifiers import area_table, resident_id
 from protocols.ids import Role
 from protocols.jobs.job_type import UNIT, Unit
 from protocols.joined.lists import Amount, JoinedList, JoinedListBuilder, Wanted, _ascending
-from protocols.psi.keyed_list import UNKNOWN_MONTH, WAITING
+from protocols.months import UNKNOWN_MONTH, month_number
+from protocols.psi.keyed_list import WAITING
 from protocols.tables.layout import Axis, Filter
 
 TODAY = date(2026, 11, 22)
@@ -35,6 +36,12 @@ CHANGE = Amount("change", -500, 500, 1)
 MONTHS = Amount("died", 0, 24, until="2025-12")
 GROWN = Filter("age", low=Fraction(3), high=Fraction(90))
 OPEN = Filter("state", values=("open",))
+GONE = Filter(
+    "died",
+    low=Fraction(month_number("2020-05")),
+    high=Fraction(month_number("2025-12")),
+    months=True,
+)
 
 KINDS: dict[str, Any] = {
     "key": pa.string(),
@@ -110,6 +117,8 @@ def passes(line: Line, kept: Filter) -> bool:
         return False
     if kept.values:
         return value.strip() in kept.values
+    if kept.months:
+        return value != "soon" and (kept.low is None or value[:7] >= "2020-05") and value[:7] <= "2025-12"
     return (kept.low or -(10**9)) <= Fraction(value) <= (kept.high or 10**9)
 
 
@@ -144,7 +153,8 @@ def expected(
         counts = selected and None not in plain
         reasons["not-selected"] += not selected
         reasons["no-value"] += selected and not counts
-        reasons["no-date"] += dated and line.latest is None
+        asked = any(kept.months for kept in wanted.filters)
+        reasons["no-date"] += (dated and line.latest is None) or (asked and month(line.died) is None)
         cell, amounts = 0, ()
         if counts:
             amounts = tuple(
@@ -204,7 +214,9 @@ lines = st.builds(
     state=st.sampled_from(["open", "late", "shut", None]),
     paid=st.sampled_from([None, -1.0, 0.0, 0.125, 7.005, 99.99, 1e9]),
     change=st.sampled_from([None, -80, -3, 0, 2, 60]),
-    died=st.sampled_from([None, "soon", "2025-12", "2025-01-31", "2020-05", "2026-02"]),
+    died=st.sampled_from(
+        [None, "soon", "2025-12", "2025-01-31", "2020-05", "2020-04-30", "2026-01", "2026-02"]
+    ),
     latest=st.sampled_from([None, 202601, 202602]),
     street=st.sampled_from(["A", "B ", "", None]),
     last_seen=st.sampled_from([None, "2026-01", "2026-02", "soon"]),
@@ -215,7 +227,7 @@ wants = st.builds(
     open=st.lists(st.sampled_from([STREETS, AGES]), unique=True, max_size=2).map(tuple),
     hidden=st.lists(st.sampled_from([STATES, AGES]), unique=True, max_size=2).map(tuple),
     amounts=st.lists(st.sampled_from([PAID, CHANGE, MONTHS]), unique=True, max_size=3).map(tuple),
-    filters=st.lists(st.sampled_from([GROWN, OPEN]), unique=True, max_size=2).map(tuple),
+    filters=st.lists(st.sampled_from([GROWN, OPEN, GONE]), unique=True, max_size=2).map(tuple),
     envelope=st.booleans(),
 )
 

@@ -391,10 +391,77 @@ def test_an_amount_that_one_person_of_a_group_has_is_not_shown_beside_the_group(
     assert shown(columns, moments(columns, np.stack([flag, income], axis=1)), 10) == (0, 1)
 
 
+@pytest.mark.parametrize(("least", "expected"), [(10, (0, 1, 2)), (43, (0, 1)), (100, (0, 1))])
+def test_a_combination_that_differs_for_fewer_than_the_smallest_group_is_not_shown(least, expected):
+    """Two flags, and a number of both that is wrong for 42 persons; each flag and corner has its hundreds."""
+    one, other = (np.arange(6000) % 2).astype(np.int64), (np.arange(6000) // 2 % 2).astype(np.int64)
+    both = one + other
+    alike = np.flatnonzero(both != 1)[:42]
+    both[alike] = 2 - both[alike]
+    columns = (FLAG, Column("other", 0, 1), Column("both", 0, 2))
+    assert int((both - one - other != 0).sum()) == 42
+    assert shown(columns, moments(columns, np.stack([one, other, both], axis=1)), least) == expected
+
+
+def test_a_flag_that_others_make_is_a_column_beside_further_ones():
+    """Of nested flags the difference is a flag, and its corner with a third is a cell of one person."""
+    rng = np.random.default_rng(6)
+    columns = (FLAG, Column("inner", 0, 1), Column("third", 0, 1))
+    outer, third = (rng.random(2000) < 0.5).astype(np.int64), (rng.random(2000) < 0.4).astype(np.int64)
+    inner = outer * (rng.random(2000) < 0.5)
+    between = np.flatnonzero(outer - inner)
+    for few, expected in ((0, (0, 1, 2)), (1, (0, 1)), (9, (0, 1)), (10, (0, 1, 2))):
+        third[between] = 0
+        third[between[:few]] = 1
+        found = moments(columns, np.stack([outer, inner, third], axis=1))
+        assert shown(columns, found, 10) == expected
+        # In whatever order: the last one that makes such a cell goes.
+        turned = (columns[2], columns[0], columns[1])
+        assert (shown(turned, moments(turned, np.stack([third, outer, inner], axis=1)), 10) == (0, 1, 2)) == (
+            expected == (0, 1, 2)
+        )
+    # An amount that one person of the difference has alone.
+    amounts = rng.integers(1, 1000, 2000)
+    amounts[between] = 0
+    more = (FLAG, Column("inner", 0, 1), Column("amount", 0, 1000))
+    assert shown(more, moments(more, np.stack([outer, inner, amounts], axis=1)), 10) == (0, 1, 2)
+    amounts[between[0]] = 700
+    assert shown(more, moments(more, np.stack([outer, inner, amounts], axis=1)), 10) == (0, 1)
+
+
+def test_a_column_that_follows_from_others_has_corners_like_any():
+    """c is a less b and d, which no two of them make: few of those with e have it, whichever comes first."""
+    kinds = np.arange(4000) % 4
+    a, b, d = ((kinds > 0) * 1, (kinds == 1) * 1, (kinds == 2) * 1)
+    c, places = a - b - d, np.flatnonzero(kinds == 3)
+    for few, fine in ((0, True), (9, False), (10, True)):
+        e = ((kinds != 3) & (np.arange(4000) < 2000)) * 1
+        e[places[:few]] = 1
+        for flags_ in ((a, b, d, c, e), (a, b, d, e, c)):
+            columns = tuple(Column(f"c{i}", 0, 1) for i in range(5))
+            found = shown(columns, moments(columns, np.stack(flags_, axis=1)), 10)
+            assert found == ((0, 1, 2, 3, 4) if fine else (0, 1, 2, 3))
+
+
+@pytest.mark.parametrize("least", [10, 60])
+def test_ends_follow_from_leverage_where_a_column_follows_from_others(least):
+    """(Σf)² ≥ k·Σf² for what is above each bound: proven for whatever passes the rule on leverage."""
+    rng = np.random.default_rng(least)
+    for _ in range(20):
+        x = rng.integers(0, 100, 3000)
+        y = np.where(rng.random(3000) < rng.uniform(0.01, 0.5), 100 - x, 0)
+        columns = (Column("x", 0, 100), Column("y", 0, 100), Column("both", 0, 200))
+        amounts = np.stack([x, y, x + y], axis=1)
+        if 2 not in shown(columns, moments(columns, amounts), least):
+            continue
+        for f in (x + y - (x + y).min(), (x + y).max() - x - y, x + y, 200 - x - y):
+            assert int(f.sum()) ** 2 >= least * int((f**2).sum())
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.integers(2, 5))
-def test_no_combination_of_shown_columns_tells_a_few_from_all_others(seed, size):
-    """With whole weights, that is: it is the same for all, or differs for at least ten from any one value."""
+@given(st.integers(0, 2**32), st.integers(2, 5), st.sampled_from([3, 25]))
+def test_no_combination_of_shown_columns_tells_a_few_from_all_others(seed, size, least):
+    """With whole weights, that is: it is the same for all, or differs for enough from any one value."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(100, 900))
     columns = tuple(Column(f"c{i}", 0, int(rng.choice([1, 1, 2, 3]))) for i in range(size))
@@ -404,12 +471,12 @@ def test_no_combination_of_shown_columns_tells_a_few_from_all_others(seed, size)
             amounts[:, at] = np.minimum(amounts[:, at - 1], columns[at].high)
             few = rng.integers(0, 25)
             amounts[:few, at] = rng.integers(0, columns[at].high, few, endpoint=True)
-    kept = shown(columns, moments(columns, amounts), 3)
+    kept = shown(columns, moments(columns, amounts), least)
     weights = np.array(np.meshgrid(*[range(-2, 3)] * len(kept))).reshape(len(kept), -1).T
     for weight in weights if len(kept) else ():
         _, counts = np.unique(amounts[:, kept] @ weight, return_counts=True)
         apart = n - int(counts.max())
-        assert apart == 0 or apart >= FEWEST_APART
+        assert apart == 0 or apart >= max(FEWEST_APART, least)
 
 
 def test_what_is_withheld_is_in_no_figure_and_no_fact():
@@ -451,6 +518,24 @@ def test_an_auditor_makes_the_same_table_of_the_facts_and_notices_columns_that_m
     ):
         with pytest.raises(InputError):
             again(question, facts)
+
+
+@pytest.mark.parametrize("budget", [None, Budget("zcdp", Fraction(1, 2))], ids=str)
+def test_of_few_persons_or_beyond_all_words_an_auditor_makes_no_table(budget):
+    question = Question(COLUMNS, 0, noise=None if budget is None else noises(COLUMNS, budget), least=120)
+    facts = dict(exactly(question, moments(COLUMNS, population(40_000))).facts)
+    again(question, facts)
+    sums, products = str(facts["sums"]).split(), str(facts["products"]).split()
+    for wrong in (
+        *({"n": n} for n in (119, 100, 1, 0, -5, 10**400)),
+        {"sums": " ".join([*sums[:3], "9" * 400])},
+        {"sums": " ".join([*sums[:3], str(-(1 << 60))])},
+        {"products": " ".join(["9" * 400, *products[1:]])},
+        {"n": 0, "sums": "0 0 0 0", "products": " ".join(["0"] * 10)},
+    ):
+        with pytest.raises(InputError) as error:
+            again(question, {**facts, **wrong})
+        assert error.value.code == "bad-table"
 
 
 # -- noise ---------------------------------------------------------------------------------------------------

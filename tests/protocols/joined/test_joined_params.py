@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from protocols.errors import InputError
 from protocols.ids import DatasetName, KeyId, NodeName, Organisation, Role
 from protocols.jobs.job_type import source
+from protocols.jobs.sources import kinds_of
 from protocols.joined.lists import Amount, Wanted
 from protocols.joined.params import (
     DEALER,
@@ -21,7 +22,6 @@ from protocols.joined.params import (
     MATCHER,
     Lists,
     OwnAmount,
-    kinds_of,
     owners_of,
     read_lists,
     seats_apart,
@@ -130,13 +130,41 @@ def test_columns_are_needed_for_what_is_done_with_them() -> None:
     assert gone.types == ("date", "month")
 
 
+def test_a_filter_may_keep_months_also_of_a_date_that_months_are_counted_from() -> None:
+    lists = read({**PARAMS, "filters": [{"source": "source-3", "slot": "gone", "to": "2025-09"}]})
+    kept = Filter("gone", high=Fraction(2025 * 12 + 8), months=True)
+    assert lists.wanted(THREE).filters == (kept,)
+    assert lists.wanted(THREE).required == {"key", "gone"}
+    of_gone = [need for need in lists.needs(THREE) if need.slot == "gone"]
+    assert [(need.use, need.types) for need in of_gone] == [
+        ("sum", ("date", "month")),
+        ("filter", ("date", "month")),
+    ]
+
+
 @pytest.mark.parametrize("outside", ["clip", "refuse"])
-def test_only_bounds_that_refuse_have_to_hold_the_policys_range(outside: str) -> None:
+def test_bounds_that_refuse_or_of_exact_sums_have_to_be_the_policys_range(outside: str) -> None:
     lists = read({"measures": [{**PAID, "outside": outside}]})
-    (need,) = (need for need in lists.needs(TWO) if need.slot == "paid")
-    assert need.domain is not None
-    assert need.domain.covering is (outside == "refuse")
-    assert need.domain.bounds == (0, Fraction("100.5"))
+    for exact in (False, True):
+        (need,) = (need for need in lists.needs(TWO, exact=exact) if need.slot == "paid")
+        assert need.domain is not None
+        assert need.domain.stated is (exact or outside == "refuse")
+        assert need.domain.bounds == (0, Fraction("100.5"))
+
+
+def test_months_have_no_range_that_an_exact_question_could_keep_to() -> None:
+    lists = read({"measures": [{**PAID, "decimals": 0, "high": "100", "until": "2025-12"}]})
+    for exact in (False, True):
+        (need,) = (need for need in lists.needs(TWO, exact=exact) if need.slot == "paid")
+        assert (need.domain is not None and need.domain.stated) is exact
+
+
+def test_no_amount_refuses_a_list_in_a_job_with_noise() -> None:
+    params = {"measures": [{**PAID, "outside": "refuse"}]}
+    assert read(params).amounts[0].amount.outside == "refuse"
+    with pytest.raises(InputError) as error:
+        read(params, noisy=True)
+    assert error.value.code == "bad-params"
 
 
 @pytest.mark.parametrize(
@@ -464,16 +492,18 @@ def test_another_partner_another_dataset_or_another_column_is_another_question()
     assert differenced(asked(), read(PARAMS).query(job(), ONE, {"form": "b"}) or asked())
 
 
-def test_own_filters_that_exclude_each_other_leave_no_row_in_both() -> None:
-    later = {**PARAMS, "filters": [{**YEAR, "low": "2026", "high": "2026"}, STATE]}
-    assert not differenced(asked(later, ONE), asked(role=ONE))
+def test_filters_that_exclude_each_other_may_leave_a_person_in_both() -> None:
+    # Somebody with a row of each year on the first list is in both answers. With rows of each month on every
+    # list, two exact moments of 599 and 600 persons would differ by the newcomer's amounts.
+    later = {**YEAR, "low": "2026", "high": "2026"}
+    shut = {**STATE, "values": ["shut"]}
+    for filters in ([later, STATE], [YEAR, shut], [later, shut]):
+        for role in OWNERS:
+            assert differenced(asked({**PARAMS, "filters": filters}, role), asked(role=role))
 
 
-def test_filters_of_another_list_that_exclude_each_other_may_leave_a_row_here_in_both() -> None:
-    # Somebody with a row of each year on the first list has but one row on the second: both answers hold it.
-    later = {**PARAMS, "filters": [{**YEAR, "low": "2026", "high": "2026"}, STATE]}
-    assert differenced(asked(later, TWO), asked(role=TWO))
-    assert differenced(asked(later, THREE), asked(role=THREE))
+def test_a_query_keeps_no_list_of_values() -> None:
+    assert all(asked(role=role).filters == {} for role in OWNERS)
 
 
 def test_a_query_says_whether_amounts_leave() -> None:

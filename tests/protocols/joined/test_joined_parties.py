@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from crosscheck_case import seeded
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joining_case import (
@@ -28,7 +30,7 @@ from scipy.stats import chisquare
 
 from protocols.errors import ProtocolAborted
 from protocols.ids import Role
-from protocols.joined import parties
+from protocols.joined import align, parties, triples
 from protocols.joined.field import NARROW, WIDE, Field, Stream
 from protocols.joined.parties import (
     ALIGN,
@@ -36,6 +38,7 @@ from protocols.joined.parties import (
     CHECK,
     COIN,
     DEAL,
+    DEALT,
     FINAL,
     GROUPS,
     ROWS,
@@ -46,6 +49,7 @@ from protocols.joined.parties import (
     Joining,
     Matcher,
 )
+from protocols.joined.triples import Multiplier, deal
 from protocols.party import MAX_BODY_BYTES, UNDER_WAY, Finished, Incoming, Outgoing, Party, Sent, Waiting, run
 from protocols.psi import tagging
 
@@ -133,7 +137,7 @@ def test_rows_as_wide_as_a_message_is_long_go_one_by_one():
 
 def test_both_add_their_own_noise_to_sums_and_products():
     def noise(rand: Any) -> Any:
-        drawn = int.from_bytes(rand(1)) - 128
+        drawn = 1 + int.from_bytes(rand(1))
         return np.full((1, 3), drawn, dtype=np.int64), np.full((3, 3), -drawn * 1000, dtype=np.int64)
 
     plain = joined_case([ALL, OTHER], widths=[2, 1], product="gram", seed="noise").play()
@@ -150,7 +154,15 @@ def test_both_add_their_own_noise_to_sums_and_products():
         case.parties[role]._noise = None  # type: ignore[attr-defined]  # the one that adds none
         halves.append(int((case.play().sums - plain.sums)[0, 0]))
     assert halves[0] != halves[1]
+    assert 0 not in halves
     assert more == {sum(halves)}
+
+
+def test_a_dealer_draws_a_seed_for_each_of_the_two():
+    """With one for both, each would have the other's masks of the triple."""
+    case = joined_case([ALL, OTHER], widths=[2, 1], product="gram")
+    case.play()
+    assert case.bodies(DEALER, MATCHER, DEAL) != case.bodies(DEALER, HELPER, DEAL)[:32]
 
 
 def test_a_product_needs_a_dealer_and_nothing_else_does():
@@ -240,7 +252,224 @@ def test_nothing_of_the_joined_rows_leaves_where_there_are_too_few():
     with pytest.raises(ProtocolAborted) as error:
         case.play()
     assert error.value.code == "guard-few-joined"
-    assert not any(m.sender == MATCHER for m in case.sent)
+    assert not any(m.sender == MATCHER or m.to == DEALER for m in case.sent)
+
+
+def test_a_dealer_is_done_when_its_part_and_the_alignment_have_come_and_not_before():
+    """Whoever is done can take part in no other attempt, and one whose rows never came is made again."""
+    case = joined_case([ALL, OTHER], widths=[2, 1], product="gram")
+    case.play()
+    (at,) = (place for place, m in enumerate(case.sent) if m.to == DEALER)
+    rounds = {m.round for m in case.sent[:at]}
+    assert {SEED, ROWS, DEAL, ALIGN} <= rounds
+    assert not {SEED, ROWS, DEAL, ALIGN} & {m.round for m in case.sent[at:]}
+    assert (case.sent[at].sender, case.sent[at].round, case.sent[at].body) == (HELPER, DEALT, b"")
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (Incoming(HELPER, DEALT, b"\x00"), "bad-length"),
+        (Incoming(HELPER, DEALT, b"", last=False), "bad-length"),
+        (Incoming(MATCHER, DEALT, b""), "unexpected-message"),
+        (Incoming(S1, DEALT, b""), "unexpected-message"),
+        (Incoming(HELPER, DEAL, b""), "unexpected-message"),
+    ],
+)
+def test_a_dealer_is_done_by_nothing_else(message, code):
+    dealer = joined_case([ALL, OTHER], widths=[2, 1], product="gram").parties[DEALER]
+    dealer.start()
+    with pytest.raises(ProtocolAborted) as error:
+        dealer.receive(message)
+    assert error.value.code == code
+    assert isinstance(dealer.receive(Incoming(HELPER, DEALT, b"")), Finished)
+
+
+def seen_by(rand: Any, calls: list[int]) -> Any:
+    """Return `rand` that writes down how many bytes it is asked for."""
+
+    def drawing(count: int) -> bytes:
+        calls.append(count)
+        drawn: bytes = rand(count)
+        return drawn
+
+    return drawing
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_matcher_and_the_helper_handle_as_many_rows_however_many_are_joined(grouped, monkeypatch):
+    sums, done = Field.sums, []
+    monkeypatch.setattr(Field, "sums", lambda *args: done.append(args[1].shape) or sums(*args))
+    for name in ("filled", "cleared"):
+        of = getattr(align, name)
+        kept = lambda column, other, of=of: done.append(len(column)) or of(column, other)  # noqa: E731
+        monkeypatch.setattr(align, name, kept)
+        monkeypatch.setattr(parties, name, kept)
+    seen = []
+    for others in (range(100, 125), range(19, 44), range(25), range(10, 35)):
+        case = joined_case(
+            [Listed(ALL, {p: [p % 3] for p in ALL} if grouped else {}), {person: [1] for person in others}],
+            widths=[2, 1],
+            open_sizes=[[3], []] if grouped else [[], []],
+        )
+        matcher = case.parties[MATCHER]
+        matcher._rand = seen_by(seeded("work"), calls := [])  # type: ignore[attr-defined]  # what it draws
+        done.clear()
+        check(case)
+        seen.append((calls, [*done]))
+    assert all(each == seen[0] for each in seen)
+    assert seen[0][0][0] == 8 * 21
+    # Both fill up and clear both lists' columns, and add up all rows of them.
+    assert [seen[0][1].count(each) for each in (20, (20, 2), (20, 1))] == [8, 2, 2]
+
+
+def test_codes_of_those_who_wait_are_those_of_persons_who_count():
+    """Left at 0 they would show the matcher how many wait: here nobody who counts has the code 0."""
+    people = {person: [0] for person in range(60)}
+    codes = {person: [1 + person % 2, 4] for person in people}
+    waiting = frozenset(range(0, 60, 3))
+    zeros = {person: [0, 0] if person in waiting else code for person, code in codes.items()}
+    listed = Listed(people, zeros, waiting)
+    case = joined_case([listed, {1: [1]}], open_sizes=[[3, 5], []])
+    check(case)
+    rows = np.frombuffer(case.bodies(S1, MATCHER, ROWS), dtype=np.uint8).reshape(-1, 16 + 4 + 8)
+    shown = np.ascontiguousarray(rows[:, 16:20]).view("<u2")
+    assert sorted(set(map(tuple, shown.tolist()))) == [(0, 0), (1, 4), (2, 4)]
+    assert (shown == 0).all(axis=1).sum() == 1  # the stand-in
+    nobody = joined_case([Listed(people, zeros, frozenset(people)), {1: [1]}], open_sizes=[[3, 5], []])
+    assert check(nobody).n == 0
+
+
+def test_halves_of_the_challenge_are_drawn_when_the_dealers_part_is_there_and_both_count(monkeypatch):
+    monkeypatch.setattr(parties, "MAX_BODY_BYTES", 48)
+    case = joined_case([ALL, OTHER], widths=[2, 1], product="gram")
+    log: list[Any] = []
+    for role in (MATCHER, HELPER):
+        party: Any = case.parties[role]
+
+        def drawing(count: int, role: Role = role, rand: Any = party._rand) -> bytes:
+            log.append((role, count))
+            drawn: bytes = rand(count)
+            return drawn
+
+        party._rand = drawing
+    challenged = []
+    given = Multiplier.challenge
+    monkeypatch.setattr(
+        Multiplier, "challenge", lambda self, coin: challenged.append(coin) or given(self, coin)
+    )
+
+    class Logged(Watched):
+        def __init__(self, role: Role) -> None:
+            super().__init__(case.parties[role], [])
+            self.role = role
+
+        def receive(self, message: Incoming) -> Any:
+            log.append((self.role, message.round, message.last))
+            return super().receive(message)
+
+    case.parties |= {role: Logged(role) for role in (MATCHER, HELPER)}
+    case.play()
+    assert sum(each == (HELPER, DEAL, False) for each in log) == 1
+    for role in (MATCHER, HELPER):
+        assert log.index((role, 16)) > log.index((role, DEAL, True))
+    coin = case.bodies(MATCHER, HELPER, COIN) + case.bodies(HELPER, MATCHER, COIN)
+    assert len(coin) == 32
+    assert challenged == [coin, coin]
+
+
+def test_the_matchers_half_of_the_challenge_does_not_leave_before_it_has_the_dealers_seed():
+    case = joined_case([ALL, OTHER], widths=[2, 1], product="gram")
+    held: list[Incoming] = []
+    early: list[int] = []
+
+    class Late(Watched):
+        def receive(self, message: Incoming) -> Any:
+            if message.round == DEAL:
+                held.append(message)
+                return Waiting((), parties.Progress("held", 0, 1))
+            step = super().receive(message)
+            step = replace(step, outgoing=tuple(step.outgoing))
+            early.extend(m.round for m in step.outgoing)
+            return step
+
+    case.parties[MATCHER] = Late(case.parties[MATCHER], [])
+    with pytest.raises(ProtocolAborted):
+        case.play()
+    assert len(held) == 1
+    assert ALIGN in early
+    assert COIN not in early
+    inner: Any = case.parties[MATCHER]
+    assert [m.round for m in inner.party.receive(held[0]).outgoing] == [COIN]
+
+
+def test_the_matcher_lets_go_of_tags_codes_and_rows_that_are_not_joined():
+    case = joined_case([ALL, OTHER], widths=[2, 1], open_sizes=[[2], []])
+    case.play()
+    for each in case.parties[MATCHER]._lists:  # type: ignore[attr-defined]  # what it keeps
+        for kept in (each.tags, each.codes, each._words):
+            assert not len(kept)
+            assert kept.base is None
+
+
+# -- keys and labels of streams ------------------------------------------------------------------------------
+
+
+def derived(secret: bytes, ctx: bytes, names: Sequence[str], label: str) -> bytes:
+    """Return a stream's key as sums/SPEC.md says, made without the package."""
+    words = [name.encode() for name in (*names, label)]
+    info = b"minshu/sums-mask/1" + ctx + b"".join(bytes([len(word)]) + word for word in words)
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
+
+
+def test_streams_have_the_keys_of_the_document_each_its_own():
+    ctx, other, secret = b"c" * 32, b"d" * 32, b"s" * 32
+    joining = joined_case([ALL, OTHER], widths=[2, 1], product="gram", ctx=ctx).joining
+    assert joining.mask_key(secret, S1) == derived(secret, ctx, ("source-1", "helper"), "joined-rows")
+    assert joining.mask_key(secret, S1) != derived(secret, other, ("source-1", "helper"), "joined-rows")
+    shape = joining.shape
+    assert shape is not None
+    words = WIDE.stream(derived(secret, ctx, ("dealer", "matcher"), "joined-triple/masks")).take(20, 4)
+    np.testing.assert_array_equal(triples._masks(shape, secret, ctx, MATCHER).take(20, 4), words)
+    multiplier = Multiplier(shape, secret, ctx, first=True, corrections=None)
+    multiplier.challenge(secret)
+    weights = WIDE.stream(derived(secret, ctx, ("matcher", "helper"), "joined-triple/challenge")).take(1, 3)
+    np.testing.assert_array_equal(multiplier._weights, weights)
+    # The matcher's share of the correction: what the dealer sends the helper is the product less that.
+    seeds = b"1" * 32, b"2" * 32
+    sent = WIDE.read(deal(shape, *seeds, ctx), 1)[:, 0]
+    masks = [
+        WIDE.stream(derived(seed, ctx, ("dealer", name), "joined-triple/masks")).take(20, 4)
+        for seed, name in zip(seeds, ("matcher", "helper"), strict=True)
+    ]
+    a = WIDE.add(*masks)[:, :3].astype(object)
+    own = WIDE.stream(derived(seeds[0], ctx, ("dealer", "matcher"), "joined-triple/corrections")).take(1, 7)
+    c = (a.T @ a)[np.triu_indices(3)]
+    assert [(int(x) + int(y)) % WIDE.prime for x, y in zip(sent[:6], own[0, :6], strict=True)] == [
+        int(each) % WIDE.prime for each in c
+    ]
+
+
+# -- room ----------------------------------------------------------------------------------------------------
+
+
+def test_what_no_node_has_memory_for_is_refused_from_sizes_alone():
+    def joining(count: int, widths: Sequence[int], product: Any = None) -> Joining:
+        dealer = None if product is None else DEALER
+        return Joining.of(
+            (S1, S2), (S1, S2), (count, count), bytes(32), matcher=MATCHER, helper=HELPER, dealer=dealer,
+            field=WIDE, widths=widths, product=product,
+        )  # fmt: skip
+
+    million = joining(10**6, [3, 3], "gram")
+    million.check_room()
+    lists = 2 * (10**6 + 1) * (16 + 24)
+    assert million.room == lists + 10**6 * (48 + 8) + 48 + 9 * 8 * 36
+    for wrong in (joining(10**6, [4096, 0]), joining(10, [4096, 40_000], (0, 1)), joining(1 << 28, [1, 1])):
+        with pytest.raises(ProtocolAborted) as error:
+            wrong.check_room()
+        assert error.value.code == "guard-too-large"
+    joining(1 << 26, [1, 1]).check_room()
 
 
 # -- messages that are none ----------------------------------------------------------------------------------
@@ -316,7 +545,7 @@ def test_a_stream_that_does_not_end_or_ends_twice_is_refused(of, number, to, how
 
 
 @pytest.mark.parametrize(("of", "number", "to", "how"), SENT)
-@pytest.mark.parametrize("wrong", [0x0400, 0x2900, 0x3400])
+@pytest.mark.parametrize("wrong", [0x0400, 0x2A00, 0x3400])
 def test_a_message_of_a_round_that_is_none_is_refused(of, number, to, how, wrong):
     change = lambda m: [replace(m, round=wrong) if (m.round, m.to) == (number, to) else m]  # noqa: E731
     assert broken(of, change, **how) == "unexpected-message"
@@ -490,6 +719,32 @@ def test_a_helper_that_restarts_cannot_go_on_and_a_new_attempt_shares_nothing_wi
     assert not set(words_in(old_rows, 2).ravel()) & set(words_in(new_rows, 2).ravel())
 
 
+def test_a_matcher_that_restarts_cannot_go_on():
+    for number in (ROWS, DEAL, COIN, BLOCK, CHECK, FINAL):
+        fresh = joined_case([ALL, OTHER], widths=[2, 1], product="gram", seed="again").parties[MATCHER]
+
+        class Restarting(Watched):
+            fresh: Any
+            number: int
+            count = 0
+
+            def receive(self, message: Incoming) -> Any:
+                if message.round == self.number:
+                    self.count += 1
+                    # Of two lists the first has come.
+                    if self.number != ROWS or self.count == 2:
+                        self.party = self.fresh
+                return super().receive(message)
+
+        case = joined_case([ALL, OTHER], widths=[2, 1], product="gram", seed="first", ctx=b"1" * 32)
+        restarting = Restarting(case.parties[MATCHER], [])
+        restarting.fresh, restarting.number = fresh, number
+        case.parties[MATCHER] = restarting
+        with pytest.raises(ProtocolAborted):
+            case.play()
+        assert not case.totals
+
+
 # -- every share is uniform ----------------------------------------------------------------------------------
 
 SAME = {person: [1, 0] for person in range(40)}  # as far from uniform as words can be
@@ -593,7 +848,7 @@ def test_a_matcher_or_helper_that_adds_up_shares_alone_has_a_uniform_word():
 
 
 def test_who_is_joined_cannot_be_told_from_where_rows_stand():
-    """The helper's view of 400 attempts: each place of a list is as often in each row. False alarm 1e-6."""
+    """The helper's view of 100 attempts: each place of a list is as often in each row. False alarm 1e-6."""
     table = np.zeros((4, 4), dtype=np.int64)
     for seed in range(100):
         case = joined_case([{p: [0] for p in range(3)}] * 2, seed=seed, ctx=f"{seed}".rjust(32).encode())
@@ -607,5 +862,5 @@ def test_who_is_joined_cannot_be_told_from_where_rows_stand():
 def test_matcher_helper_and_dealer_are_parties_like_others():
     case = joined_case([ALL, OTHER], widths=[2, 1], product="gram")
     assert isinstance(case.parties[MATCHER], Matcher)
-    assert isinstance(case.parties[DEALER].start(), Finished)
+    assert isinstance(case.parties[DEALER].start(), Waiting)
     assert isinstance(case, Joined)

@@ -434,7 +434,7 @@ def constant(shape: Shape, value: int):
 def residuals(case: Played, sender: str) -> dict[str, np.ndarray]:
     """What is left of a sender's openings for one who knows what it multiplies: guesses are not confirmed.
 
-    ρ and σ are looked at together with D and E: a·u = (X - D)·u for one who knows X.
+    ρ and σ are looked at together with the openings of X and Y: a·u is known to one who knows X.
     """
     shape, words = case.shape, case.shape.field
     (x, y), bodies = (case.shares_m, case.sent_m) if sender == "m" else (case.shares_h, case.sent_h)

@@ -20,7 +20,7 @@ from protocols.ids import Role
 from protocols.joined import triples
 from protocols.joined.align import ABSENT
 from protocols.joined.field import WIDE
-from protocols.joined.parties import ALIGN, BLOCK, DEAL, GROUPS, ROWS, SEED, Dealer, Holder
+from protocols.joined.parties import ALIGN, BLOCK, DEAL, DEALT, GROUPS, ROWS, SEED, Dealer, Holder
 from protocols.party import Party, Sent
 from protocols.psi import group, tagging
 
@@ -32,6 +32,8 @@ ON = (range(14), range(4, 20), [*range(2, 11), 22, 23])
 JOINED = range(4, 11)
 WORDS = [{person: [100 * i + person, -person] for person in people} for i, people in enumerate(ON, start=1)]
 SIZES = ((2,), (), ())
+WAITS = {(S2, 19), (S3, 3)}
+"""On the list, but no row counts: a filter, an axis or an empty amount leaves it out. 3 is on S1's, too."""
 
 
 @cache
@@ -41,7 +43,9 @@ def played(product: str | None = "gram") -> Joined:
     lists = [Listed(words) for words in WORDS]
     if not product:
         lists[0] = Listed(WORDS[0], {person: [person % 2] for person in WORDS[0]})
-    lists[1] = Listed(lists[1].people, waiting=frozenset({19}))
+    for i, owner in enumerate(OWNERS):
+        waiting = frozenset(person for role, person in WAITS if role == owner)
+        lists[i] = Listed(lists[i].people, lists[i].codes, waiting)
     case = joined_case(lists, widths=[2, 2, 2], product=product, open_sizes=sizes, seed="views")
     case.play()
     return case
@@ -202,11 +206,11 @@ def identified(seen: View) -> dict[int, tuple[int, ...]] | None:
 
 TRUE_VENN = sorted(
     [
-        sorted(o for o, people in zip(OWNERS, ON, strict=True) if p in people and (o, p) != (S2, 19))
+        sorted(o for o, people in zip(OWNERS, ON, strict=True) if p in people and (o, p) not in WAITS)
         for p in PEOPLE
     ]
     + [[owner] for owner in OWNERS]  # stand-ins
-    + [[S2]]  # who waits
+    + [[owner] for owner, _ in WAITS]
 )
 TRUE_ROWS = {tuple(word for words in WORDS for word in words[person]) for person in JOINED}
 
@@ -250,7 +254,7 @@ def test_matcher_and_helper_together_have_every_lists_words_without_a_name(owner
     people = WORDS[index]
 
     def right(found: np.ndarray) -> bool:
-        expected = [words if (owner, p) != (S2, 19) else [0, 0] for p, words in people.items()]
+        expected = [words if (owner, p) not in WAITS else [0, 0] for p, words in people.items()]
         return sorted(found.tolist()) == sorted([*expected, [0, 0]])
 
     check(lambda seen: payload(seen, owner), needs({owner}, {MATCHER, HELPER}), right)
@@ -274,17 +278,18 @@ def test_an_owner_with_matcher_or_helper_knows_which_of_its_rows_are_joined(owne
 
 
 @pytest.mark.parametrize("owner", OWNERS)
-def test_an_owner_with_the_matcher_knows_which_lists_hold_each_of_its_rows(owner):
+def test_an_owner_with_the_matcher_knows_on_which_lists_each_of_its_persons_counts(owner):
+    """Joined or not: of 3, who is on two lists, S1 so reads that no row of S3 passes what is asked there."""
+
     def right(found: Mapping[int, frozenset[Role]]) -> bool:
-        waits = {(S2, 19)}
         return all(
             lists
             == {
                 o
                 for o, people in zip(OWNERS, ON, strict=True)
-                if person in people and (o, person) not in waits
+                if person in people and (o, person) not in WAITS
             }
-            or (owner, person) in waits
+            or (owner, person) in WAITS
             for person, lists in found.items()
         ) and set(found) == set(ON[OWNERS.index(owner)])
 
@@ -301,7 +306,7 @@ def test_an_owner_with_two_of_matcher_helper_and_dealer_has_joined_records_with_
 
 def test_the_matcher_with_both_key_holders_reads_all_lists():
     right = {
-        owner: set(people) - ({19} if owner == S2 else set())
+        owner: {person for person in people if (owner, person) not in WAITS}
         for owner, people in zip(OWNERS, ON, strict=True)
     }
     check(dictionary, needs({MATCHER, S1, S2}, set(OWNERS)), lambda found: found == right)
@@ -325,12 +330,51 @@ def test_the_matcher_sees_the_open_code_of_every_row_and_the_helper_the_sizes_of
     check(groups, needs({MATCHER}, {HELPER}), lambda found: found == [4, 3], product=None)
 
 
+def codes_by_tag(seen: View, owner: Role) -> dict[int, int] | None:
+    """Return where an owner's persons stand along the open axis of S1, by the tags of both lists."""
+    places, tags, theirs, rows = named(seen, owner), tags_of(seen, owner), tags_of(seen, S1), table(seen, S1)
+    if places is None or tags is None or theirs is None or rows is None:
+        return None
+    stands = dict(zip(theirs, rows[:, 16].tolist(), strict=True))
+    return {person: stands[tags[at]] for at, person in places.items() if tags[at] in stands}
+
+
+def codes_by_group(seen: View, owner: Role) -> dict[int, int] | None:
+    """Return the same of who is joined, by which part of the alignment is which group."""
+    places, aligned, sizes = named(seen, owner), positions(seen), groups(seen)
+    if places is None or aligned is None or sizes is None:
+        return None
+    stands = np.repeat(np.arange(len(sizes)), sizes).tolist()
+    column = aligned[: len(stands), OWNERS.index(owner)].tolist()
+    return {places[at]: group_ for at, group_ in zip(column, stands, strict=True)}
+
+
+@pytest.mark.parametrize("owner", [S2, S3])
+def test_an_owner_with_matcher_or_helper_reads_others_open_axes_by_name(owner):
+    """With the matcher of whoever counts on both lists, joined or not; with the helper of the joined."""
+    people = ON[OWNERS.index(owner)]
+    both = {person: person % 2 for person in people if person in ON[0] and (owner, person) not in WAITS}
+    assert set(both) > set(JOINED)
+    check(
+        lambda seen: codes_by_tag(seen, owner),
+        needs({owner, MATCHER}, {owner, S1}),
+        lambda found: found == both,
+        product=None,
+    )
+    check(
+        lambda seen: codes_by_group(seen, owner),
+        needs({owner, MATCHER}, {owner, HELPER}),
+        lambda found: found == {person: person % 2 for person in JOINED},
+        product=None,
+    )
+
+
 # -- those who get nothing -----------------------------------------------------------------------------------
 
 
-def test_the_dealer_receives_no_message_at_all_and_sends_what_no_list_is_in():
+def test_the_dealer_receives_one_empty_message_and_sends_what_no_list_is_in():
     case = played()
-    assert not [m for m in case.sent if m.to == DEALER]
+    assert [(m.sender, m.round, m.body) for m in case.sent if m.to == DEALER] == [(HELPER, DEALT, b"")]
     assert isinstance(case.parties[DEALER], Dealer)
     # Other lists of the same sizes, the same randomness: the same messages.
     others: list[Any] = [{person + 50: [0, 0] for person in people} for people in ON]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from protocols.errors import InputError
 from protocols.identifiers import demo_area_table, type_tag
-from protocols.psi.keyed_list import WAITING, KeyedList, KeyedListBuilder, month_text
+from protocols.months import month_text
+from protocols.psi.keyed_list import WAITING, KeyedList, KeyedListBuilder
 
 VECTORS = json.loads((Path(__file__).parents[3] / "tests/vectors/crosscheck.json").read_text())
 

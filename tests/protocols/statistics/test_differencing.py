@@ -91,6 +91,22 @@ def test_a_set_and_an_interval_are_not_known_to_be_apart():
     assert differenced(Query("x", {"a": frozenset({"1"})}), Query("x", {"a": Between(Fraction(2))}))
 
 
+def test_months_are_compared_with_months_and_not_with_numbers():
+    def until(low, high, *, months):
+        return Query("count", {"died": Between(Fraction(low), Fraction(high), months)})
+
+    summer, autumn = until(24305, 24307, months=True), until(24308, 24310, months=True)
+    assert not differenced(summer, autumn)
+    assert differenced(summer, until(24307, 24310, months=True))
+    # One row may be 202506 in a column of numbers, and June where the policy calls the same column a month.
+    assert differenced(summer, until(202506, 202508, months=False))
+    assert differenced(until(24305, 24307, months=False), summer)
+    for query in (summer, autumn):
+        assert Query.decode(query.encode()) == query
+    text = '{"asks":"count","filters":{"died":{"high":null,"low":"1"}},"noisy":false}'
+    assert Query("count", {"died": Between(Fraction(1))}).encode() == text
+
+
 @given(QUERIES)
 def test_a_query_round_trips(query):
     assert Query.decode(query.encode()) == query
@@ -137,6 +153,8 @@ def test_whatever_number_a_filter_may_have_its_query_can_be_read_again(text):
         '{"asks":"x","filters":{"a":{"high":null,"low":"1e999999999"}},"noisy":false}',
         '{"asks":"x","filters":{"a":{"high":null,"low":"2/4"}},"noisy":false}',
         '{"asks":"x","filters":{"a":{"high":null,"low":"1/0"}},"noisy":false}',
+        '{"asks":"x","filters":{"a":{"high":null,"low":"1","months":false}},"noisy":false}',
+        '{"asks":"x","filters":{"a":{"high":null,"low":"1","months":1}},"noisy":false}',
         '{"asks":"x","filters":{"a":{}},"noisy":false}',
     ],
 )

@@ -31,6 +31,7 @@ PAID = Measure("paid", 0, 10_000, 2)
 CHANGE = Measure("change", -500, 500, 1)
 GROWN = Filter("age", low=Fraction(3), high=Fraction(90))
 OPEN = Filter("state", values=("open", "late"))
+SPRING = Filter("seen", low=Fraction(2026 * 12 + 2), high=Fraction(2026 * 12 + 4), months=True)
 
 
 def person(number: int) -> str:
@@ -48,6 +49,7 @@ class Line:
     paid: float | None = 1.5
     change: int | None = 2
     latest: int | None = 202611
+    seen: str | None = "2026-04-01"
 
 
 def table(lines: Sequence[Line], slots: Sequence[str]) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def table(lines: Sequence[Line], slots: Sequence[str]) -> dict[str, Any]:
         "paid": pa.float64(),
         "change": pa.int64(),
         "latest": pa.int32(),
+        "seen": pa.string(),
     }
     return {slot: pa.array([getattr(line, slot) for line in lines], kinds[slot]) for slot in slots}
 
@@ -97,6 +100,9 @@ def cell_of(line: Line, layout: Layout) -> int | None:
             return None
         if each.values:
             if value.strip() not in each.values:
+                return None
+        elif each.months:
+            if not "2026-03" <= value[:7] <= "2026-05":
                 return None
         elif not (each.low or -(10**9)) <= Fraction(value) <= (each.high or 10**9):
             return None
@@ -179,13 +185,14 @@ LINES = st.lists(
         paid=st.none() | st.integers(0, 800).map(lambda eighths: eighths / 8),
         change=st.none() | st.integers(-50, 50),
         latest=st.none() | st.integers(202601, 202604),
+        seen=st.sampled_from(["2026-02-28", "2026-03", "2026-05-31", "2026-06", "May", "", None]),
     ),
     max_size=40,
 )
 LAYOUTS = st.builds(
     Layout,
     axes=st.sampled_from([(), (STREETS,), (AGES,), (STREETS, AGES), (AGES, STREETS)]),
-    filters=st.sampled_from([(), (GROWN,), (OPEN,), (GROWN, OPEN)]),
+    filters=st.sampled_from([(), (GROWN,), (OPEN,), (GROWN, OPEN), (SPRING,), (SPRING, OPEN)]),
     measures=st.sampled_from([(), (PAID,), (PAID, CHANGE)]),
     unit_rows=st.integers(1, 4),
 )
