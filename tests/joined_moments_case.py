@@ -1,41 +1,26 @@
 """Small joined moments for tests: specs of every form, lists, and all parties with seeded randomness."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
+import joined_cases
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-from crosscheck_case import CTX, ZERO, person, seeded
+from crosscheck_case import CTX
+from joined_cases import PERSON, S1, S2, S3, SEATS, Case, Row, columns_of
+from joined_cases import amount as column
 from sources_case import spec_of
 
-from protocols.ids import NodeName, Role
-from protocols.jobs.job_type import AGGREGATOR, UNIT, Content, Setup, Unit, source
+from protocols.ids import Role
+from protocols.jobs.job_type import AGGREGATOR, Content, source
 from protocols.jobs.joined_moments import JoinedMoments
 from protocols.joined.lists import JoinedList
-from protocols.joined.params import DEALER, HELPER, MATCHER
-from protocols.party import Party, Sent, run
-from protocols.wire import Constraints, InputSummary, JobSpec
+from protocols.wire import Constraints, JobSpec
+
+__all__ = ["PERSON", "S1", "S2", "S3", "SEATS", "Case", "Row", "column"]
 
 MOMENTS: Final = JoinedMoments()
-PERSON: Final = Unit("resident-id", 5)
-S1, S2, S3 = (source(i) for i in (1, 2, 3))
-SEATS: Final[Mapping[Role, NodeName]] = {
-    MATCHER: NodeName("statistics.example/a"),
-    HELPER: NodeName("archives.example/a"),
-    DEALER: NodeName("notary.example/a"),
-}
-
-Row = Mapping[str, Any]
-"""slot → value, and "who", the number of a person"""
-
-
-def column(number: int, slot: str, low: str, high: str, **more: Any) -> dict[str, Any]:
-    """Return a column of a source."""
-    return {"source": source(number), "slot": slot, "low": low, "high": high, **more}
-
-
 EARNED: Final = column(1, "income", "0", "20000", decimals=2)
 YEARS: Final = column(2, "years", "0", "45")
 AGE: Final = column(2, "age", "16", "70")
@@ -46,47 +31,17 @@ def moments_spec(sources: int = 2, **params: Any) -> JobSpec:
     """Return a spec; each source brings the slots that are its own, and params of None are left out."""
     filled = {"columns": [EARNED, YEARS, AGE][: 1 + sources], "areas": "demo-city", **params}
     spec = spec_of(MOMENTS, sources, filled, {})
-    inputs = tuple(replace(given, columns=_columns(spec.params, given.role)) for given in spec.inputs)
+    inputs = tuple(
+        replace(given, columns=columns_of(spec.params, given.role, "columns", "filters"))
+        for given in spec.inputs
+    )
     roles = {role: node for role, node in spec.roles.items() if role != AGGREGATOR}
     return replace(spec, roles={**roles, **SEATS}, inputs=inputs)
 
 
-def _columns(params: Mapping[str, Any], role: Role) -> dict[str, str]:
-    parts = [part for name in ("columns", "filters") for part in params.get(name) or ()]
-    own = [part["slot"] for part in parts if isinstance(part, Mapping) and part.get("source") == role]
-    return {"key": "id"} | {slot: f"the_{slot}" for slot in own}
-
-
 def listed(spec: JobSpec, role: Role, rows: Sequence[Row]) -> JoinedList:
     """Return rows as the node of that source would prepare them."""
-    builder = MOMENTS.builder(spec, role, PERSON)
-    given = spec.input_of(role)
-    assert given is not None
-    if rows:
-        keys = pa.array([person(row["who"]) for row in rows], pa.string())
-        columns = {slot: pa.array([row.get(slot) for row in rows]) for slot in given.columns if slot != "key"}
-        builder.add({"key": keys, UNIT: keys, **columns})
-    found = builder.finish()
-    assert isinstance(found, JoinedList)
-    return found
-
-
-@dataclass
-class Case:
-    """One job, ready to run."""
-
-    spec: JobSpec
-    setup: Setup
-    lists: dict[Role, JoinedList]
-    parties: dict[Role, Party]
-    sent: list[Sent] = field(default_factory=list)
-
-    def released(self) -> Content:
-        """Play it whole and return the table; `sent` has every message afterwards."""
-        outputs = run(self.parties, observe=self.sent.append)
-        (content,) = outputs.pop(MATCHER)
-        assert not any(outputs.values())
-        return content
+    return joined_cases.listed(MOMENTS, spec, role, rows)
 
 
 def moments_case(
@@ -100,23 +55,7 @@ def moments_case(
     """Return a job about these rows, one list for each source."""
     MOMENTS.check(spec)
     ready = {source(i): listed(spec, source(i), rows) for i, rows in enumerate(lists, start=1)}
-    summaries = {
-        role: InputSummary(
-            max(found.rows, found.distinct_keys),
-            found.distinct_keys,
-            found.distinct_keys,
-            found.commitment(bytes(32)),
-            "2026-01-01",
-            ZERO,
-            found.rule_version,
-        )
-        for role, found in ready.items()
-    }
-    setup = Setup(spec, 1, ctx, constraints, summaries)
-    parties = {
-        role: MOMENTS.party(role, setup, ready.get(role), seeded(f"{seed}/{role}")) for role in spec.roles
-    }
-    return Case(spec, setup, ready, parties)
+    return joined_cases.case_of(MOMENTS, spec, ready, constraints=constraints, seed=seed, ctx=ctx)
 
 
 def people(n: int, seed: int = 1) -> npt.NDArray[np.int64]:

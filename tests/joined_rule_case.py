@@ -1,33 +1,30 @@
 """Small joined rules for tests: specs, lists, all parties, and the right answer in plain Python."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final
 
-import pyarrow as pa
-from crosscheck_case import CTX, ZERO, person, seeded
-from joined_table_case import SEATS
+import joined_cases
+from crosscheck_case import CTX, person
+from joined_cases import S1, S2, S3, S4, SEATS, Case, Row, amount
 from sources_case import spec_of
 
 from protocols.ids import NodeName, Organisation, Role
-from protocols.jobs.job_type import AGGREGATOR, Content, Setup, source
-from protocols.jobs.joined_rule import RECIPIENT, JoinedRule, Params
+from protocols.jobs.job_type import AGGREGATOR, source
+from protocols.jobs.joined_rule import RECIPIENT, JoinedRule
 from protocols.joined.lists import JoinedList
-from protocols.party import Party, Sent, run
-from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
+from protocols.wire import Constraints, JobSpec, organisation_of
+
+__all__ = ["S1", "S2", "S3", "S4", "Case", "Row"]
 
 RULES: Final = JoinedRule()
 LOOSE: Final = Constraints(max_rows=1000, max_fraction=Fraction(1))
-S1, S2, S3, S4 = (source(i) for i in (1, 2, 3, 4))
-
-Row = Mapping[str, Any]
-"""slot → value, "who" the number of a person, perhaps "street" and "last_seen"."""
 
 
 def column(number: int, slot: str, low: str = "0", high: str = "1000", **more: Any) -> dict[str, Any]:
     """Return a column of a source."""
-    return {"source": source(number), "slot": slot, "low": low, "high": high, **more}
+    return amount(number, slot, low, high, **more)
 
 
 def clause(sense: str, bound: str, **weights: int) -> dict[str, Any]:
@@ -65,48 +62,13 @@ def rule_spec(sources: int = 4, **params: Any) -> JobSpec:
 
 def columns_of(params: Mapping[str, Any], role: Role) -> dict[str, str]:
     """Return slot → column of one source."""
-    parts = [part for name in ("columns", "filters") for part in params.get(name) or ()]
-    own = [part["slot"] for part in parts if isinstance(part, Mapping) and part.get("source") == role]
     street = {"street": "street", "last_seen": "seen"} if params["records_from"] == role else {}
-    return {"key": "id"} | {slot: f"the_{slot}" for slot in own} | street
+    return joined_cases.columns_of(params, role, "columns", "filters") | street
 
 
 def listed(spec: JobSpec, role: Role, rows: Sequence[Row]) -> JoinedList:
-    """Return rows as the node of that source would prepare them."""
-    builder = RULES.builder(spec, role)
-    if rows:
-        given = spec.input_of(role)
-        assert given is not None
-        columns = {slot: pa.array([row.get(slot) for row in rows]) for slot in given.columns if slot != "key"}
-        for slot in ("street", "last_seen"):
-            if slot in columns:
-                columns[slot] = columns[slot].cast(pa.string())
-        builder.add({"key": pa.array([person(row["who"]) for row in rows], pa.string()), **columns})
-    found = builder.finish()
-    assert isinstance(found, JoinedList)
-    return found
-
-
-@dataclass
-class Case:
-    """One rule, ready to run."""
-
-    spec: JobSpec
-    setup: Setup
-    lists: dict[Role, JoinedList]
-    parties: dict[Role, Party]
-    sent: list[Sent] = field(default_factory=list)
-
-    def released(self) -> Content:
-        """Play it whole and return the records; `sent` has every message afterwards."""
-        outputs = run(self.parties, observe=self.sent.append)
-        (content,) = outputs.pop(Params.of(self.spec).recipient)
-        assert not any(outputs.values())
-        return content
-
-    def found(self) -> list[str]:
-        """Play it whole and return the keys of the records."""
-        return self.released().table.columns["key"].tolist()
+    """Return rows, perhaps with "street" and "last_seen", as the node of that source would prepare them."""
+    return joined_cases.listed(RULES, spec, role, rows, unit=None)
 
 
 def rule_case(
@@ -121,23 +83,9 @@ def rule_case(
     """Return a rule over these rows, one list for each source."""
     RULES.check(spec)
     ready = {source(i): listed(spec, source(i), rows) for i, rows in enumerate(lists, start=1)}
-    summaries = {
-        role: InputSummary(
-            max(found.rows, found.distinct_keys),
-            found.distinct_keys,
-            (catalogue or {}).get(role, found.distinct_keys),
-            found.commitment(bytes(32)),
-            "2026-01-01",
-            ZERO,
-            found.rule_version,
-        )
-        for role, found in ready.items()
-    }
-    setup = Setup(spec, 1, ctx, constraints, summaries)
-    parties = {
-        role: RULES.party(role, setup, ready.get(role), seeded(f"{seed}/{role}")) for role in spec.roles
-    }
-    return Case(spec, setup, ready, parties)
+    return joined_cases.case_of(
+        RULES, spec, ready, constraints=constraints, seed=seed, ctx=ctx, catalogue=catalogue
+    )
 
 
 def right(spec: JobSpec, lists: Sequence[Sequence[Row]]) -> list[str]:

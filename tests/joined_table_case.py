@@ -1,35 +1,28 @@
 """Small joined tables for tests: specs of every form, lists, all parties, and the plaintext table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final
 
+import joined_cases
 import numpy as np
-import pyarrow as pa
-from crosscheck_case import CTX, ZERO, person, seeded
+from crosscheck_case import CTX
+from joined_cases import PERSON, S1, S2, S3, SEATS, Case, Row, columns_of
+from joined_cases import amount as measure
 from sources_case import spec_of
 
-from protocols.ids import NodeName, Role
-from protocols.jobs.job_type import AGGREGATOR, UNIT, Content, Setup, Unit, source
+from protocols.ids import Role
+from protocols.jobs.job_type import AGGREGATOR, Content, source
 from protocols.jobs.joined_table import JoinedTable, Params
 from protocols.joined.lists import JoinedList
-from protocols.joined.params import DEALER, HELPER, MATCHER
-from protocols.party import Party, Sent, run
-from protocols.wire import Constraints, InputSummary, JobSpec
+from protocols.joined.params import DEALER
+from protocols.wire import Constraints, JobSpec
+
+__all__ = ["PERSON", "S1", "S2", "S3", "SEATS", "Case", "Row", "measure"]
 
 JOINED: Final = JoinedTable()
-PERSON: Final = Unit("resident-id", 5)
-S1, S2, S3 = (source(i) for i in (1, 2, 3))
 OPEN: Final = Constraints(min_group_size=1)
-SEATS: Final[Mapping[Role, NodeName]] = {
-    MATCHER: NodeName("statistics.example/a"),
-    HELPER: NodeName("archives.example/a"),
-    DEALER: NodeName("notary.example/a"),
-}
-
-Row = Mapping[str, Any]
-"""slot → value, and "who", the number of a person"""
 
 
 def axis(number: int, slot: str, values: Sequence[str], *, open: bool = False) -> dict[str, Any]:  # noqa: A002  # the param's name
@@ -40,11 +33,6 @@ def axis(number: int, slot: str, values: Sequence[str], *, open: bool = False) -
 def banded(number: int, slot: str, bins: Sequence[str], *, open: bool = False) -> dict[str, Any]:  # noqa: A002  # the param's name
     """Return an axis with bins."""
     return {"source": source(number), "slot": slot, "bins": [*bins], "open": "yes" if open else "no"}
-
-
-def measure(number: int, slot: str, low: str = "0", high: str = "100", **more: Any) -> dict[str, Any]:
-    """Return a measure of a source's column."""
-    return {"source": source(number), "slot": slot, "low": low, "high": high, **more}
 
 
 STREETS: Final = ("s1", "s2", "s3")
@@ -62,7 +50,10 @@ def joined_spec(sources: int = 2, *, dealer: bool | None = None, **params: Any) 
     """
     filled = {"areas": "demo-city", **params}
     spec = spec_of(JOINED, sources, filled, {})
-    inputs = tuple(replace(given, columns=columns_of(spec.params, given.role)) for given in spec.inputs)
+    inputs = tuple(
+        replace(given, columns=columns_of(spec.params, given.role, "axes", "measures", "filters"))
+        for given in spec.inputs
+    )
     roles = {role: node for role, node in spec.roles.items() if role != AGGREGATOR}
     blocks = {
         part["source"]
@@ -75,42 +66,9 @@ def joined_spec(sources: int = 2, *, dealer: bool | None = None, **params: Any) 
     return replace(spec, roles={**roles, **seats}, inputs=inputs)
 
 
-def columns_of(params: Mapping[str, Any], role: Role) -> dict[str, str]:
-    """Return slot → column of one source."""
-    parts = [part for name in ("axes", "measures", "filters") for part in params.get(name) or ()]
-    own = [part["slot"] for part in parts if isinstance(part, Mapping) and part.get("source") == role]
-    return {"key": "id"} | {slot: f"the_{slot}" for slot in own if slot.isidentifier()}
-
-
 def listed(spec: JobSpec, role: Role, rows: Sequence[Row]) -> JoinedList:
     """Return rows as the node of that source would prepare them."""
-    builder = JOINED.builder(spec, role, PERSON)
-    if rows:
-        keys = pa.array([person(row["who"]) for row in rows], pa.string())
-        slots = [slot for slot in spec.input_of(role).columns if slot != "key"]
-        columns = {slot: pa.array([row.get(slot) for row in rows]) for slot in slots}
-        builder.add({"key": keys, UNIT: keys, **columns})
-    found = builder.finish()
-    assert isinstance(found, JoinedList)
-    return found
-
-
-@dataclass
-class Case:
-    """One joined table, ready to run."""
-
-    spec: JobSpec
-    setup: Setup
-    lists: dict[Role, JoinedList]
-    parties: dict[Role, Party]
-    sent: list[Sent] = field(default_factory=list)
-
-    def released(self) -> Content:
-        """Play it whole and return the table; `sent` has every message afterwards."""
-        outputs = run(self.parties, observe=self.sent.append)
-        (content,) = outputs.pop(MATCHER)
-        assert not any(outputs.values())
-        return content
+    return joined_cases.listed(JOINED, spec, role, rows)
 
 
 def joined_case(
@@ -124,23 +82,7 @@ def joined_case(
     """Return a table of these rows, one list for each source."""
     JOINED.check(spec)
     ready = {source(i): listed(spec, source(i), rows) for i, rows in enumerate(lists, start=1)}
-    summaries = {
-        role: InputSummary(
-            max(found.rows, found.distinct_keys),
-            found.distinct_keys,
-            found.distinct_keys,
-            found.commitment(bytes(32)),
-            "2026-01-01",
-            ZERO,
-            found.rule_version,
-        )
-        for role, found in ready.items()
-    }
-    setup = Setup(spec, 1, ctx, constraints, summaries)
-    parties = {
-        role: JOINED.party(role, setup, ready.get(role), seeded(f"{seed}/{role}")) for role in spec.roles
-    }
-    return Case(spec, setup, ready, parties)
+    return joined_cases.case_of(JOINED, spec, ready, constraints=constraints, seed=seed, ctx=ctx)
 
 
 def plaintext(spec: JobSpec, lists: Sequence[Sequence[Row]]) -> tuple[np.ndarray, ...]:
