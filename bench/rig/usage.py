@@ -1,5 +1,6 @@
 """What other processes of this machine use over time, read from /proc in regular steps."""
 
+import ctypes
 import os
 import threading
 import time
@@ -83,7 +84,13 @@ def cpu_s(process: int) -> float:
 
 
 def forget_peak() -> None:
-    """Let this process's peak of resident memory begin anew, at what it holds now."""
+    """Let this process's peak of resident memory begin anew, at what it holds now.
+
+    What earlier work has freed and the C library kept is given back first.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
