@@ -284,17 +284,11 @@ class JoinedMoments(JoinedStatistic[Params]):
         persons = min(summary.distinct_keys for summary in inputs.values())
         if persons < _fewest(constraints):
             raise _few(constraints)
+        joining = params.joining([inputs[owner].distinct_keys for owner in params.lists.owners], bytes(32))
         # (4)
-        if params.reach(persons) > WIDE.reach:
-            raise ProtocolAborted(
-                f"over {persons} persons a sum with its noise could be {params.reach(persons)}, words hold "
-                f"{WIDE.reach}",
-                code="guard-overflow",
-                hint="ask of fewer persons, by a filter in the catalogue's own dataset",
-            )
+        joining.check_reach(params.reach(persons))
         # (5)
-        counts = [inputs[owner].distinct_keys for owner in params.lists.owners]
-        params.joining(counts, bytes(32)).check_room()
+        joining.check_room()
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; the matcher's outputs the table.

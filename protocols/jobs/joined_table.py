@@ -557,18 +557,12 @@ class JoinedTable(JoinedStatistic[Params]):
         params = Params.of(spec)
         # (1), (2)
         params.lists.check_all_on(inputs, constraints)
-        # (3)
-        rows = min(summary.distinct_keys for summary in inputs.values())
-        if params.reach(rows) > params.field.reach:
-            raise ProtocolAborted(
-                f"over {rows} persons a sum with its noise could be {params.reach(rows)}, words hold "
-                f"{params.field.reach}",
-                code="guard-overflow",
-                hint="declare closer bounds for the measure, or fewer decimals",
-            )
-        # (4)
         counts = [inputs[owner].distinct_keys for owner in params.lists.owners]
-        params.joining(counts, bytes(32)).check_room()
+        joining = params.joining(counts, bytes(32))
+        # (3)
+        joining.check_reach(params.reach(min(counts)))
+        # (4)
+        joining.check_room()
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; the matcher's outputs the table.

@@ -18,6 +18,7 @@ taken off, which it expands from the seed. What the two send each other is as lo
 rows.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -244,6 +245,23 @@ class Joining(Generic[_Modulus]):
                 hint="ask for fewer cells or columns, or of a dataset with fewer persons",
             )
 
+    def check_reach(self: "Joining[Field]", largest: int) -> None:
+        """Refuse sums that words cannot tell apart, once admissions say how long the lists are.
+
+        Args:
+            largest: absolute value of any opened number that so many rows and the noise could make.
+
+        Raises:
+            ProtocolAborted: `guard-overflow`.
+        """
+        if largest > self.field.reach:
+            raise ProtocolAborted(
+                f"over {self.rows} persons a sum with its noise could be {largest}, words hold "
+                f"{self.field.reach}",
+                code="guard-overflow",
+                hint="declare closer bounds or fewer decimals, or ask of a dataset with fewer persons",
+            )
+
     def mask_key(self, seed: bytes, owner: Role) -> bytes:
         """Return the key of the stream that a list's words are masked with."""
         return stream_key(seed, self.ctx, owner, self.helper, _ROWS_LABEL)
@@ -352,7 +370,7 @@ class Holder(ListOwner):
         yield from messages(joining.matcher, ROWS, len(tagged.order), joining.row_chunk(index), rows)
 
 
-class Dealing:
+class Dealing(ABC):
     """Deals batch by batch, a few ahead, until the helper has said of each that it is taken up. Output `()`.
 
     Whoever finishes has answered, and takes part in no further attempt of a job. So a dealer does not finish
@@ -365,9 +383,9 @@ class Dealing:
         self._sent = min(AHEAD, batches)
         self._used = 0
 
+    @abstractmethod
     def deal(self, number: int) -> Iterator[Outgoing]:
         """Yield what batch `number` takes, counted from 0."""
-        raise NotImplementedError
 
     def start(self) -> Step:
         """Deal the first batches."""
