@@ -9,7 +9,7 @@ from simulator import World
 
 
 @pytest.fixture(scope="session")
-def memory() -> Iterator[Path]:
+def ram() -> Iterator[Path]:
     """A folder in memory where there is one: these tests flush thousands of small files."""
     shm = Path("/dev/shm")
     base = Path(tempfile.mkdtemp(prefix="minshu-node-", dir=shm if os.access(shm, os.W_OK) else None))
@@ -17,17 +17,25 @@ def memory() -> Iterator[Path]:
     shutil.rmtree(base, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def memory(ram: Path) -> Iterator[Path]:
+    """A module's own folder in there. A worker that is given other modules in between begins one anew."""
+    made = Path(tempfile.mkdtemp(dir=ram))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
 @pytest.fixture
-def folder(memory: Path) -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(dir=memory))
+def folder(ram: Path) -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(dir=ram))
     yield made
     shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def founded(memory: Path) -> World:
+def founded(ram: Path) -> World:
     """A collaboration with policies and datasets; tests take copies of it."""
-    return World(memory / "founded")
+    return World(ram / "founded")
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def states(station: Station, job: JobId) -> list[str]:
     return [one.code or ("stored" if one.stored else "filed") for one in station.state.outcomes(job)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def done(founded: World, memory: Any) -> tuple[World, JobId]:
     """A world in which one job has been through; tests take copies of it."""
     world = founded.clone(memory / "done")
