@@ -40,7 +40,14 @@ from protocols.jobs.job_type import (
     Unit,
     source,
 )
-from protocols.jobs.sources import check_columns, check_names, check_recipient, check_sizes, check_summaries
+from protocols.jobs.sources import (
+    check_catalogue,
+    check_columns,
+    check_names,
+    check_recipient,
+    check_sizes,
+    check_summaries,
+)
 from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
 from protocols.psi import group, locks
 from protocols.psi.envelopes import (
@@ -406,12 +413,7 @@ class Crosscheck:
             )
         # (3), (4)
         register = inputs[REGISTER]
-        if abs(register.distinct_keys - register.catalogue_keys) * LIST_SIZE_PARTS > register.catalogue_keys:
-            raise ProtocolAborted(
-                f"the register's list is not within {100 // LIST_SIZE_PARTS} % of its catalogue",
-                code="guard-list-size",
-                hint="refresh the catalogue, or find out why the list differs from it",
-            )
+        check_catalogue(register, "register")
         empty = sorted(role for role, summary in inputs.items() if summary.distinct_keys == 0)
         if empty:
             raise ProtocolAborted(
@@ -461,9 +463,6 @@ class Crosscheck:
         kind = Register if role == REGISTER else Source
         return kind(role, params, setup, prepared, rand)
 
-
-LIST_SIZE_PARTS: Final = 50
-"""The register's list may differ from its catalogue by one part in so many: 2 %."""
 
 _ONE_LIST_EACH: Final = "nothing new, but one organisation would count as two of the k"
 

@@ -15,7 +15,6 @@ from protocols.dp.cost import NOTHING, Cost
 from protocols.errors import InputError, ProtocolAborted
 from protocols.identifiers import AreaTable, area_table
 from protocols.ids import Organisation, Role
-from protocols.jobs.crosscheck import LIST_SIZE_PARTS
 from protocols.jobs.job_type import (
     REQUESTER,
     ColumnNeed,
@@ -29,7 +28,14 @@ from protocols.jobs.job_type import (
     Statement,
     Unit,
 )
-from protocols.jobs.sources import check_enough, check_recipient, check_sizes, check_summaries, kinds_of
+from protocols.jobs.sources import (
+    check_catalogue,
+    check_enough,
+    check_recipient,
+    check_sizes,
+    check_summaries,
+    kinds_of,
+)
 from protocols.joined.align import Way
 from protocols.joined.lists import STREET, JoinedList
 from protocols.joined.params import (
@@ -390,14 +396,8 @@ class JoinedRule:
             )
         # (3)
         own = inputs.get(params.recipient)
-        if own is not None and (
-            abs(own.distinct_keys - own.catalogue_keys) * LIST_SIZE_PARTS > own.catalogue_keys
-        ):
-            raise ProtocolAborted(
-                f"the recipient's list is not within {100 // LIST_SIZE_PARTS} % of its catalogue",
-                code="guard-list-size",
-                hint="refresh the catalogue, or find out why the list differs from it",
-            )
+        if own is not None:
+            check_catalogue(own, "recipient")
         coverage = constraints.min_coverage
         if own is not None and coverage is not None and own.distinct_keys < coverage * own.catalogue_keys:
             raise ProtocolAborted(

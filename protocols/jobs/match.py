@@ -16,7 +16,6 @@ from protocols.encoding import canonical_json, sha256_digest
 from protocols.errors import InputError, ProtocolAborted
 from protocols.identifiers import AreaTable, area_table
 from protocols.ids import Organisation, Role
-from protocols.jobs.crosscheck import LIST_SIZE_PARTS
 from protocols.jobs.job_type import (
     COORDINATOR,
     REQUESTER,
@@ -36,6 +35,7 @@ from protocols.jobs.job_type import (
 )
 from protocols.jobs.sources import (
     MAX_KEYS,
+    check_catalogue,
     check_columns,
     check_enough,
     check_names,
@@ -333,13 +333,7 @@ class Matching:
                 hint="submit a job with larger receiver_keys and have it approved",
             )
         # (3)
-        beyond = receiver.distinct_keys - receiver.catalogue_keys
-        if abs(beyond) * LIST_SIZE_PARTS > receiver.catalogue_keys:
-            raise ProtocolAborted(
-                f"the receiver's list is not within {100 // LIST_SIZE_PARTS} % of its catalogue",
-                code="guard-list-size",
-                hint="refresh the catalogue, or find out why the list differs from it",
-            )
+        check_catalogue(receiver, "receiver")
         # (4)
         coverage, fraction = constraints.min_coverage, constraints.max_fraction
         if coverage is not None and receiver.distinct_keys < coverage * receiver.catalogue_keys:

@@ -16,6 +16,9 @@ from protocols.wire import Constraints, InputSummary, JobInput, JobSpec, organis
 MAX_KEYS: Final = 1 << 27
 """Most distinct keys of a list: some 130 million, more than any province has people."""
 
+_LIST_SIZE_PARTS: Final = 50
+"""A list may differ from its catalogue by one part in so many: 2 %."""
+
 RECENT: Final = ColumnNeed(LATEST, "filter", ("date", "month", "int"), required=False)
 """Which of a person's rows count first; a source may leave it out."""
 
@@ -189,6 +192,24 @@ def check_sizes(inputs: Mapping[Role, InputSummary]) -> None:
             f"a list is said to have more distinct keys than rows, or than {MAX_KEYS}",
             code="guard-sizes",
             hint="ask the department whose admission says so; its software may be broken",
+        )
+
+
+def check_catalogue(summary: InputSummary, whose: str) -> None:
+    """Check that the list by which records are selected is as long as its catalogue says, to 2 %.
+
+    Args:
+        summary: of the list.
+        whose: its role, for the error.
+
+    Raises:
+        ProtocolAborted: `guard-list-size`.
+    """
+    if abs(summary.distinct_keys - summary.catalogue_keys) * _LIST_SIZE_PARTS > summary.catalogue_keys:
+        raise ProtocolAborted(
+            f"the {whose}'s list is not within {100 // _LIST_SIZE_PARTS} % of its catalogue",
+            code="guard-list-size",
+            hint="refresh the catalogue, or find out why the list differs from it",
         )
 
 
