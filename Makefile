@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The build of PyTorch without gigabytes of GPU packages; constraints.txt asks for exactly that one. Where pip
+# knows no place that has it, it is asked to look here, too.
+TORCH_CPU := https://download.pytorch.org/whl/cpu
 DEMO_OUT ?= demo-out
 NAME ?=
 
@@ -52,5 +55,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing Minshu and its development tools into $(VENV) …"
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) --editable '.[dev,train]' 2>/dev/null || $(PIP) --extra-index-url $(TORCH_CPU) --editable '.[dev,train]'
 	@touch $@ $(VENV)/.installed

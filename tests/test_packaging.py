@@ -106,6 +106,7 @@ def loaded_by(statement: str) -> tuple[list[str], str]:
 @pytest.mark.parametrize("package", [
         "node", "coordinator", "minshu", "policies", "audit",
         "policies.cli", "audit.cli", "node.cli", "coordinator.client.cli",
+        "node.workers", "node.trainer.process", "node.trainer.recipes", "protocols.training.parties",
     ])  # fmt: skip
 def test_importing_a_package_stays_light(package):
     heavy, times = loaded_by(f"import {package}")

@@ -44,6 +44,28 @@ VIOLATIONS = [
 ]
 
 
+def write_what_contracts_name(folder: Path) -> None:
+    """Write the modules whose imports are excepted: an exception that excepts nothing is an error."""
+    for contract in CONFIG["contracts"]:
+        for name in contract.get("source_modules", ()):
+            module_file(folder, name)
+        for excepted in contract.get("ignore_imports", ()):
+            importer, imported = excepted.split(" -> ")
+            with module_file(folder, importer).open("a") as file:
+                file.write(f"import {imported}\n")
+
+
+def module_file(folder: Path, name: str) -> Path:
+    """Return the file of a module below `folder`, made with its packages where there is none."""
+    if (package := folder.joinpath(*name.split("."))).is_dir():
+        return package / "__init__.py"
+    made = package.with_suffix(".py")
+    made.parent.mkdir(parents=True, exist_ok=True)
+    for each in (made, *(parent / "__init__.py" for parent in made.relative_to(folder).parents)):
+        (folder / each).touch()
+    return made
+
+
 @pytest.mark.parametrize(("path", "line"), VIOLATIONS, ids=[f"{p}: {line}" for p, line in VIOLATIONS])
 def test_the_contracts_find_an_import_that_points_up_or_out(tmp_path, path, line):
     for package in (*CONFIG["root_packages"], "minshu/v1"):
@@ -51,6 +73,7 @@ def test_the_contracts_find_an_import_that_points_up_or_out(tmp_path, path, line
         (tmp_path / package / "__init__.py").touch()
         (tmp_path / package / "bad.py").touch()
     (tmp_path / "minshu/__init__.py").write_text("def __getattr__(name):\n    import coordinator\n")
+    write_what_contracts_name(tmp_path)
     assert lint(tmp_path).returncode == 0
     (tmp_path / path).write_text(line + "\n")
     result = lint(tmp_path)
