@@ -13,7 +13,7 @@ Two rules keep a run free of deadlock while every queue on the way stays bounded
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from protocols.errors import ProtocolAborted
@@ -55,11 +55,15 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the party is: `done` of `total` units of `phase`. Sizes only, never content."""
+    """How far the party is: `done` of `total` units of `phase`. Sizes only, never content.
+
+    `figures` are short texts that everybody may see while it goes on, such as the noisy AUC of a model.
+    """
 
     phase: str
     done: int
     total: int
+    figures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
 
@@ -17,6 +17,7 @@ from protocols.dp.cost import Cost
 from protocols.ids import Digest, Organisation, Role
 from protocols.party import Party, Rand, Serving
 from protocols.statistics.differencing import Query
+from protocols.training.work import Worker
 from protocols.wire import Constraints, InputSummary, JobSpec
 
 SUSPECTED: Final = "疑似, 需人工核实 (suspected, needs human verification)"
@@ -59,6 +60,8 @@ class Domain:
     Attributes:
         values: texts that count; where the policy lists values, each is one of them. Of a row with another
             text nothing is in any output: a rule's `only` rests on that.
+        named: texts that are told apart, while rows of any other text count as well; where the policy lists
+            values, each is one of them.
         bins: ascending lower bounds; where the policy states bins, each is one of them.
         bounds: least and greatest value that counts.
         covering: the policy has to state a range, and the bounds have to hold all of it, so that no value of
@@ -76,6 +79,7 @@ class Domain:
     covering: bool = False
     stated: bool = False
     kept: tuple[Fraction | None, Fraction | None] | None = None
+    named: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +402,25 @@ class ExactOrNoisy(Protocol):
         ...
 
 
+WEIGHTS: Final = "weights"
+"""What a rule names among its recipes to let a job score by weights that stand in the job."""
+
+
+@runtime_checkable
+class Trains(Protocol):
+    """A job type whose jobs make a model, or score by one, by a recipe that a rule has to name."""
+
+    def recipe(self, spec: JobSpec) -> str:
+        """Return the recipe by its name where it is one of Minshu's own, else `sha256:` of its distribution.
+
+        `WEIGHTS` where a job scores by weights that stand in it.
+
+        Raises:
+            InputError: the spec is not of this type's form.
+        """
+        ...
+
+
 @runtime_checkable
 class TellsLess(Protocol):
     """A job type of class B whose records hold columns of certain uses alone: others are only compared."""
@@ -459,5 +482,88 @@ class Standing(Protocol):
             rand: draws random bytes.
             shelf: of this job type at this node.
             monotonic: seconds that never run back, for rates.
+        """
+        ...
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A job type whose parties leave something on a shelf of their node, or find it there."""
+
+    @property
+    def shelf(self) -> str:
+        """The job type whose shelf that is: perhaps another one, which left it."""
+        ...
+
+    def party_with(
+        self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand, *, shelf: Shelf
+    ) -> Party:
+        """Return the state machine of `role`: what `party` is for other types.
+
+        Raises:
+            InputError: what lies on the shelf is not what the job needs, or nothing does.
+        """
+        ...
+
+
+Turns: TypeAlias = Mapping[str, int]
+"""How many rounds of each kind: `train`, `evaluate`."""
+
+
+@runtime_checkable
+class HasQuorum(Protocol):
+    """A job type whose rounds some of its sources may miss."""
+
+    def members(self, spec: JobSpec) -> tuple[int, int]:
+        """Return how many sources have a part in each round at the least, and at most.
+
+        Raises:
+            InputError: the spec is not of this type's form.
+        """
+        ...
+
+
+@runtime_checkable
+class InRounds(Protocol):
+    """A job type that answers round by round, with worker processes that compute.
+
+    An attempt that ended goes on in the next one, after its last durable round; the number of a round is
+    never used twice. The whole run is charged before round one, and what no round was spent on is given back
+    at the end of an attempt.
+    """
+
+    def rounds(self, spec: JobSpec) -> Turns:
+        """Return the most rounds of one node, all attempts of the job together.
+
+        Raises:
+            InputError: the spec is not of this type's form.
+        """
+        ...
+
+    def cost_of(self, spec: JobSpec, role: Role, constraints: Constraints, rounds: Turns) -> Cost:
+        """Return what so many rounds cost the dataset of `role`; `cost` is that of all of them."""
+        ...
+
+    def working(
+        self,
+        role: Role,
+        setup: Setup,
+        prepared: PreparedInput | None,
+        rand: Rand,
+        *,
+        used: Turns,
+        shelf: Shelf,
+        workers: Callable[[Mapping[str, npt.NDArray[Any]] | None], Worker],
+    ) -> Party:
+        """Return the state machine of `role`: what `party` is for other types.
+
+        Args:
+            role: whose.
+            setup: what is public of the attempt.
+            prepared: the own dataset, as for `party`.
+            rand: draws random bytes.
+            used: rounds that this node recorded in earlier attempts of the job.
+            shelf: of this job type at this node.
+            workers: starts a worker process that has these columns as its rows, or none.
         """
         ...

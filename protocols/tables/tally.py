@@ -181,10 +181,86 @@ class _Rows:
     """What is kept of the rows that count, one array per batch."""
 
     cells: list[npt.NDArray[np.int32]] = field(default_factory=list)
-    units: list[Any] = field(default_factory=list)  # Arrow
     latest: list[I64] = field(default_factory=list)
     amounts: list[I64] = field(default_factory=list)  # measures x n
     present: list[Mask] = field(default_factory=list)  # measures x n
+
+
+class Units:
+    """Whom the rows that count are about, and which of them are kept: the part of a builder that says so."""
+
+    def __init__(self, unit: Unit, as_of: date, areas: AreaTable, reasons: Counter[str]) -> None:
+        """Start without rows.
+
+        Args:
+            unit: whom a row is about.
+            as_of: the day on which identifiers are judged where `unit` does not say one.
+            areas: the area codes that identifiers may have.
+            reasons: the builder's own counts of rows that do not count; more are added to them.
+        """
+        self._unit, self._as_of, self._areas = unit, unit.as_of or as_of, areas
+        self._reasons = reasons
+        self._keys: list[Any] = []  # Arrow
+        self._missing = self._usable = 0
+
+    def take(self, column: Any, here: I64) -> I64:
+        """Keep the units of the rows `here` of a batch, and return the rows of these that have a usable one.
+
+        Raises:
+            InputError: `bad-unit`, or as `normalise` does.
+        """
+        kind = IDENTIFIERS.get(self._unit.kind)
+        if kind is None:
+            keys, missing = _plain_units(column)
+            self._missing += missing
+            self._keys.append(_taken(keys, here))
+            return here
+        self._missing += column.null_count
+        found = normalise(column, kind, as_of=self._as_of, areas=self._areas)
+        self._usable += len(found.rows)
+        reasons = found.reasons[here]
+        numbered = np.bincount(reasons, minlength=len(Reason))
+        self._reasons.update({each.code: int(numbered[each]) for each in Reason if each})
+        here = here[reasons == Reason.ACCEPTED]
+        all_count = len(here) == len(found.keys)
+        self._keys.append(_fixed(found.keys if all_count else found.keys[np.searchsorted(found.rows, here)]))
+        return here
+
+    def refuse(self, rows: int) -> None:
+        """Refuse data that do not say whom they are about; `rows` is how many there are in all.
+
+        Raises:
+            InputError: `unit-missing` or `no-usable-key`.
+        """
+        if self._missing:
+            raise InputError(
+                f"{self._missing} of {rows} rows do not say whom they are about",
+                code="unit-missing",
+                hint="fill the column that the policy names as the unit, or leave those rows out",
+            )
+        if self._unit.kind in IDENTIFIERS and rows and not self._usable:
+            raise InputError(
+                f"none of the {rows} rows has a usable identifier",
+                code="no-usable-key",
+                hint="check which column the policy names as the unit, its type there, and the area table",
+            )
+
+    def bounded(self, latest: I64 | None, most: int) -> tuple[npt.NDArray[np.int32], Any, Mask]:
+        """Return a number for each row's unit, the units by number, in Arrow, and which rows are kept.
+
+        Of each unit the latest rows are kept, at most as many as the policy and `most` allow; of equals,
+        those read first. To be called once.
+
+        Args:
+            latest: how recent each row is, see `moments_of`; None where nothing says it.
+            most: rows of one unit.
+        """
+        chunks, self._keys = self._keys, []
+        units, keys = _numbered(chunks)
+        keep = _bounded(units, len(keys), latest, min(self._unit.max_rows, most))
+        if not keep.all():
+            self._reasons["over-bound"] = int((~keep).sum())
+        return units, keys, keep
 
 
 class TallyBuilder:
@@ -226,7 +302,7 @@ class TallyBuilder:
         if keys and layout.axes:
             raise ValueError("cells are either a column's own values or a layout's")
         self._layout, self._unit, self._clamp, self._keyed = layout, unit, clamp, keys
-        self._as_of, self._areas = (unit.as_of if unit and unit.as_of else as_of), areas
+        self._areas = areas
         self._covered = covered
         self._axes = [AxisCells(axis) for axis in layout.axes]
         self._filters = [FilterRows(each) for each in layout.filters]
@@ -235,7 +311,8 @@ class TallyBuilder:
         self._rows = 0
         self._dated: bool | None = None
         self._reasons: Counter[str] = Counter()
-        self._missing = self._usable = self._bad = self._beyond = self._clamped = 0
+        self._units = None if unit is None else Units(unit, as_of, areas, self._reasons)
+        self._bad = self._beyond = self._clamped = 0
 
     @cached_property
     def _required(self) -> frozenset[str]:
@@ -268,7 +345,8 @@ class TallyBuilder:
         cells = self._cells(batch, rows)
         here = np.flatnonzero(cells >= 0)
         self._reasons["outside"] += rows - len(here)
-        here = self._take_units(batch, here)
+        if self._units is not None:
+            here = self._units.take(batch[UNIT], here)
         self._take_amounts(batch, here)
         self._found.cells.append(cells[here].astype(np.int32))
         if dated:
@@ -319,29 +397,6 @@ class TallyBuilder:
             cells[(cells >= 0) & ~self._covered[cells]] = -1
         return cells
 
-    def _take_units(self, batch: Mapping[str, Any], here: I64) -> I64:
-        """Keep the units of these rows, and return the rows that have a usable one."""
-        if self._unit is None:
-            return here
-        column = batch[UNIT]
-        kind = IDENTIFIERS.get(self._unit.kind)
-        if kind is None:
-            keys, missing = _plain_units(column)
-            self._missing += missing
-            self._found.units.append(_taken(keys, here))
-            return here
-        self._missing += column.null_count
-        found = normalise(column, kind, as_of=self._as_of, areas=self._areas)
-        self._usable += len(found.rows)
-        reasons = found.reasons[here]
-        numbered = np.bincount(reasons, minlength=len(Reason))
-        self._reasons.update({each.code: int(numbered[each]) for each in Reason if each})
-        here = here[reasons == Reason.ACCEPTED]
-        all_count = len(here) == len(found.keys)
-        keys = found.keys if all_count else found.keys[np.searchsorted(found.rows, here)]
-        self._found.units.append(_fixed(keys))
-        return here
-
     def _take_amounts(self, batch: Mapping[str, Any], here: I64) -> None:
         """Keep the amounts of these rows; whether a column is sound is a matter of all its rows."""
         measures = self._layout.measures
@@ -366,19 +421,8 @@ class TallyBuilder:
 
     def _refuse(self) -> None:
         """Refuse data that are broken, by all rows: which ones a job selects must make no difference."""
-        if self._missing:
-            raise InputError(
-                f"{self._missing} of {self._rows} rows do not say whom they are about",
-                code="unit-missing",
-                hint="fill the column that the policy names as the unit, or leave those rows out",
-            )
-        identified = self._unit is not None and self._unit.kind in IDENTIFIERS
-        if identified and self._rows and not self._usable:
-            raise InputError(
-                f"none of the {self._rows} rows has a usable identifier",
-                code="no-usable-key",
-                hint="check which column the policy names as the unit, its type there, and the area table",
-            )
+        if self._units is not None:
+            self._units.refuse(self._rows)
         if self._bad:
             raise InputError(
                 f"{self._bad} rows have an amount that is no finite number",
@@ -404,14 +448,13 @@ class TallyBuilder:
         if not self._layout.measures:
             amounts, present = np.zeros((0, len(cells)), np.int64), np.zeros((0, len(cells)), np.bool_)
         size = self._layout.cells
-        if self._unit is None:
+        if self._units is None:
             return _Kept(None, len(cells), cells, size, amounts, present)
         latest = np.concatenate(found.latest) if found.latest else None
-        units, distinct = _numbered(found.units)
-        keep = _bounded(units, distinct, latest, min(self._unit.max_rows, self._layout.unit_rows))
+        units, keys, keep = self._units.bounded(latest, self._layout.unit_rows)
+        distinct = len(keys)
         if keep.all():
             return _Kept(units, distinct, cells, size, amounts, present)
-        self._reasons["over-bound"] = int((~keep).sum())
         return _Kept(units[keep], distinct, cells[keep], size, amounts[:, keep], present[:, keep])
 
     def _named(self, kept: "_Kept") -> tuple["_Kept", tuple[str, ...]]:
@@ -705,18 +748,18 @@ def _taken(column: Any, rows: I64) -> Any:
     return column if len(rows) == len(column) else column.take(pa.array(rows))
 
 
-def _numbered(chunks: list[Any]) -> tuple[npt.NDArray[np.int32], int]:
-    """Return a number for each row's unit, and how many units there are."""
+def _numbered(chunks: list[Any]) -> tuple[npt.NDArray[np.int32], Any]:
+    """Return a number for each row's unit, and the units by number, in Arrow."""
     import pyarrow as pa
 
     chunks = [chunk for chunk in chunks if len(chunk)]
     if not chunks:
-        return np.zeros(0, dtype=np.int32), 0
+        return np.zeros(0, dtype=np.int32), pa.nulls(0)
     widest = max((chunk.type.byte_width for chunk in chunks if _is_fixed(chunk)), default=0)
     alike = [_widened(chunk, widest) if _is_fixed(chunk) else chunk for chunk in chunks]
     coded = pa.chunked_array(alike).dictionary_encode()
     parts = [chunk.indices.to_numpy(zero_copy_only=False) for chunk in coded.chunks]
-    return np.concatenate(parts).astype(np.int32, copy=False), len(coded.chunk(0).dictionary)
+    return np.concatenate(parts).astype(np.int32, copy=False), coded.chunk(0).dictionary
 
 
 def _is_fixed(chunk: Any) -> bool:

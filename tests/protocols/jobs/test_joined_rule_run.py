@@ -448,13 +448,13 @@ def test_neither_records_nor_helper_show_that_a_matcher_turned_the_bits_of_rows_
     assert others
     run = rule_case(spec, FEW)
     matcher = run.parties[MATCHER]
-    tell = matcher._tell
+    tell = matcher.tell
 
     def turned() -> Step:
         matcher._bits = [~each for each in matcher._bits]
         return tell()
 
-    matcher._tell = turned
+    matcher.tell = turned
     assert run.found() == others
     run = tampered(HELPER, BITS, lambda m: [replace(m, body=bytes(byte ^ 255 for byte in m.body))])
     assert run.found() == others
@@ -631,13 +631,13 @@ SHARES: dict[Role, Any] = {}
 
 
 def test_the_dealer_with_either_holder_sees_the_compared_sums_and_neither_alone(monkeypatch: Any) -> None:
-    original = rule_parties._Shares.batch
+    original = rule_parties.Shares.batch
 
     def kept(self: Any, batch: Any) -> Any:
         SHARES[MATCHER if self._first else HELPER] = self
         return original(self, batch)
 
-    monkeypatch.setattr(rule_parties._Shares, "batch", kept)
+    monkeypatch.setattr(rule_parties.Shares, "batch", kept)
     run = rule_case(rule_spec(recipient="recipient"), LISTS, seed="views")
     run.found()
     monkeypatch.undo()
@@ -677,13 +677,13 @@ def flagged_rows(seen: View) -> dict[int, int]:
 def test_the_recipient_with_others_learns_more_of_flagged_persons_by_name(
     monkeypatch: Any, recipient: Role
 ) -> None:
-    original = rule_parties._Shares.batch
+    original = rule_parties.Shares.batch
 
     def kept(self: Any, batch: Any) -> Any:
         SHARES[MATCHER if self._first else HELPER] = self
         return original(self, batch)
 
-    monkeypatch.setattr(rule_parties._Shares, "batch", kept)
+    monkeypatch.setattr(rule_parties.Shares, "batch", kept)
     run = rule_case(rule_spec(recipient=recipient), LISTS, seed="views")
     run.found()
     monkeypatch.undo()
