@@ -2,9 +2,9 @@
 
 import re
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from protocols.errors import InputError
 from protocols.ids import NodeName
@@ -13,6 +13,39 @@ MAX_CONFIG_BYTES: Final = 64 << 10
 NAME_HINT: Final = "write organisation and node in lower case, such as police.gz.example/node-a"
 
 _NODE = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?/[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+
+
+_OR_NONE: Final = {"least": 0}
+"""Of a setting that may be 0."""
+
+_NOT_SET: Final = {"set": False}
+"""Of what no file sets."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """The table `[trainer]`: what one worker process may use. A job in rounds has one at each node.
+
+    Attributes:
+        memory_mb: address space, in MiB; 0 for no limit. PyTorch alone takes about 1,400.
+        cpu_s: processor time in all, in seconds; 0 for no limit.
+        threads: threads of numeric libraries.
+        step_s: longest time for one update, in seconds.
+        niceness: added to the node's own.
+        unfenced: which recipes may run where the system has not all of a worker's fence (seccomp, and
+            Landlock of Linux 5.13 and later): `none`; `built-in`, Minshu's own alone, with a warning in the
+            log; `all`, also those from elsewhere, which may then read what the node's account may, its keys
+            included.
+    """
+
+    memory_mb: int = field(default=4096, metadata=_OR_NONE)
+    cpu_s: int = field(default=0, metadata=_OR_NONE)
+    threads: int = 1
+    step_s: float = 600.0
+    niceness: int = field(default=5, metadata=_OR_NONE)
+    unfenced: str = field(default="built-in", metadata={"one_of": ("none", "built-in", "all")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +68,8 @@ class Config:
         duckdb_threads: threads that read a dataset.
         batch_rows: rows handed over at a time while reading a dataset.
         queue_frames: frames waiting between link and protocol in each direction, at most 1 MiB each.
+        trainer: limits of worker processes.
+        home: the folder that the settings were read in; no setting. What lies there no worker may read.
     """
 
     name: NodeName
@@ -51,6 +86,8 @@ class Config:
     duckdb_threads: int = 1
     batch_rows: int = 65_536
     queue_frames: int = 16
+    trainer: Trainer = Trainer()
+    home: Path | None = field(default=None, metadata=_NOT_SET)
 
 
 def load_config(path: Path) -> Config:
@@ -74,26 +111,42 @@ def load_config(path: Path) -> Config:
         plain = tomllib.loads(data.decode("utf-8"))
     except ValueError as error:
         raise InputError(f"{path.name} is not TOML in UTF-8: {error}", code="bad-config") from None
-    return _config(plain, path.name)
+    return replace(_config(plain, path.name), home=path.parent)
 
 
 def _config(plain: dict[str, Any], where: str) -> Config:
-    kinds = {f.name: f.type for f in fields(Config)}
-    unknown = sorted(set(plain) - set(kinds))
+    trainer = plain.pop("trainer", {})
+    if not isinstance(trainer, dict):
+        raise InputError(f"{where}: trainer is not a table", code="bad-config", hint="write [trainer]")
+    node_name(plain.get("name"))
+    return _read(Config, {**plain, "trainer": _read(Trainer, trainer, f"{where}, [trainer]")}, where)
+
+
+def _read(kind: type[_T], plain: dict[str, Any], where: str) -> _T:
+    every = fields(kind)  # type: ignore[arg-type]  # one of the two classes above
+    known = {each.name: each for each in every if each.metadata.get("set", True)}
+    unknown = sorted(set(plain) - set(known))
     if unknown:
         raise InputError(
             f"{where}: unknown setting {unknown[0]}",
             code="unknown-setting",
-            hint="known settings: " + ", ".join(kinds),
+            hint="known settings: " + ", ".join(known),
         )
-    node_name(plain.get("name"))
     for key, value in plain.items():
-        expected = str if kinds[key] in (str, NodeName) else int if kinds[key] is int else (int, float)
+        setting = known[key]
+        kinds: dict[Any, Any] = {int: int, float: (int, float), Trainer: Trainer}
+        expected = kinds.get(setting.type, str)
         if not isinstance(value, expected) or isinstance(value, bool):
             raise InputError(f"{where}: {key} has a value of another type", code="bad-config")
-        if isinstance(value, int | float) and not value > 0:
-            raise InputError(f"{where}: {key} must be greater than zero", code="bad-config")
-    return Config(**plain)
+        if isinstance(value, int | float):
+            zero = "least" in setting.metadata
+            if not (value >= 0 if zero else value > 0):
+                least = "not be below zero" if zero else "be greater than zero"
+                raise InputError(f"{where}: {key} must {least}", code="bad-config")
+        if value not in setting.metadata.get("one_of", (value,)):
+            choices = ", ".join(setting.metadata["one_of"])
+            raise InputError(f"{where}: {key} is none of {choices}", code="bad-config")
+    return kind(**plain)
 
 
 def node_name(text: Any) -> NodeName:
