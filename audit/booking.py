@@ -1,7 +1,7 @@
 """The `budget.*` entries of a log: each one what follows from the decision before it, and none too many."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fractions import Fraction
 from typing import Any, Final
@@ -11,9 +11,10 @@ from audit.findings import Checks
 from audit.force import HISTORY_GAP, SUCCESSOR, Force
 from audit.jobs import EARLIER, SAYS_ALL, Attempt, Jobs
 from audit.spending import Spending
-from audit.statements import budget_facts
-from policies.attempts import free_again
+from audit.statements import budget_facts, returned_facts
+from policies.attempts import free_again, paid_rounds, returned_lines
 from policies.history import Past
+from protocols.dp.cost import Cost
 from protocols.wire import CostLine
 
 UNDECIDED: Final = "attempts that could not be decided again, for what other checks say"
@@ -95,6 +96,65 @@ class Booking:
             check.found("wrong-figure", where, what)
         else:
             check.saw(where)
+
+    def returned(self, entry: Entry, where: str) -> None:
+        """`budget.returned`: what no round of an attempt was spent on, exactly as its rounds say."""
+        check, attempt = self.checks["budgets"], self.jobs.attempt(entry)
+        if attempt is None:
+            check.found("unfounded", where, "no decision of this log stands behind it")
+            return
+        if attempt.row is None or attempt.undecided:
+            check.lacks(UNDECIDED)
+            return
+        _, _, due = self._lowered(attempt)
+        name = entry.body["budget"]
+        found = None if name in attempt.returned or attempt.over else due.get(name)
+        attempt.returned.add(name)
+        if found is None:
+            check.found("unfounded", where, f"{entry.kind} of a budget that gets nothing back")
+            return
+        body = entry.body
+        wrong = sorted(key for key in {*found, *body} if found.get(key) != body.get(key))
+        if wrong == ["spent"] and self._may_have_spent(entry, found):
+            return
+        if wrong:
+            what = f"{', '.join(wrong)}: not what the rounds before it add up to"
+            check.found("wrong-figure", where, what)
+        else:
+            check.saw(where)
+
+    def _lowered(
+        self, attempt: Attempt
+    ) -> tuple[Cost | None, tuple[CostLine, ...], dict[str, dict[str, Any]]]:
+        """Return what an attempt costs for its rounds, what that is to each limit, and the entries due.
+
+        The cost is None where it is what it was charged.
+        """
+        row, paid = attempt.row, attempt.paid
+        if row is None or paid is None or not row.answering or row.freed:
+            return None, (), {}
+        charged = row.past.cost
+        cost = paid_rounds(paid.spec, paid.role, paid.constraints, attempt.turns, charged=charged)
+        if cost is None or cost == row.past.cost:
+            return None, (), {}
+        lines = returned_lines(row.lines, cost, paid.deltas)
+        past = replace(row.past, cost=cost)
+        facts = (returned_facts(past, before, after) for before, after in zip(row.lines, lines, strict=True))
+        return cost, lines, {body["budget"]: body for body in facts if body is not None}
+
+    def rounds(self, entry: Entry, attempt: Attempt, where: str) -> None:
+        """An attempt's end: it says how many rounds stand before it, and now costs what they cost."""
+        check, row = self.checks["budgets"], attempt.row
+        if row is None or attempt.undecided:
+            return
+        said = entry.body.get("rounds")
+        if said != (None if attempt.paid is None else attempt.turns.total()):
+            check.found("wrong-rounds", where, "it says another number of rounds than stand before it")
+        cost, lines, due = self._lowered(attempt)
+        for name in sorted(due.keys() - attempt.returned):
+            check.found("not-booked", where, f"no budget.returned of budget {name} stands before it")
+        if cost is not None:
+            self.spending.charge(row, cost, lines)
 
     def _may_have_spent(self, entry: Entry, found: Mapping[str, Any]) -> bool:
         """Tell whether what is not in this log may have spent the difference."""

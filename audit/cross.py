@@ -17,6 +17,8 @@ ends earlier cannot show what came after. The rules:
   such a sign, or by the word of one witness, its bundle is just older.
 - An attempt whose cost a log took back, because nothing of it left, has no result in any other log.
 - A refusal that the coordinator was told stands in the log of the node that refused, `GRACE` later.
+- Of a round of a training run, all logs that recorded it say how many sources it is of, the same of each, and
+  no more of them recorded it.
 - Of an attempt's look-ups that a log answered, those who asked have at least as many in theirs. Where the
   attempt ended otherwise than well, or goes on, answers to the last `UNDER_WAY` requests may not have come.
 """
@@ -112,6 +114,14 @@ class _Answered(NamedTuple):
     lookups: int
 
 
+class _Round(NamedTuple):
+    """A round that a source recorded: what for, and of how many sources."""
+
+    seq: int
+    turn: str
+    sources: int | None
+
+
 class _Claim(NamedTuple):
     """A checkpoint that a log signed, as somebody shows it. `seen`: who cosigned it, and when."""
 
@@ -153,6 +163,7 @@ class Side:
     started: dict[Attempt, tuple[int, frozenset[str]]] = field(default_factory=dict)
     answered: dict[Attempt, list[_Answered]] = field(default_factory=dict)
     asked: dict[Attempt, int] = field(default_factory=dict)
+    rounds: dict[tuple[str, int, int], _Round] = field(default_factory=dict)
     commits: dict[int, _Commit] = field(default_factory=dict)
     receipts: list[_Receipt] = field(default_factory=list)
     followed: list[tuple[int, str, int, bytes]] = field(default_factory=list)
@@ -233,6 +244,9 @@ class Side:
             case "lookup.refused" if body["code"] == BAD_ROW[0]:
                 # Answered, but not to be read: the department asked does not know that.
                 self.asked[attempt] = self.asked.get(attempt, 0) + body["lookups"]
+            case "training.round":
+                said = _Round(entry.seq, body["turn"], body.get("sources"))
+                self.rounds.setdefault((*attempt, body["round"]), said)
             case "witness.conflict":
                 self.conflicts.append(Conflict.of(entry))
             case "job.started":
@@ -395,6 +409,7 @@ def cross(sides: Sequence[Side]) -> Crossed:
     crossing.claims()
     crossing.refusals()
     crossing.lookups()
+    crossing.rounds()
     crossing.views()
     crossing.clocks()
     return crossing.crossed
@@ -692,6 +707,27 @@ class _Crossing:
             f"answered {total} until entry {settled[-1].seq}"
         )
         self.found("claims", "lookups-left-out", other, "the whole log", what)
+
+    def rounds(self) -> None:
+        """Whoever leads a training run tells all sources of a round the same: what for, and who is in it."""
+        recorded: dict[tuple[str, int, int], list[tuple[Side, _Round]]] = {}
+        for side in {side.node: side for side in self.sides}.values():
+            for key, said in side.rounds.items():
+                recorded.setdefault(key, []).append((side, said))
+        for (job, attempt, number), each in recorded.items():
+            side, first = each[0]
+            about = f"round {number} of attempt {attempt} of job {_short(job)}"
+            for other, said in each[1:]:
+                if (said.turn, said.sources) != (first.turn, first.sources):
+                    what = f"{about} is told otherwise than at entry {first.seq} of {side.label}"
+                    self.found("claims", "another-round", other, f"entry {said.seq}", what)
+                    break
+            else:
+                if first.sources is not None and len(each) > first.sources:
+                    what = f"{about} is of {first.sources} sources, and {len(each)} logs recorded it"
+                    self.found("claims", "another-round", side, f"entry {first.seq}", what)
+                else:
+                    self.saw("claims", side, f"entry {first.seq}")
 
     # -- one history -----------------------------------------------------------------------------------------
 

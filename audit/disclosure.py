@@ -7,7 +7,8 @@ published cells of a table, how much of each withheld cell follows? Tables with 
 noise that their job paid for. Nothing here needs the true counts, which nobody but the node ever had.
 
 Tables of streets, districts and a city are looked at here, cross-tabs and noisy ones in `disclosure_tables`,
-overlaps in `disclosure_overlap`, statistics of joined persons in `disclosure_joined`.
+overlaps in `disclosure_overlap`, statistics of joined persons in `disclosure_joined`, models in
+`disclosure_models`.
 """
 
 import csv
@@ -19,17 +20,19 @@ from math import isnan
 from typing import Any, Final
 
 from audit.findings import Check
+from protocols.arrow import read_table
 from protocols.encoding import decode_json, sha256_digest
 from protocols.envelope import decode_envelope
 from protocols.errors import DecodeError, InputError, MinshuError
 from protocols.ids import Digest, Role
+from protocols.jobs.job_type import OutputClass
 from protocols.statistics.suppress import MIN_GROUP, ROUNDING, rounded
-from protocols.wire import Constraints, JobSpec, ReleaseNote
+from protocols.wire import Constraints, InputSummary, JobSpec, ReleaseNote
 
 NOT_OPENED: Final = "opened releases, as their recipients have saved them (--release)"
 NO_RULES: Final = (
-    "rules for tables of this form; this version knows street tables, cross-tabs, noisy tables, overlaps and "
-    "statistics of joined persons"
+    "rules for tables of this form; this version knows street tables, cross-tabs, noisy tables, overlaps, "
+    "statistics of joined persons and models"
 )
 NO_FACTS: Final = (
     "the Arrow stream beside a CSV file: the file alone shows neither that it is the release nor what that "
@@ -46,6 +49,10 @@ OVERLAP: Final = "overlap/1"
 JOINED_TABLE: Final = "joined-table/1"
 JOINED_MOMENTS: Final = "joined-moments/1"
 JOINED: Final = frozenset({JOINED_TABLE, JOINED_MOMENTS})
+TRAIN_JOINED: Final = "train-joined/1"
+
+MODEL: Final = "model"
+"""Name of the releases of class C that are models; others are figures of one."""
 
 STREET_TABLE: Final = frozenset({"level", "district", "street", "count", "withheld"})
 ARROW: Final = ".arrow"
@@ -66,6 +73,7 @@ class Released:
         spec: None where the job's text is not there any more.
         persons: whether the policy of that moment named whom the maker's rows are about.
         keys: the distinct keys of each list, as all admissions of the run state them.
+        inputs: all that they state of each list.
     """
 
     note: ReleaseNote
@@ -74,6 +82,7 @@ class Released:
     spec: JobSpec | None = None
     persons: bool = True
     keys: Mapping[Role, int] = field(default_factory=dict)
+    inputs: Mapping[Role, InputSummary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +108,16 @@ def disclose(opened: Mapping[str, bytes], releases: Mapping[str, Released], chec
 
     (1) An Arrow stream is, to the byte, content that the log's note names; a note beside it names the
     release. (2) It is a table in which nothing that was withheld can be told, see `examine`; or a table of
-    cells, or an overlap, as its job asked for, see `disclosure_tables` and `disclosure_overlap`.
+    cells, or an overlap, as its job asked for, see `disclosure_tables` and `disclosure_overlap`; or a model
+    whose card tells of its run, see `disclosure_models`.
 
     Args:
         opened: file name → bytes; what belongs together has one name before the ending.
-        releases: the committed releases of class A, by the digest of their content.
+        releases: the committed releases of classes A and C, by the digest of their content.
         check: `disclosure`; what is not of this log is passed over.
     """
     looked_at: set[str] = set()
-    for name, files in _together(opened).items():
+    for name, files in together(opened).items():
         found = _find(name, files, releases, check)
         if found is None:
             continue
@@ -120,7 +130,15 @@ def disclose(opened: Mapping[str, bytes], releases: Mapping[str, Released], chec
         if facts is not None and not facts:
             check.found("wrong-facts", name, "nothing is stated beside it, as beside every release")
             continue
-        problems = _problems(columns, facts, found)
+        model = found.note.output_class == OutputClass.MODEL and found.note.name == MODEL
+        if model:
+            from audit.disclosure_models import examine_model
+            from protocols.training.model import FILES
+
+            beside = {each: opened[each] for each in FILES if each in opened}
+            problems: list[Problem] | None = examine_model(columns, facts, found, beside)
+        else:
+            problems = _problems(columns, facts, found)
         if problems is None:
             check.lacks(NO_JOB if found.spec is None and "measure" in columns else NO_RULES)
             continue
@@ -128,7 +146,9 @@ def disclose(opened: Mapping[str, bytes], releases: Mapping[str, Released], chec
             check.found(problem.code, name, problem.what)
         if problems:
             continue
-        if facts is None and found.spec is not None and found.spec.job_type in JOINED:
+        if found.spec is None and model:
+            check.lacks(NO_JOB)
+        elif facts is None and found.spec is not None and found.spec.job_type in {*JOINED, TRAIN_JOINED}:
             check.lacks(NO_FACTS)
         else:
             check.saw(f"{name}, {found.where}")
@@ -160,12 +180,16 @@ def _problems(
         from audit.disclosure_joined import examine_joined_moments
 
         return examine_joined_moments(columns, facts, found.spec, found.constraints, found.keys)
+    if found.spec is not None and found.spec.job_type == TRAIN_JOINED:
+        from audit.disclosure_models import examine_figures
+
+        return examine_figures(columns, facts, found.spec, found)
     if not STREET_TABLE.issubset(columns):
         return None
     return examine(columns, minimum=found.constraints.min_group_size or MIN_GROUP, facts=facts)
 
 
-def _together(opened: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+def together(opened: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
     """Return the files by what their names begin with, and by their ending."""
     found: dict[str, dict[str, bytes]] = {}
     for name, data in sorted(opened.items()):
@@ -212,7 +236,7 @@ def _read(files: Mapping[str, bytes]) -> tuple[dict[str, list[Any]], Mapping[str
     from_csv = None if CSV not in files else _read_csv(files[CSV])
     if ARROW not in files:
         return from_csv or {}, None
-    columns, facts = _read_arrow(files[ARROW])
+    columns, facts = read_arrow(files[ARROW])
     if from_csv is not None:
         alike = from_csv.keys() == columns.keys() and all(
             len(from_csv[name]) == len(values) and all(map(_alike, values, from_csv[name]))
@@ -223,18 +247,20 @@ def _read(files: Mapping[str, bytes]) -> tuple[dict[str, list[Any]], Mapping[str
     return columns, facts
 
 
-def _read_arrow(data: bytes) -> tuple[dict[str, list[Any]], Mapping[str, Any]]:
-    import pyarrow as pa
+def read_arrow(data: bytes) -> tuple[dict[str, list[Any]], Mapping[str, Any]]:
+    """Return the columns of a release's content and the facts beside them.
 
+    Raises:
+        InputError: `bad-release`.
+    """
     wrong = InputError("not an Arrow stream with this software's metadata", code="bad-release")
     try:
-        with pa.ipc.open_stream(data) as reader:
-            table = reader.read_all()
+        table = read_table(data)
         if table.num_rows > _MAX_CELLS:
             raise wrong
         about = decode_json((table.schema.metadata or {})[_METADATA], limit=1 << 20)
         facts = about["facts"]
-    except (pa.ArrowException, KeyError, OSError, TypeError, DecodeError):
+    except (KeyError, TypeError, DecodeError):
         raise wrong from None
     if not isinstance(facts, dict):
         raise wrong

@@ -24,7 +24,7 @@ from audit.note import ED25519, VerifierKey
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import DecodeError, InputError
 
-VERSION: Final = 4
+VERSION: Final = 5
 """The `v` of the entries written now."""
 
 MAX_LIST: Final = 64
@@ -260,7 +260,10 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "count": COUNT,
     "approvals": COUNT,  # distinct people so far
     "needed": COUNT,
-    "round": COUNT,
+    "round": COUNT,  # number of a round; of a training run, never used twice at a node for one job
+    "rounds": COUNT,  # of a training run that an attempt recorded here, of all turns together
+    "turn": CODE,  # what a round of a training run is for: train, evaluate
+    "sources": COUNT,  # whose numbers are added up in a round
     "min_group_size": COUNT,
     "max_rows": COUNT,
     "attempts": COUNT,  # that a job took
@@ -283,6 +286,7 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "notion": NAME,
     "period": NAME,
     "cost": DECIMAL,
+    "returned": DECIMAL,  # of what was charged, in the budget's own measure
     "spent": DECIMAL,
     "limit": DECIMAL,
     "rho": DECIMAL,  # zero-concentrated differential privacy
@@ -575,7 +579,29 @@ _V4: Final[Mapping[str, EntryKind]] = {
     "lookup.rotated": _kind("sessions that begin from here on use a new key", "dataset", "count"),
 }
 
-KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {1: _V1, 2: _V2, 3: _V3, 4: _V4}
+_V5: Final[Mapping[str, EntryKind]] = {
+    **_V4,
+    # runs in rounds: charged whole, and what no round was spent on is given back
+    "training.round": _kind(
+        "this source's part of a round of a training run is about to leave, masked",
+        "turn round",
+        "role sources",
+        job=True,
+    ),
+    "budget.returned": _kind(
+        "what no round of the attempt was spent on is free again: from here on it costs this much",
+        "budget cost returned",
+        f"spent limit period notion dataset {_LEDGER}",
+        job=True,
+    ),
+    "job.done": _also(_V4, "job.done", "rounds"),
+    "job.failed": _also(_V4, "job.failed", "rounds"),
+    "job.aborted": _also(_V4, "job.aborted", "rounds"),
+    "job.cancelled": _also(_V4, "job.cancelled", "rounds"),
+    "job.expired": _also(_V4, "job.expired", "rounds"),
+}
+
+KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {1: _V1, 2: _V2, 3: _V3, 4: _V4, 5: _V5}
 """Every published `v`: its kinds, and what the body of each says. What is published never changes."""
 
 ENTRY_KINDS: Final = KINDS_BY_VERSION[VERSION]

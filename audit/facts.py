@@ -16,6 +16,9 @@ MAX_LISTED: Final = 2000
 MAX_STEPS: Final = 60
 """Most steps of one job that are listed."""
 
+ROUND: Final = "training.round"
+"""A kind of which a job may have thousands; they are counted."""
+
 GOVERNANCE: Final = frozenset(
     {
         "log.open", "log.successor", "key.rotate", "key.announced", "clock.step",
@@ -40,7 +43,10 @@ class Step:
 
 @dataclass(slots=True)
 class JobFacts:
-    """One job's way through this log. `more`: steps that are not listed."""
+    """One job's way through this log.
+
+    `rounds`: of training, of which the first is listed; `more`: other steps that are not.
+    """
 
     job: str
     job_type: str = ""
@@ -49,10 +55,15 @@ class JobFacts:
     requester: str = ""
     recipients: tuple[str, ...] = ()
     steps: list[Step] = field(default_factory=list)
+    rounds: int = 0
     more: int = 0
 
     def add(self, step: Step) -> None:
         """Count one more entry about the job."""
+        if step.kind == ROUND:
+            self.rounds += 1
+            if self.rounds > 1:
+                return
         if len(self.steps) < MAX_STEPS:
             self.steps.append(step)
         else:
@@ -135,6 +146,8 @@ class Facts:
                 self.refusals.setdefault(entry.kind, Counter())[step.code or "no code"] += 1
             case "budget.charged":
                 self._charge(entry)
+            case "budget.returned":
+                self._returned(entry)
             case "output.commit":
                 self._commit(entry)
             case "output.released":
@@ -181,6 +194,14 @@ class Facts:
         budget.limit = body.get("limit", budget.limit)
         budget.entries = (budget.entries[0], entry.seq)
 
+    def _returned(self, entry: Entry) -> None:
+        body = entry.body
+        job = self.jobs.get(entry.job)
+        budget = self.budgets.get((body["budget"], body.get("purpose", job.purpose if job else "")))
+        if budget is not None:
+            budget.charged -= Decimal(body["returned"])
+            budget.entries = (budget.entries[0], entry.seq)
+
     def _commit(self, entry: Entry) -> None:
         body = entry.body
         if len(self.releases) >= MAX_LISTED:
@@ -218,6 +239,7 @@ class Facts:
                     "requester": job.requester,
                     "recipients": list(job.recipients),
                     "steps": [_step_document(step) for step in job.steps],
+                    "rounds": job.rounds,
                     "more_steps": job.more,
                 }
                 for job in self.jobs.values()
@@ -264,7 +286,7 @@ def _step(entry: Entry) -> Step:
 
 _TELLING: Final = (
     "release", "peer", "budget", "approver", "subject", "scope", "version", "log", "node", "dataset", "what",
-    "role", "requester",
+    "turn", "role", "requester",
 )  # fmt: skip
 """Which body key tells most of an entry, in one word."""
 

@@ -1,8 +1,10 @@
 """What a journal has told of each job so far: who approved it, its attempts, what they released."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any, Final, Self
 
 from audit.entries import Entry
@@ -12,7 +14,7 @@ from policies.decision import Permit, VerifiedApproval
 from protocols.envelope import Envelope, decode_envelope
 from protocols.ids import Digest, Role
 from protocols.jobs.job_type import PlannedRelease
-from protocols.wire import Constraints, JobSpec
+from protocols.wire import Constraints, InputSummary, JobSpec
 
 SAYS_ALL: Final = 3
 """The first `v` whose entries say all it takes to decide again."""
@@ -81,6 +83,27 @@ class Output:
     left: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """What the rounds of an attempt cost follows from this.
+
+    Attributes:
+        spec: the job.
+        role: the node's seat.
+        constraints: what all participants agreed on, under which it was charged.
+        deltas: see `policies.attempts.deltas_of`.
+        most: the most rounds of each turn that all attempts of the job may have together.
+        members: how many sources a round has at the least and at most, None where its type does not say.
+    """
+
+    spec: JobSpec
+    role: Role
+    constraints: Constraints
+    deltas: Mapping[str, Fraction]
+    most: Mapping[str, int]
+    members: tuple[int, int] | None = None
+
+
 @dataclass(slots=True)
 class Attempt:
     """One attempt that was accepted.
@@ -94,6 +117,7 @@ class Attempt:
         undecided: it could not be decided again, or not as the node did.
         constraints: what all participants demand of the run.
         keys: the distinct keys of each list, as all participants state them.
+        inputs: all that they state of each list.
         due: bodies of the `budget.*` entries of `due_kind` that have not come yet.
         freeing: how many `budget.released` have come.
         admitted: the entry that says so, empty before.
@@ -104,6 +128,11 @@ class Attempt:
         planned: the releases it may make and has not made, by name.
         outputs: those it has made, by release id.
         over: the entry that ends it, empty before.
+        in_rounds: it is of a run in rounds, whose approvals are for all attempts.
+        paid: what it takes to say what its rounds cost, None where it brings no data or answers at once.
+        turns: the rounds that it recorded, by turn.
+        last_round: number of the newest one.
+        returned: the budgets of which a `budget.returned` has come.
     """
 
     where: str
@@ -114,6 +143,7 @@ class Attempt:
     undecided: bool = False
     constraints: Constraints = field(default_factory=Constraints)
     keys: dict[Role, int] = field(default_factory=dict)
+    inputs: Mapping[Role, InputSummary] = field(default_factory=dict)
     due: list[dict[str, Any]] = field(default_factory=list)
     due_kind: str = ""
     freeing: int = 0
@@ -126,6 +156,11 @@ class Attempt:
     planned: dict[str, PlannedRelease] = field(default_factory=dict)
     outputs: dict[str, Output] = field(default_factory=dict)
     over: str = ""
+    in_rounds: bool = False
+    paid: Paid | None = None
+    turns: Counter[str] = field(default_factory=Counter)
+    last_round: int = 0
+    returned: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -159,6 +194,14 @@ class Job:
     attempts: dict[int, Attempt] = field(default_factory=dict)
     under_way: int = 0
     deletable: dict[str, str] = field(default_factory=dict)
+
+    def rounds_before(self, number: int) -> Counter[str]:
+        """Return the rounds of each turn that other attempts than that one have recorded."""
+        used: Counter[str] = Counter()
+        for other, attempt in self.attempts.items():
+            if other != number:
+                used.update(attempt.turns)
+        return used
 
     @property
     def waits(self) -> bool:

@@ -2,12 +2,12 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from audit.disclosure import Released
+from audit.disclosure import NO_JOB, Released
 from audit.entries import Entry, format_time, parse_time
 from audit.evidence import Evidence
 from audit.findings import Checks
@@ -44,7 +44,7 @@ class Outputs:
     """The releases of a log's node.
 
     Attributes:
-        releases: those of class A, by the digest of their content.
+        releases: those of classes A and C, by the digest of their content.
     """
 
     jobs: Jobs
@@ -100,12 +100,33 @@ class Outputs:
         # (4) (5)
         if self._fits(note, planned, attempt, where):
             check.saw(where)
-        if note.output_class == OutputClass.AGGREGATE:
+        if note.output_class != OutputClass.DIRECTED:
             spec = self._spec(entry.job, where)
             persons = bool(attempt.permit.terms.unit)
             self.releases[note.content_sha256] = Released(
-                note, where, attempt.constraints, spec, persons, attempt.keys
+                note, where, attempt.constraints, spec, persons, attempt.keys, attempt.inputs
             )
+
+    def models(self, opened: Mapping[str, bytes]) -> None:
+        """Look at opened models that other nodes have made, of jobs that this node took part in."""
+        from audit.disclosure_models import examine_part, made_elsewhere
+
+        check = self.checks["disclosure"]
+        for name, note, card in made_elsewhere(opened, self.releases, self.force.roster, check):
+            job = self.jobs.known(note.job)
+            attempt = None if job is None else job.attempts.get(note.attempt)
+            if job is None or attempt is None or not attempt.admitted:
+                continue
+            where = attempt.admitted
+            spec = self._spec(note.job, where)
+            found = Released(note, where, attempt.constraints, spec, inputs=attempt.inputs)
+            problems = examine_part(card, found, job.rounds_before(0))
+            for problem in problems:
+                check.found(problem.code, name, problem.what)
+            if spec is None:
+                check.lacks(NO_JOB)
+            elif not problems:
+                check.saw(f"{name}, {where}")
 
     def _spec(self, job: str, where: str) -> JobSpec | None:
         """Return what was asked, None where the job's text is not there; `executed` says so."""

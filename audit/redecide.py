@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
-from audit.booking import Booking
+from audit.booking import UNDECIDED, Booking
 from audit.disclosure import disclose
 from audit.entries import Entry, format_time, parse_time
 from audit.evidence import DELETED, Evidence, Objects
@@ -33,6 +33,7 @@ from audit.jobs import (
     Given,
     Job,
     Jobs,
+    Paid,
     Spoken,
     after,
 )
@@ -46,8 +47,11 @@ from policies.attempts import (
     agree,
     charged_lines,
     check_earlier,
+    cost_under,
+    deltas_of,
     leakage_digest,
     open_admission,
+    runs_in_rounds,
     set_aside,
 )
 from policies.decide import decide
@@ -60,6 +64,7 @@ from protocols.envelope import JOB, decode_envelope, key_id, verify
 from protocols.errors import DecodeError, MinshuError, SignatureInvalid
 from protocols.ids import Digest, JobId, KeyId, Role
 from protocols.jobs import job_type
+from protocols.jobs.job_type import HasQuorum
 from protocols.succession import CLOCK_TOLERANCE
 from protocols.wire import Admission, InputSummary, JobSpec, Roster
 
@@ -192,6 +197,8 @@ class Redecider:
             "budget.reserved": self._booking.line,
             "budget.charged": self._booking.line,
             "budget.released": self._booking.line,
+            "budget.returned": self._booking.returned,
+            "training.round": self._round,
             "output.commit": self._outputs.committed,
             "output.released": self._outputs.released,
             "lookup.answered": self._outputs.looked_up,
@@ -473,6 +480,7 @@ class Redecider:
             )
         if (stale := force.fresh(moment)) is not None:
             self._no(moment, where, stale.code, stale.message)
+        in_rounds = runs_in_rounds(spec.job_type) is not None
         decision = decide(
             force.active,
             spec,
@@ -482,12 +490,13 @@ class Redecider:
             approvals=self._counting(job, spec, moment),
             history=self._spending,
             attempt=entry.attempt,
+            used=job.rounds_before(entry.attempt) if in_rounds else {},
         )
         others = self._spending.others(JobId(entry.job), entry.attempt)
         earlier = check_earlier(
             rejected=job.rejected,
             released=any(a.outputs for number, a in job.attempts.items() if number != entry.attempt),
-            answering=any(row.answering for row in others),
+            answering=any(row.answering for row in others) and not in_rounds,
             given_up=sum(row.freed for row in others),
         )
         if not isinstance(decision, Permit) or earlier is not None:
@@ -568,6 +577,7 @@ class Redecider:
         if len(job.attempts) > MAX_APPROVALS:
             executed.found("too-many-attempts", where, f"more than {MAX_APPROVALS} of one job")
             spoken = None
+        attempt.in_rounds = spoken is not None and runs_in_rounds(spoken.spec.job_type) is not None
         decided = None if spoken is None else self._decide(entry, where, job, spoken)
         if spoken is None or decided is None or role is None:
             # What it is to the budgets, its entry says; that it must not have been, has been said.
@@ -694,6 +704,7 @@ class Redecider:
         permit, moment = decided
         attempt.permit, attempt.constraints = permit, agreed.constraints
         attempt.keys = {role: summary.distinct_keys for role, summary in agreed.inputs.items()}
+        attempt.inputs = agreed.inputs
         attempt.planned = {p.name: p for p in permit.terms.releases if p.made_by == attempt.role}
         run = agreed.constraints.max_runtime_s
         attempt.until = moment + (LONGEST_RUN if run is None else timedelta(seconds=run))
@@ -738,7 +749,8 @@ class Redecider:
         if own.digest != attempt.admission:
             self._checks["executed"].found("wrong-admission", where, "it accepted on another admission")
         kind = job_type(spec.job_type)
-        cost = kind.cost(spec, role, agreed.constraints)
+        left = dict(permit.terms.rounds)
+        cost = cost_under(spec, role, agreed.constraints, permit.terms)
         summary = next(iter(own.inputs.values()), None)
         expected: dict[str, Any] = {
             **job_facts(spec, role),
@@ -767,6 +779,12 @@ class Redecider:
             lines = charged_lines(permit.terms.lines, cost)
             self._spending.charge(row, cost, lines)
             self._booking.expect(attempt, "budget.charged", row.past, lines)
+            if left and self._force.active is not None:
+                deltas = deltas_of(self._force.active.policy, lines)
+                spent = dict(permit.terms.spent)
+                most = {turn: more + spent.get(turn, 0) for turn, more in left.items()}
+                members = kind.members(spec) if isinstance(kind, HasQuorum) else None
+                attempt.paid = Paid(spec, role, agreed.constraints, deltas, most, members)
 
     def _inputs(self, entry: Entry, where: str, spec: JobSpec, role: Role, summary: InputSummary) -> None:
         """The entry, the admission and the quality record say the same of the node's own input."""
@@ -806,10 +824,53 @@ class Redecider:
         attempt.answering = True
         if attempt.row is not None:
             attempt.row.answering = True
-        for given in self._jobs.of(entry).approvals:
+        for given in () if attempt.in_rounds else self._jobs.of(entry).approvals:
             given.used = True
         if attempt.permit is not None and entry.body.get("approvals") != len(attempt.permit.approvals):
             self._checks["executed"].found("wrong-figure", where, "it says another number of approvals")
+
+    def _round(self, entry: Entry, where: str) -> None:
+        """`training.round`: a source's part of a round leaves.
+
+        (1) The attempt was admitted, is not over, and has begun to answer. (2) The number is above that of
+        every round before, in whichever attempt of the job. (3) The job may have so many rounds of this turn.
+        (4) It has as many sources as the job says: with fewer there is less noise, or none to hide among.
+        """
+        check = self._checks["executed"]
+        # (1)
+        attempt = self._jobs.under_way(entry, where, check)
+        if attempt is None:
+            return
+        if not attempt.answering:
+            check.found("without-answer", where, "no job.answering stands before it")
+        # (2)
+        job, turn, number = self._jobs.of(entry), entry.body["turn"], entry.body["round"]
+        newest = max(other.last_round for other in job.attempts.values())
+        if number <= newest:
+            check.found("round-repeated", where, f"round {number}, and round {newest} stands before it")
+        attempt.last_round = max(attempt.last_round, number)
+        attempt.turns[turn] += 1
+        # (3)
+        if attempt.paid is None:
+            if attempt.undecided:
+                check.lacks(UNDECIDED)
+            else:
+                check.found("unfounded", where, "a round of an attempt that answers at once")
+            return
+        had = attempt.turns[turn] + job.rounds_before(entry.attempt)[turn]
+        if had > attempt.paid.most.get(turn, 0):
+            self._checks["budgets"].found(
+                "turn-spent", where, f"more rounds of {turn} than the job may have here"
+            )
+            return
+        # (4)
+        members, said = attempt.paid.members, entry.body.get("sources")
+        if members is not None and (said is None or not members[0] <= said <= members[1]):
+            check.found(
+                "wrong-members", where, f"it has {said} sources, the job says {members[0]} to {members[1]}"
+            )
+        else:
+            check.saw(where)
 
     def _ended(self, entry: Entry, where: str) -> None:
         job = self._jobs.known(entry.job)
@@ -828,9 +889,11 @@ class Redecider:
             return
         if entry.kind == "job.done":
             self._done(attempt, where)
-            job.approvals.clear()  # used, and not needed again
+            if not attempt.in_rounds:
+                job.approvals.clear()  # used, and not needed again
         elif entry.v >= SAYS_ALL:
             self._booking.given_up(entry, attempt, where)
+        self._booking.rounds(entry, attempt, where)
         if not attempt.over:
             attempt.over = where
             job.under_way -= 1
@@ -865,6 +928,7 @@ class Redecider:
         self._scan.finish()
         self._scan.bundle(self._source)
         disclose(self._opened, self._outputs.releases, self._checks["disclosure"])
+        self._outputs.models(self._opened)
         if not self._last:
             return
         if not _FIRST_TIME < self._last < _LAST_TIME:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from unicodedata import east_asian_width
 
 from audit.entries import parse_time
-from audit.facts import BudgetFacts, Facts, JobFacts, ReleaseFacts, Step
+from audit.facts import ROUND, BudgetFacts, Facts, JobFacts, ReleaseFacts, Step
 from audit.findings import CHECKLIST, Answer, Check, Question
 from audit.note import VerifierKey
 from audit.report_words import KINDS, STYLE, TEXTS
@@ -373,6 +373,7 @@ class _Page:
             said.setdefault((step.kind, step.code), []).append(str(step.seq))
         steps = [
             f"{self.kind(kind)} {', '.join(places)}{f' ({code})' if code else ''}"
+            f"{f' … (× {facts.rounds})' if kind == ROUND and facts.rounds > 1 else ''}"
             for (kind, code), places in said.items()
         ]
         return " · ".join(steps) + (f" · +{facts.more}" if facts.more else "")

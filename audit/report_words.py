@@ -187,6 +187,8 @@ KINDS: Final[dict[str, tuple[str, str]]] = {
     "budget.reserved": ("cost reserved", "预留"),
     "budget.charged": ("cost charged", "扣减"),
     "budget.released": ("cost freed", "释放"),
+    "budget.returned": ("unspent cost returned", "退还未用"),
+    "training.round": ("training round", "训练轮次"),
     "output.commit": ("output final", "结果定稿"),
     "output.released": ("output left", "结果送出"),
     "outcome.filed": ("outcome filed", "结果反馈"),

@@ -130,6 +130,22 @@ def budget_facts(kind: str, past: "Past", line: CostLine, code: str = "") -> dic
     return {"budget": line.budget, "cost": line.cost, **known}
 
 
+def returned_facts(past: "Past", before: CostLine, after: CostLine) -> dict[str, Any] | None:
+    """Return the body of a `budget.returned` entry: what an attempt in rounds is to one limit at its end.
+
+    None where the limit gets nothing back.
+
+    Args:
+        past: the attempt, at its cost as it now is.
+        before: what it was charged as.
+        after: what its rounds are.
+    """
+    back = Fraction(before.cost) - Fraction(after.cost)
+    if not back:
+        return None
+    return {**budget_facts("budget.returned", past, after), "returned": decimal_up(back)}
+
+
 def release_facts(note: ReleaseNote, role: Role) -> Mapping[str, Any]:
     """Return what `output.commit` says of a release that its note says as well."""
     return {

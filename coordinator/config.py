@@ -27,6 +27,7 @@ class Config:
     admit_timeout_s: int = 300
     run_timeout_s: int = 3600  # where no admission says another
     max_attempts: int = 2
+    max_attempts_in_rounds: int = 10  # of jobs that go on after their last round
     max_live_jobs: int = 1000
     max_release_bytes: int = 256 << 20
     relay_frames: int = 64  # frames under way, per attempt
@@ -35,7 +36,9 @@ class Config:
     @property
     def limits(self) -> Limits:
         """The scheduler's part."""
-        return Limits(self.admit_timeout_s, self.run_timeout_s, self.max_attempts)
+        return Limits(
+            self.admit_timeout_s, self.run_timeout_s, self.max_attempts, self.max_attempts_in_rounds
+        )
 
     @classmethod
     def load(cls, home: Path) -> Self:

@@ -10,14 +10,15 @@ A stored answer: once every node says that one earlier job has answered the same
 releases are still here, the job succeeds with those. Nothing is admitted, nothing is charged, nothing runs.
 
 A retry: the job keeps its state, `attempt` counts on, all runs start again as OFFERED. An attempt is not
-replaced once a release of it is stored, because what may have been opened is not computed a second time.
+replaced once a release of it is stored, because what may have been opened is not computed a second time. A
+job that runs in rounds goes on in the next attempt, so it may have more of them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 from protocols.errors import StateConflict
 from protocols.ids import JobId, NodeName, Role
@@ -118,6 +119,12 @@ class Limits:
     admit_timeout_s: int = 300
     run_timeout_s: int = 3600
     max_attempts: int = 2
+    max_attempts_in_rounds: int = 10
+
+    @property
+    def in_rounds(self) -> Self:
+        """Those of a job that runs in rounds: it goes on where an attempt was cut short."""
+        return replace(self, max_attempts=self.max_attempts_in_rounds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ details, and code and hint in trailing metadata.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
@@ -28,6 +28,7 @@ from protocols.errors import (
     StateConflict,
     Unreachable,
 )
+from protocols.figures import checked
 from protocols.ids import Digest, JobId, NodeName
 from protocols.wire import utc_text
 
@@ -185,12 +186,13 @@ class AdmittedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: `done` of `total` units of `phase`."""
+    """How far a run is: `done` of `total` units of `phase`, and figures that everybody may see."""
 
     attempt: Attempt
     phase: str
     done: int
     total: int
+    figures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,13 @@ def read_control(message: relay_pb2.ControlRequest) -> Message:
             return AdmittedMessage(read_attempt(message.admitted.attempt), message.admitted.admission)
         case "progress":
             step = message.progress
-            return Progress(read_attempt(step.attempt), _text(step.phase, 64), step.done, step.total)
+            return Progress(
+                read_attempt(step.attempt),
+                _text(step.phase, 64),
+                step.done,
+                step.total,
+                checked(step.figures),
+            )
         case "ended":
             return _ended(message.ended)
         case "upload":
@@ -496,6 +504,7 @@ def view(
             total=steps[run.node].total if run.node in steps else 0,
             approvals_needed=run.approvals_needed,
             approvals_given=run.approvals_given,
+            figures=steps[run.node].figures if run.node in steps else {},
         )
         for run in job.runs
     ]

@@ -65,7 +65,7 @@ from protocols.errors import (
     Unreachable,
 )
 from protocols.ids import Digest, JobId, NodeName, Organisation
-from protocols.jobs.job_type import REQUESTER, OutputClass
+from protocols.jobs.job_type import REQUESTER, InRounds, OutputClass
 from protocols.outcomes import MAX_OUTCOMES, check_figures
 from protocols.statistics.suppress import MIN_GROUP
 from protocols.wire import (
@@ -760,8 +760,9 @@ class Scheduler:
         if record is None:
             return
         job, effects = record.job, list[Effect]()
+        limits = self._limits_of(record)
         for event in events:
-            job, more = advance(job, event, self._limits, self._now())
+            job, more = advance(job, event, limits, self._now())
             effects += more
         if job == record.job and not effects:
             return
@@ -779,6 +780,15 @@ class Scheduler:
         changed = self._changes.pop(job_id, None)
         if changed is not None:
             changed.set()
+
+    def _limits_of(self, record: JobRecord) -> Limits:
+        from protocols.jobs import job_type
+
+        try:
+            in_rounds = isinstance(job_type(record.job_type), InRounds)
+        except Refused:
+            in_rounds = False  # stored by a version that knew its type
+        return self._limits.in_rounds if in_rounds else self._limits
 
     def _perform(self, record: JobRecord, effects: Sequence[Effect]) -> None:
         job = record.job

@@ -4,7 +4,7 @@ Nothing is computed here that `decide` does not compute: the same rows, periods 
 """
 
 import zoneinfo
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -17,10 +17,11 @@ from policies.calendar import period, unit_of
 from policies.history import Limit, Past, ledger_time, standing
 from policies.index import source_of
 from policies.model import ActivePolicy, Budget, Policy, Quota
-from policies.words import figure, grouped, limit_words, measure, wall_time
+from policies.words import count_words, figure, grouped, limit_words, measure, wall_time
 from protocols.dp.accounting import Report, report
 from protocols.dp.cost import NOTHING, Cost, decimal_up, total
 from protocols.errors import InputError
+from protocols.ids import JobId
 from protocols.wire import utc_text
 
 DELTA: Final = Fraction("1e-9")
@@ -44,11 +45,15 @@ _WAYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """One attempt that a limit counts; `amount` is what it costs alone, in the limit's own measure."""
+    """One attempt that a limit counts; `amount` is what it costs alone, in the limit's own measure.
+
+    `rounds`: how many it has recorded, None where it answers at once.
+    """
 
     past: Past
     requester: str
     amount: str
+    rounds: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form."""
@@ -62,6 +67,7 @@ class Spending:
             "job_type": self.past.job_type,
             "cost": self.amount,
             "charged": self.past.charged,
+            **({} if self.rounds is None else {"rounds": self.rounds}),
         }
 
 
@@ -118,9 +124,14 @@ def accounts(active: ActivePolicy, ledger: Ledger, now: datetime) -> list[Accoun
         span = period(unit_of(clause.period), moment, zone)
         source = source_of(policy.datasets[clause.dataset])
         rows = [row for row in ledger.of(source) if row.time >= span.begin]
+        rounds = {
+            (row.past.job, row.past.attempt): row.rounds.total
+            for row in ledger.rows(source)
+            if row.rounds is not None
+        }
         limit = Limit.of(name, clause)
         found += [
-            _account(policy, limit, clause, rows, whose=whose, until=span.end)
+            _account(policy, limit, clause, rows, rounds, whose=whose, until=span.end)
             for whose in _each(policy, limit, rows)
         ]
     return found
@@ -147,6 +158,7 @@ def _account(
     limit: Limit,
     clause: Budget | Quota,
     rows: Sequence[Past],
+    rounds: Mapping[tuple[JobId, int], int],
     *,
     whose: str,
     until: datetime,
@@ -174,16 +186,16 @@ def _account(
         most=stands.most,
         until=until,
         by=tuple(
-            _spending(limit, row, alias_of.get(row.requester, "-"))
+            _spending(limit, row, alias_of.get(row.requester, "-"), rounds.get((row.job, row.attempt)))
             for row in rows
             if counted([row]) != NOTHING
         ),
     )
 
 
-def _spending(limit: Limit, row: Past, alias: str) -> Spending:
+def _spending(limit: Limit, row: Past, alias: str, rounds: int | None) -> Spending:
     amount = row.cost.amount(limit.notion, limit.delta)
-    return Spending(row, alias, "-" if amount is None else decimal_up(amount))
+    return Spending(row, alias, "-" if amount is None else decimal_up(amount), rounds)
 
 
 def page(found: Sequence[Account], policy: Policy) -> list[str]:
@@ -220,9 +232,10 @@ def _section(account: Account, zone: zoneinfo.ZoneInfo) -> list[str]:
         past = spending.past
         state = "已占用 charged" if past.charged else "预留 reserved"
         when = f"{past.time.astimezone(zone):%Y-%m-%d %H:%M}"
+        rounds = "" if spending.rounds is None else f"  {spending.rounds} 轮 rounds"
         lines.append(
             f"      {when}  {grouped(spending.amount)}  {state}  {past.purpose}  {spending.requester}"
-            f"  {past.job} #{past.attempt}"
+            f"  {past.job} #{past.attempt}{rounds}"
         )
     return lines
 
@@ -235,13 +248,14 @@ class Statement:
     """What was spent of a privacy budget in its present period: in its own measure, and as ε at a δ.
 
     `spent` is without what is only set aside, "-" where the notion has no measure for it; `attempts` is how
-    many spent it.
+    many spent it, `rounds` how many rounds those of them recorded that answer in rounds.
     """
 
     account: Account
     spent: str
     attempts: int
     report: Report
+    rounds: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form; an ε is a decimal text, rounded up, null where none holds at this δ."""
@@ -256,6 +270,7 @@ class Statement:
             "limit": account.most,
             "spent": self.spent,
             "attempts": self.attempts,
+            "rounds": self.rounds,
             "delta": decimal_up(self.report.delta, 18),
             "epsilon": {
                 "ledger": _epsilon(self.report.ledger),
@@ -294,11 +309,13 @@ def statements(found: Sequence[Account], delta: Fraction = DELTA) -> list[Statem
 
 def _statement(account: Account, delta: Fraction) -> Statement:
     limit = account.limit
-    rows = (spending.past for spending in account.by)
-    costs = [row.cost for row in rows if row.charged and row.cost.private_loss]
+    paying = [each for each in account.by if each.past.charged and each.past.cost.private_loss]
+    costs = [spending.past.cost for spending in paying]
     at = limit.delta if limit.notion == "approximate-dp" else delta
     spent = total(costs).amount(limit.notion, limit.delta)
-    return Statement(account, "-" if spent is None else decimal_up(spent), len(costs), report(costs, at))
+    rounds = sum(spending.rounds or 0 for spending in paying)
+    said = "-" if spent is None else decimal_up(spent)
+    return Statement(account, said, len(costs), report(costs, at), rounds)
 
 
 def _epsilon(value: Fraction | float | None) -> str | None:
@@ -324,9 +341,16 @@ def _stated(statement: Statement, zone: zoneinfo.ZoneInfo) -> list[str]:
         return [*lines, "  本周期未使用 · nothing spent in this period"]
     spent, _ = measure(account.limit.notion, statement.spent)
     attempts = "one attempt" if statement.attempts == 1 else f"{statement.attempts} attempts"
+    of_rounds = of_rounds_zh = ""
+    if statement.rounds:
+        of_rounds = f", {count_words(statement.rounds, 'round', 'rounds')}"
+        of_rounds_zh = f" (共 {statement.rounds} 轮)"
     delta = figure(found.delta)
     lines += [
-        f"  已用 spent {spent}: {statement.attempts} 次加噪执行 · {attempts} with noise",
+        (
+            f"  已用 spent {spent}: {statement.attempts} 次加噪执行{of_rounds_zh}"
+            f" · {attempts} with noise{of_rounds}"
+        ),
         f"  折合 ε (δ = {delta}) · as ε at δ = {delta}:",
     ]
     for way, (zh, en) in _WAYS.items():

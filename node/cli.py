@@ -97,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     pin = command(policy, "pin", _policy_pin, "pin who signs policies for this node; once")
     pin.add_argument("--dpo", required=True, type=Path, metavar="DPO.pub")
     pin.add_argument("--owner", required=True, type=Path, metavar="OWNER.pub")
+    recipe = group("recipe", "recipes of training that are installed here")
+    command(recipe, "list", _recipe_list, "show each, and what a policy writes to allow it")
     key = group("key", "this node's keys")
     command(key, "show", _key_show, "print which keys this node has, and the next identity key")
     command(key, "rotate", _key_rotate, "make the next identity key and announce it")
@@ -318,6 +320,26 @@ def _dataset_json(dataset: "Dataset") -> dict[str, Any]:
     plain = dataset_to_json(dataset)
     del plain["path"]
     return plain
+
+
+def _recipe_list(arguments: argparse.Namespace) -> int:
+    from msgspec.structs import asdict
+
+    from node.trainer.recipes import installed, pin
+    from protocols.training.params import BUILT_IN
+
+    plain: list[dict[str, str]] = [{"name": name, "policy": name} for name in BUILT_IN]
+    lines = [f"{name}  comes with this program" for name in BUILT_IN]
+    for name, distribution in installed():
+        try:
+            found = pin(name, distribution)
+        except InputError as error:
+            plain.append({"name": name, "distribution": distribution, "error": error.code})
+            lines.append(f"{name}  {distribution}  cannot be used: {error}")
+            continue
+        plain.append({**asdict(found), "policy": found.digest})
+        lines.append(f"{name}  {distribution} {found.version}  {found.digest}")
+    return _show(arguments, {"recipes": plain}, *lines)
 
 
 # -- policy ------------------------------------------------------------------------------------------------

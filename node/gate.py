@@ -3,8 +3,9 @@
 (1) The envelope is small enough and well-formed. (2) Its payload hashes to the job id it is offered under.
 (3) An analyst whom the roster lists signed it, and is the requester it names. (4) The attempt is newer than
 all before. (5) The roster is fresh, witnesses have seen this node's log, and the policy decides, over what
-the ledger says was answered before. (6) The dataset and its columns are registered here. (7) Nobody said no
-to the job, it made no release before, no attempt of it began to answer, and not too many were given up.
+the ledger says was answered before. (6) The dataset and its columns are registered here, and what computes is
+installed. (7) Nobody said no to the job, it made no release before, no attempt of it began to answer but of a
+run in rounds, which goes on, and not too many were given up.
 
 An answer is kept: the same offer gets the same answer again. Nothing here touches data: of a dataset's file
 only the time of its last change is looked at, to tell whether an earlier job answered the same question.
@@ -25,8 +26,9 @@ from node.logs import Log
 from node.rpc import Attempt
 from node.sources import ReadLimits, check_columns, open_source
 from node.state import Dataset, Reader, RunState, State, StoredRun
+from node.workers import UNAVAILABLE, available
 from policies.approving import verify_approval
-from policies.attempts import SAID_NO, check_earlier, set_aside
+from policies.attempts import SAID_NO, check_earlier, runs_in_rounds, set_aside
 from policies.decide import decide
 from policies.decision import Ask, Decision, Permit, Refuse, VerifiedApproval
 from policies.index import source_of
@@ -439,6 +441,7 @@ def judge(
         ledger: what to decide over, where the caller wants to know its version afterwards.
         unwitnessed: why nothing may be decided before witnesses have seen more, None for nothing.
     """
+    in_rounds = runs_in_rounds(spec.job_type) is not None
     # (5)
     try:
         force.me()
@@ -456,6 +459,7 @@ def judge(
             approvals=_approvals(reader, force, spec, now),
             history=ledger or reader.ledger(),
             attempt=attempt.number,
+            used=reader.ledger().rounds_of(spec.job_id, attempt.number) if in_rounds else {},
         )
         others = [r for r in reader.ledger().of_job(spec.job_id) if r.past.attempt != attempt.number]
     except (Refused, StateConflict) as error:
@@ -467,12 +471,15 @@ def judge(
         dataset_of(reader, force, spec)
     except InputError as error:
         return refusal(error, decision.rule)
+    if in_rounds and not available():
+        return replace(UNAVAILABLE, rule=decision.rule)
     # (7)
     outputs = reader.outputs(spec.job_id)
     no = check_earlier(
         rejected=any(run.code == SAID_NO for run in reader.runs(spec.job_id)),
         released=any(output.attempt.number != attempt.number for output in outputs),
-        answering=any(row.answering for row in others),
+        # A run in rounds goes on: what it has told by now, its approvals are for.
+        answering=any(row.answering for row in others) and not in_rounds,
         given_up=sum(row.state is RowState.RELEASED for row in others),
     )
     return decision if no is None else replace(no, rule=decision.rule)

@@ -268,7 +268,7 @@ def _end(state: State, force: InForce, change: "Change") -> None:
     for row in state.ledger().under_way():
         attempt = Attempt(row.past.job, row.past.attempt)
         if row.state is RowState.RESERVED:
-            change.charge(attempt, row.past.cost, row.lines, policy, HISTORY_GAP)
+            change.charge(attempt, row.past.cost, row.lines, policy, code=HISTORY_GAP)
         change.answering(attempt)
     for run in state.runs_in(RunState.ACCEPTED, RunState.RUNNING):
         change.move(

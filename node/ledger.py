@@ -3,7 +3,8 @@
 One row per attempt. It is *reserved* when the node accepts the attempt, *charged* at commit point 1 and
 *released* where it is certain that nothing of the data was told; a row is never removed. `answering` says
 that frames which an answer could be made of may have gone out, `exact` what that means for the differencing
-guard.
+guard. An attempt in rounds is charged whole; its row counts the rounds that were recorded, and at its end
+costs what they cost.
 
 Every source has a version, the number of changes ever made to its rows. Whoever reserves says on which one
 the decision was made, and the UPDATE itself compares it, so two racing jobs cannot both spend the last unit.
@@ -15,11 +16,13 @@ The functions here work inside the caller's transaction, on any connection to th
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any, Final, Self
 
 from policies.attempts import forgiven, free_again
@@ -28,8 +31,9 @@ from protocols.dp.cost import Cost
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import DecodeError, StateConflict
 from protocols.ids import JobId, KeyId
+from protocols.jobs.job_type import Turns
 from protocols.statistics.differencing import Query
-from protocols.wire import CostLine, parse_utc, utc_text
+from protocols.wire import Constraints, CostLine, parse_utc, utc_text
 
 SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS ledger_source (
@@ -39,7 +43,8 @@ SCHEMA: Final = (
         time TEXT NOT NULL, requester TEXT NOT NULL, purpose TEXT NOT NULL, job_type TEXT NOT NULL,
         source TEXT NOT NULL, unit TEXT NOT NULL, cost TEXT NOT NULL, query TEXT, rule TEXT NOT NULL,
         lines TEXT NOT NULL, state TEXT NOT NULL, answering INTEGER NOT NULL, exact INTEGER NOT NULL,
-        changes INTEGER NOT NULL, digest TEXT NOT NULL, partners TEXT, UNIQUE (job, attempt))""",
+        changes INTEGER NOT NULL, digest TEXT NOT NULL, partners TEXT, rounds TEXT,
+        UNIQUE (job, attempt))""",
     "CREATE INDEX IF NOT EXISTS ledger_by_source ON ledger (source)",
     "CREATE INDEX IF NOT EXISTS ledger_by_time ON ledger (time)",
     """CREATE TRIGGER IF NOT EXISTS ledger_no_delete BEFORE DELETE ON ledger
@@ -49,9 +54,12 @@ SCHEMA: Final = (
 ADD_PARTNERS: Final = "ALTER TABLE ledger ADD COLUMN partners TEXT"
 """Makes the table of format 3 that of format 4."""
 
+ADD_ROUNDS: Final = "ALTER TABLE ledger ADD COLUMN rounds TEXT"
+"""Makes the table of format 4 that of format 5."""
+
 _COLUMNS: Final = (
     "job, attempt, time, requester, purpose, job_type, source, unit, cost, query, rule, lines, state, "
-    "answering, exact, changes, partners, digest"
+    "answering, exact, changes, partners, rounds, digest"
 )
 _NAMES: Final = tuple(_COLUMNS.split(", "))
 
@@ -65,14 +73,61 @@ class RowState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Rounds:
+    """What an attempt in rounds has recorded, and what it takes to say afterwards what that costs.
+
+    Attributes:
+        constraints: what all participants agreed on, under which it was charged.
+        deltas: see `policies.attempts.deltas_of`.
+        turns: how many rounds of each turn.
+        last: number of the newest one, 0 before the first.
+    """
+
+    constraints: Constraints
+    deltas: Mapping[str, Fraction] = field(default_factory=dict)
+    turns: Turns = field(default_factory=dict)
+    last: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many, of all turns together."""
+        return sum(self.turns.values())
+
+    def encode(self) -> str:
+        """Return the one text form."""
+        plain = {
+            "constraints": self.constraints.to_json(),
+            "deltas": {name: str(delta) for name, delta in self.deltas.items()},
+            "turns": dict(self.turns),
+            "last": self.last,
+        }
+        return canonical_json(plain).decode("utf-8")
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Read `encode`'s form.
+
+        Raises:
+            DecodeError: another form.
+        """
+        plain = decode_json(text.encode("utf-8"))
+        deltas = {name: Fraction(delta) for name, delta in plain["deltas"].items()}
+        return cls(Constraints.from_json(plain["constraints"]), deltas, plain["turns"], plain["last"])
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One row as stored, with what it is to each budget, how far it is, and how often it was changed."""
+    """One row as stored, with what it is to each budget, how far it is, and how often it was changed.
+
+    `rounds`: what it has recorded, from its charge on, where its job type answers in rounds; else None.
+    """
 
     past: Past
     lines: tuple[CostLine, ...] = ()
     state: RowState = RowState.RESERVED
     answering: bool = False
     changes: int = 0
+    rounds: Rounds | None = None
 
     def values(self) -> tuple[Any, ...]:
         """Return the columns, the digest over the others last."""
@@ -95,6 +150,7 @@ class Row:
             int(past.exact),
             self.changes,
             None if past.partners is None else canonical_json(list(past.partners)).decode("utf-8"),
+            None if self.rounds is None else self.rounds.encode(),
         )
         return (*plain, _digest(plain))
 
@@ -128,7 +184,8 @@ class Row:
                 partners=None if at["partners"] is None else _partners(at["partners"]),
             )
             lines = tuple(CostLine.from_json(line) for line in decode_json(at["lines"].encode("utf-8")))
-            return cls(past, lines, state, {0: False, 1: True}[at["answering"]], at["changes"])
+            rounds = None if at["rounds"] is None else Rounds.decode(at["rounds"])
+            return cls(past, lines, state, {0: False, 1: True}[at["answering"]], at["changes"], rounds)
         except (DecodeError, ValueError, KeyError, TypeError, AttributeError):
             raise _damaged() from None
 
@@ -142,7 +199,9 @@ def _partners(stored: str) -> tuple[str, ...]:
 
 def _digest(plain: Sequence[Any]) -> str:
     if plain[-1] is None:
-        plain = plain[:-1]  # of an earlier release, which did not remember the partners
+        plain = plain[:-1]  # of an attempt that answers at once, or of an earlier release
+        if plain[-1] is None:
+            plain = plain[:-1]  # of an earlier release, which did not remember the partners
     return hashlib.sha256(b"minshu/ledger/1\0" + canonical_json(list(plain))).hexdigest()
 
 
@@ -252,6 +311,18 @@ class Ledger:
             ).fetchall()
         return tuple(Row.read(tuple(stored)) for stored in found)
 
+    def rounds_of(self, job: JobId, attempt: int) -> dict[str, int]:
+        """Return the rounds of each turn that other attempts of a job have recorded.
+
+        Raises:
+            StateConflict: `ledger-damaged`, or it cannot be read.
+        """
+        used: Counter[str] = Counter()
+        for row in self.of_job(job):
+            if row.past.attempt != attempt and row.rounds is not None:
+                used.update(row.rounds.turns)
+        return dict(used)
+
     def under_way(self) -> list[Row]:
         """Return the legible rows that are set aside, or charged for an answer nobody began to give."""
         with _storage():
@@ -311,22 +382,27 @@ def reserve(connection: sqlite3.Connection, wanted: Row, version: int) -> Row:
 
 
 def charge(
-    connection: sqlite3.Connection, job: JobId, attempt: int, cost: Cost, lines: Sequence[CostLine]
+    connection: sqlite3.Connection,
+    job: JobId,
+    attempt: int,
+    cost: Cost,
+    lines: Sequence[CostLine],
+    *,
+    rounds: Rounds | None = None,
 ) -> Row:
     """Charge what was set aside: `cost` under the merged constraints, `lines` what it is to each budget.
+
+    `rounds`: of an attempt in rounds, none of which is recorded yet.
 
     Raises:
         StateConflict: `not-reserved`, or `cost-above-reservation`: merging may only make a job cheaper.
     """
     row = _expected(connection, job, attempt, RowState.RESERVED)
     if not covers(row.past.cost, cost):
-        raise StateConflict(
-            "the attempt would cost more than was set aside for it",
-            code="cost-above-reservation",
-            hint="submit the job again",
-        )
+        raise _dearer("the attempt would cost more than was set aside for it")
     past = replace(row.past, cost=cost, charged=True)
-    return _store(connection, replace(row, past=past, lines=tuple(lines), state=RowState.CHARGED))
+    charged = replace(row, past=past, lines=tuple(lines), state=RowState.CHARGED, rounds=rounds)
+    return _store(connection, charged)
 
 
 def answering(connection: sqlite3.Connection, job: JobId, attempt: int) -> Row:
@@ -337,6 +413,59 @@ def answering(connection: sqlite3.Connection, job: JobId, attempt: int) -> Row:
     """
     row = _expected(connection, job, attempt, RowState.CHARGED)
     return row if row.answering else _store(connection, replace(row, answering=True))
+
+
+def record_round(
+    connection: sqlite3.Connection, job: JobId, attempt: int, *, turn: str, number: int, most: int
+) -> Row:
+    """Count a round that is about to leave. What its party checked holds here whatever the party does.
+
+    Args:
+        connection: inside a transaction.
+        job: whose.
+        attempt: which try of it.
+        turn: what the round is for.
+        number: the round's; above that of every round of the job, in whichever attempt.
+        most: rounds of that turn that all attempts of the job may have together.
+
+    Raises:
+        StateConflict: `not-charged`, or the attempt answers at once; `round-repeated`; `turn-spent`.
+    """
+    row = _expected(connection, job, attempt, RowState.CHARGED)
+    if row.rounds is None or not row.answering:
+        raise StateConflict("a round of an attempt that has none under way", code="not-charged")
+    known = [each.rounds for each in Ledger(connection).of_job(job) if each.rounds is not None]
+    newest = max(each.last for each in known)
+    if number <= newest:
+        raise StateConflict(
+            f"round {number} of a job that has had round {newest}",
+            code="round-repeated",
+            hint="whoever leads the run numbered its rounds wrongly; compare the nodes' journals",
+        )
+    if sum(each.turns.get(turn, 0) for each in known) >= most:
+        raise StateConflict(
+            f"the job may have {most} rounds of {turn} here, and has had them",
+            code="turn-spent",
+            hint="whoever leads the run asks for more than the job says; compare the nodes' journals",
+        )
+    turns = {**row.rounds.turns, turn: row.rounds.turns.get(turn, 0) + 1}
+    return _store(connection, replace(row, rounds=replace(row.rounds, turns=turns, last=number)))
+
+
+def give_back(
+    connection: sqlite3.Connection, job: JobId, attempt: int, cost: Cost, lines: Sequence[CostLine]
+) -> Row | None:
+    """Lower what an attempt in rounds is charged to what its rounds cost, at its end; None where it is that.
+
+    Raises:
+        StateConflict: `not-charged`, or `cost-above-reservation`: an attempt may only become cheaper.
+    """
+    row = _expected(connection, job, attempt, RowState.CHARGED)
+    if not covers(row.past.cost, cost):
+        raise _dearer("its rounds cost more than was charged for the attempt")
+    if row.past.cost == cost:
+        return None
+    return _store(connection, replace(row, past=replace(row.past, cost=cost), lines=tuple(lines)))
 
 
 def release(
@@ -371,6 +500,10 @@ def settle(connection: sqlite3.Connection, job: JobId, attempt: int) -> None:
 
 def _unanswered(row: Row) -> bool:
     return row.state is RowState.CHARGED and not row.answering and not row.past.exact
+
+
+def _dearer(what: str) -> StateConflict:
+    return StateConflict(what, code="cost-above-reservation", hint="submit the job again")
 
 
 def covers(most: Cost, cost: Cost) -> bool:

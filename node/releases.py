@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 from node.home import write_durably
 from node.rpc import Attempt
 from node.state import StoredOutput
+from protocols.arrow import read_table
 from protocols.channel import suites
 from protocols.encoding import canonical_json, decode_json, sha256_digest
 from protocols.envelope import RELEASE, Signer, sign
-from protocols.errors import InputError, ProtocolAborted, Refused, StateConflict
+from protocols.errors import DecodeError, InputError, ProtocolAborted, Refused, StateConflict
 from protocols.ids import NodeName, Organisation
 from protocols.jobs.job_type import SUSPECTED, Content, OutputClass, PlannedRelease
 from protocols.party import Rand
@@ -73,7 +74,9 @@ class SealedRelease:
 
 
 def encode_content(content: Content, statement: str, salt: bytes) -> bytes:
-    """Return the content as an Arrow IPC stream, in batches of `BATCH_ROWS`; text as texts, bytes as UTF-8.
+    """Return the content as an Arrow IPC stream, in batches of `BATCH_ROWS`.
+
+    Texts are texts, arrays of bytes of one width are UTF-8, and objects are what they are: bytes stay binary.
 
     `salt` keeps the digest of a small table, which the release note carries in the clear, from being guessed.
 
@@ -156,13 +159,10 @@ def decode_content(data: bytes) -> tuple["pa.Table", Mapping[str, Any]]:
     Raises:
         InputError: the bytes are no release.
     """
-    import pyarrow as pa
-
     try:
-        with pa.ipc.open_stream(data) as reader:
-            table = reader.read_all()
+        table = read_table(data)
         about: Mapping[str, Any] = decode_json((table.schema.metadata or {})[METADATA_KEY])
-    except (pa.ArrowException, KeyError, OSError):
+    except (DecodeError, KeyError):
         raise InputError("the opened bytes are no release", code="bad-release") from None
     return table, about
 

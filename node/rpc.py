@@ -13,6 +13,7 @@ from audit.note import MAX_NOTE_BYTES
 from minshu.v1 import audit_pb2
 from minshu.v1 import relay_pb2 as pb
 from protocols.errors import DecodeError
+from protocols.figures import shown
 from protocols.ids import JobId, NodeName
 from protocols.party import Progress
 
@@ -328,9 +329,15 @@ def admitted(attempt: Attempt, admission: bytes) -> ControlRequest:
 
 
 def progress(attempt: Attempt, step: Progress) -> ControlRequest:
-    """Tell how far a run is."""
+    """Tell how far a run is; figures that may not be shown stay here."""
     return ControlRequest(
-        progress=pb.RunProgress(attempt=_plain(attempt), phase=step.phase, done=step.done, total=step.total)
+        progress=pb.RunProgress(
+            attempt=_plain(attempt),
+            phase=step.phase,
+            done=step.done,
+            total=step.total,
+            figures=shown(step.figures),
+        )
     )
 
 

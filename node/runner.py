@@ -11,13 +11,16 @@ of the data was told.
 
 A session is a run like any other that stays open: people at one node ask, and of each request the journals of
 both hold how many keys it had before anything of its answer goes on.
+
+A run in rounds computes in worker processes. Each round is counted and journaled before its frame leaves,
+under what is in force then; at the attempt's end, what no round was spent on is given back.
 """
 
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -42,7 +45,7 @@ from node.gate import HINDRANCES, Allowed, Gate, about_of, dataset_of
 from node.home import Home
 from node.journal import job_facts, policy_ref
 from node.lasting import Lasting
-from node.ledger import RowState
+from node.ledger import Rounds, RowState
 from node.link import Uplink
 from node.logs import Log
 from node.receipts import owe
@@ -61,10 +64,18 @@ from node.state import (
     StoredRun,
 )
 from node.stops import covering
-from policies.attempts import Agreed, charged_lines, leakage_digest
+from node.workers import Workers
+from policies.attempts import (
+    Agreed,
+    charged_lines,
+    cost_under,
+    deltas_of,
+    leakage_digest,
+    runs_in_rounds,
+)
 from protocols.channel import suites
 from protocols.channel.frame import FrameOpener, FrameSealer
-from protocols.encoding import canonical_json, sha256_digest
+from protocols.encoding import canonical_json, digest_bytes, sha256_digest
 from protocols.envelope import Signer, decode_envelope
 from protocols.errors import (
     DecodeError,
@@ -75,10 +86,21 @@ from protocols.errors import (
     StateConflict,
     Unreachable,
 )
-from protocols.ids import JobId, Role
-from protocols.jobs import job_type
-from protocols.jobs.job_type import Content, ExactOrNoisy, OutputClass, PreparedInput, Setup, Standing
+from protocols.ids import Digest, JobId, Role
+from protocols.jobs import JOB_TYPES, job_type
+from protocols.jobs.job_type import (
+    Content,
+    ExactOrNoisy,
+    InRounds,
+    Keeps,
+    OutputClass,
+    PlannedRelease,
+    PreparedInput,
+    Setup,
+    Standing,
+)
 from protocols.party import UNDER_WAY, Finished, Party, Progress, Rand, Serving, Step, Waiting
+from protocols.training.lasting import forget
 from protocols.wire import Admission, JobSpec
 
 if TYPE_CHECKING:
@@ -102,6 +124,8 @@ DECISIONS: Final = 3
 CLOSING_S: Final = 30.0
 """How long before the end of a run its session is closed, so that it ends in good order."""
 MAX_SENTENCE: Final = 1024
+ROUND: Final = "training.round"
+"""The kind of a round's entry."""
 SOFTWARE: Final = f"minshu-{version('minshu')}"
 """What ran, for the journal."""
 
@@ -153,6 +177,7 @@ class _Live:
     session: Session | None = None
     lasting: Lasting | None = None
     closing: asyncio.TimerHandle | None = None
+    workers: Workers | None = None
     prepared: Prepared | None = None
     private: bytes = b""
     admission: Admission | None = None
@@ -168,6 +193,8 @@ class _Live:
         self.stopped.set()
         if self.exchange is not None:
             self.exchange.stop(why)
+        if self.workers is not None:
+            self.workers.stop()
 
     def go_on(self) -> None:
         """Raise why the attempt is over, if it is."""
@@ -178,6 +205,11 @@ class _Live:
     def stands(self) -> bool:
         """Whether it is a session."""
         return isinstance(job_type(self.allowed.spec.job_type), Standing)
+
+    def most(self, turn: str) -> int:
+        """Return how many rounds of a turn all attempts of the job may have here together."""
+        terms = self.allowed.permit.terms
+        return dict(terms.rounds).get(turn, 0) + dict(terms.spent).get(turn, 0)
 
     def hand_over(self) -> PreparedInput | None:
         """Return what was prepared, once: what a party drops while it runs is held by nobody else."""
@@ -202,6 +234,7 @@ class Runner:
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="run")
         self._sessions = ThreadPoolExecutor(MAX_SESSIONS, thread_name_prefix="session")
         self._open: set[Attempt] = set()
+        self._over: set[JobId] = set()
         self._counter = Counter(office.home, office.log)
 
     # -- what the coordinator asks ---------------------------------------------------------------------------
@@ -248,6 +281,8 @@ class Runner:
 
     def stop(self, attempt: Attempt, code: str) -> None:
         """End an attempt, or with number 0 all of a job."""
+        if not attempt.number:
+            self._over.add(attempt.job)
         expired = code == "job-expired"
         for run in self._office.state.runs(attempt.job):
             if attempt.number in (0, run.attempt.number) and run.state in (*WAITING, RunState.RUNNING):
@@ -265,6 +300,21 @@ class Runner:
             ):
                 why = Ended(RunState.CANCELLED, "the coordinator ended the attempt", code=code)
                 self._withdraw(run.attempt, why)
+        self._let_go(attempt.job)
+
+    def _let_go(self, job: JobId) -> None:
+        """Drop what a job in rounds keeps to go on with, once nothing of it will."""
+        going = any(live.attempt.job == job for live in self._live.values())
+        if job not in self._over or going:
+            return
+        self._over.discard(job)
+        spec = self._spec(Attempt(job, 0))
+        if spec is None or runs_in_rounds(spec.job_type) is None:
+            return
+        try:
+            forget(shelf_of(self._office.home, spec.job_type), digest_bytes(job))
+        except StateConflict as problem:
+            self._office.log.failure(problem.code, job=job)
 
     def _withdraw(self, attempt: Attempt, why: MinshuError) -> None:
         """Give up sending releases nobody waits for any more; what is committed is never computed again."""
@@ -329,7 +379,7 @@ class Runner:
                 hint="the attempt is not resumed; a new one may be tried",
             )
             self._finish(run.attempt, None, error)
-        for part in (self._settle, self.halt, lambda: clear_leftovers(self._office.home)):
+        for part in (self._settle, self.halt, self._clear, lambda: clear_leftovers(self._office.home)):
             try:
                 part()
             except MinshuError as problem:
@@ -340,6 +390,17 @@ class Runner:
             for file in folder.glob("*.sealed"):
                 if file.stem not in committed:
                     discard(folder, file.stem)
+
+    def _clear(self) -> None:
+        """Drop what runs in rounds keep that cannot go on: their time is over, or their text is gone."""
+        now = self._office.now()
+        for kind in (known for known in JOB_TYPES if isinstance(known, InRounds)):
+            shelf = shelf_of(self._office.home, kind.name)
+            for digits in {name.partition("-")[0] for name in shelf.names()}:
+                job = JobId(Digest(f"sha256:{digits}"))
+                spec = self._spec(Attempt(job, 0))
+                if spec is None or spec.expires <= now:
+                    forget(shelf, digest_bytes(job))
 
     def _settle(self) -> None:
         """Free what attempts that no process runs any more cost, where they told nothing."""
@@ -352,7 +413,7 @@ class Runner:
                     if self._free(change, attempt, "node-restarted", unopened=False):
                         opened = row.state is RowState.CHARGED  # or may have been
                         end = {"code": "node-restarted", "opened": opened, "freed": True}
-                        change.log("job.failed", end, attempt=attempt)
+                        change.log("job.failed", end | self._rounds(change, attempt), attempt=attempt)
 
     def _free(self, change: Change, attempt: Attempt, code: str, *, unopened: bool) -> bool:
         """Free what an attempt that is over may give back; where the ledger is damaged, nothing is given."""
@@ -361,6 +422,23 @@ class Runner:
         except StateConflict as problem:
             self._office.log.failure(problem.code, job=attempt.job, attempt=attempt.number)
             return False
+
+    def _rounds(self, change: Change, attempt: Attempt) -> dict[str, int]:
+        """Give back what no round of an attempt that is over was spent on; return how many it recorded.
+
+        Nothing is returned of one that answers at once, or that brings no data.
+        """
+        spec = self._spec(attempt)
+        role = None if spec is None else spec.role_of(self._office.config.name)
+        if spec is None or role is None or runs_in_rounds(spec.job_type) is None:
+            return {}
+        try:
+            rounds = change.give_back(attempt, spec, role, policy_ref(self._office.force.policy))
+        except StateConflict as problem:
+            # Where the ledger is damaged nothing is given back.
+            self._office.log.failure(problem.code, job=attempt.job, attempt=attempt.number)
+            return {}
+        return {} if rounds is None else {"rounds": rounds}
 
     def halt(self) -> None:
         """End at once what a stop in force covers: attempts, and releases that have not left yet."""
@@ -411,15 +489,22 @@ class Runner:
                 attempt=output.attempt,
             )
             if done:
-                _done(change, output.attempt, self._role(output.attempt))
+                self._done(change, output.attempt)
         discard(self._office.home.outbox, release)
         self._office.log.info("release-stored", job=output.attempt.job, release=release)
 
-    def _role(self, attempt: Attempt) -> Role | None:
+    def _done(self, change: Change, attempt: Attempt) -> None:
+        """A run's good end."""
+        change.move(attempt, RunState.DONE)
+        spec = self._spec(attempt)
+        role = None if spec is None else spec.role_of(self._office.config.name)
+        body = {"opened": True, "attempts": attempt.number, **({} if role is None else {"role": role})}
+        change.log("job.done", body | self._rounds(change, attempt), attempt=attempt)
+
+    def _spec(self, attempt: Attempt) -> JobSpec | None:
+        """Return an attempt's job; None once its text is deleted."""
         data = self._office.state.job(attempt.job)
-        if data is None:
-            return None
-        return JobSpec.decode(decode_envelope(data).payload).role_of(self._office.config.name)
+        return None if data is None else JobSpec.decode(decode_envelope(data).payload)
 
     def noted(self, attempt: Attempt) -> None:
         """The coordinator has a run's end."""
@@ -469,6 +554,7 @@ class Runner:
         if problem is not None:
             self._live.pop(live.attempt, None)
             self._finish(live.attempt, live, problem)
+            self._let_go(live.attempt.job)
 
     async def _admit(self, live: _Live) -> None:
         office = self._office
@@ -656,6 +742,10 @@ class Runner:
                 deadline.cancel()
         self._live.pop(live.attempt, None)
         office.log.info("run-done", job=live.attempt.job, attempt=live.attempt.number)
+        if self._releases(live):
+            # Committed, so never computed again.
+            self._over.add(live.attempt.job)
+        self._let_go(live.attempt.job)
         self._upload_later(live.attempt)
 
     @contextmanager
@@ -759,7 +849,8 @@ class Runner:
             "decided": format_time(allowed.decided),
             "software": SOFTWARE,
         }
-        cost = job_type(allowed.spec.job_type).cost(allowed.spec, live.role, agreed.constraints)
+        terms = allowed.permit.terms
+        cost = cost_under(allowed.spec, live.role, agreed.constraints, terms)
         snapshot = "" if live.prepared is None else live.prepared.summary.snapshot
         question = allowed.spec.question(snapshot)
         here = question if live.prepared is None else live.prepared.question
@@ -788,8 +879,10 @@ class Runner:
                 actor=allowed.spec.requester,
                 refs=sorted(sha256_digest(envelope) for envelope in envelopes),
             )
-            lines = charged_lines(allowed.permit.terms.lines, cost)
-            change.charge(live.attempt, cost, lines, _policy(live))
+            lines = charged_lines(terms.lines, cost)
+            deltas = deltas_of(allowed.active.policy, lines)
+            rounds = Rounds(agreed.constraints, deltas) if terms.rounds else None
+            change.charge(live.attempt, cost, lines, _policy(live), rounds=rounds)
             change.start(live.attempt, here)
 
     async def _play(
@@ -844,19 +937,24 @@ class Runner:
             )
             live.opened = True
 
+            workers = live.workers = Workers(office.config, live.go_on, office.log)
+
             def play() -> tuple[Content, ...]:
-                try:
-                    party = self._party(live, setup, live.hand_over())
-                except InputError:
-                    # That this node's data contradict the job is an answer, too: it is remembered as one.
-                    playing.answering()
-                    raise
-                return playing.run(party)
+                with closing(workers):
+                    try:
+                        party = self._party(live, setup, live.hand_over(), workers)
+                    except InputError:
+                        # That this node's data contradict the job is an answer, too: it is remembered as one.
+                        playing.answering()
+                        raise
+                    return playing.run(party)
 
             output = await self._in_thread(play, self._sessions if live.stands else None)
             await exchange.finish()
         except BaseException as error:
             self._end_session(live, error)
+            if live.workers is not None:
+                live.workers.stop()
             await exchange.close()
             raise
         self._end_session(live, None)
@@ -872,8 +970,18 @@ class Runner:
             facts = {"role": live.role, "approvals": len(live.allowed.permit.approvals)}
             change.log("job.answering", facts, attempt=live.attempt, policy=_policy(live))
 
-    def _party(self, live: _Live, setup: Setup, prepared: PreparedInput | None) -> Party:
+    def _party(self, live: _Live, setup: Setup, prepared: PreparedInput | None, workers: Workers) -> Party:
         office, asked = self._office, job_type(setup.spec.job_type)
+        if isinstance(asked, InRounds):
+            return asked.working(
+                live.role,
+                setup,
+                prepared,
+                office.rand,
+                used=dict(live.allowed.permit.terms.spent),
+                shelf=shelf_of(office.home, asked.name),
+                workers=workers.start,
+            )
         if isinstance(asked, Standing):
             return asked.serving(
                 live.role,
@@ -883,6 +991,9 @@ class Runner:
                 shelf=shelf_of(office.home, asked.name),
                 monotonic=office.monotonic,
             )
+        if isinstance(asked, Keeps):
+            kept = shelf_of(office.home, asked.shelf)
+            return asked.party_with(live.role, setup, prepared, office.rand, shelf=kept)
         return asked.party(live.role, setup, prepared, office.rand)
 
     async def _open_session(self, live: _Live, agreed: Agreed, timeout_s: float) -> None:
@@ -919,16 +1030,18 @@ class Runner:
             self._counter.close(live.session, why)
 
     def _record(self, live: _Live, steps: Sequence[Waiting]) -> None:
-        """Make it durable what steps of a session give; called in the party's thread, which waits for it.
+        """Make it durable what steps give; called in the party's thread, which waits for it.
 
         `event` of a step's facts is the kind of the entry: `lookup-asked` stands as `lookup.asked`. All of
         them are one transaction, under one checkpoint; sessions that record at once share the checkpoint.
+        A round of a run in rounds is counted in the ledger in the same transaction.
 
         Raises:
             Refused: `admission-outdated`: another policy or roster than this was admitted under is in force;
                 or what it was admitted under is over, see `Lasting.check`.
             DecodeError: a fact that the journal does not publish.
-            StateConflict: it could not be stored, or no checkpoint covers it; nothing is answered.
+            StateConflict: it could not be stored, or no checkpoint covers it; nothing is answered. Or a round
+                that the job may not have, see `ledger.record_round`.
         """
         live.go_on()
         self._check_in_force(live)
@@ -940,15 +1053,23 @@ class Runner:
             for step in steps:
                 facts = dict(step.record or {})
                 kind = str(facts.pop("event")).replace("-", ".", 1)
+                if kind == ROUND:
+                    turn, number = str(facts["turn"]), int(facts["round"])
+                    change.record_round(live.attempt, turn, number, live.most(turn))
                 reason = None if live.session is None else live.session.reason(step.answers)
                 about = {} if reason is None else {"reason_sha256": reason}
                 body = {"role": live.role, **facts, **about}
                 change.log(kind, body, attempt=live.attempt, policy=under, actor=actor)
 
+    @staticmethod
+    def _releases(live: _Live) -> list[PlannedRelease]:
+        """Return the releases that this seat makes."""
+        return [p for p in live.allowed.permit.terms.releases if p.made_by == live.role]
+
     async def _release(self, live: _Live, contents: tuple[Content, ...]) -> None:
         """Commit point 2: sealed bytes durable, then state and `output.commit` in one transaction."""
         office = self._office
-        planned = [p for p in live.allowed.permit.terms.releases if p.made_by == live.role]
+        planned = self._releases(live)
         sealing = Sealing(
             live.allowed.spec,
             live.attempt,
@@ -985,7 +1106,7 @@ class Runner:
                 if to_send:
                     change.move(live.attempt, RunState.RELEASING)
                 else:
-                    _done(change, live.attempt, live.role)
+                    self._done(change, live.attempt)
         except MinshuError as error:
             if error.code != "journal-unpublished":
                 for release in sealed:
@@ -1018,6 +1139,7 @@ class Runner:
                     # Only the process that ran it can know that its stream was never opened.
                     unopened = live is not None and not live.opened
                     body["freed"] = self._free(change, attempt, error.code, unopened=unopened)
+                    body |= self._rounds(change, attempt)
                     change.log(_end_kind(state, error), body, attempt=attempt, policy=policy)
             except MinshuError as problem:
                 # The end goes out all the same: silence would only leave the others waiting.
@@ -1131,6 +1253,7 @@ class Playing:
         """
         last_told = -SESSION_PROGRESS_S
         phase, said = "", False
+        figures: Mapping[str, str] = {}
         steps: Sequence[Step] = (party.start(),)
         while True:
             if not said and any(isinstance(step, Finished) or step.answering for step in steps):
@@ -1150,9 +1273,12 @@ class Playing:
                     return output
                 told = step.progress
                 now = self.monotonic()
-                every = PROGRESS_EVERY_S if step.record is None else SESSION_PROGRESS_S
-                if told is not None and (told.phase != phase or now >= last_told + every):
-                    phase, last_told = told.phase, now
+                session = self.together > 1 and step.record is not None
+                every = SESSION_PROGRESS_S if session else PROGRESS_EVERY_S
+                # Figures change once a round at most, and the last ones are to be seen.
+                news = told is not None and (told.phase, told.figures) != (phase, figures)
+                if told is not None and (news or now >= last_told + every):
+                    phase, figures, last_told = told.phase, told.figures, now
                     self.progress(told)
             steps = self._next(party)
 
@@ -1216,13 +1342,6 @@ class _Changed(Exception):
 
 def _policy(live: _Live) -> PolicyRef | None:
     return policy_ref(live.allowed.active, live.allowed.permit.rule)
-
-
-def _done(change: Change, attempt: Attempt, role: Role | None) -> None:
-    """A run's good end."""
-    change.move(attempt, RunState.DONE)
-    body = {"opened": True, "attempts": attempt.number}
-    change.log("job.done", body if role is None else {**body, "role": role}, attempt=attempt)
 
 
 def _end_kind(state: RunState, error: MinshuError) -> str:

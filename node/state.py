@@ -16,22 +16,24 @@ from typing import Any, Final
 
 from audit.entries import Entry, PolicyRef, parse_time
 from audit.log import Journal
-from audit.statements import budget_facts
+from audit.statements import budget_facts, returned_facts
 from node import ledger
-from node.ledger import Ledger, Row
+from node.ledger import Ledger, Rounds, Row
 from node.rpc import Attempt
 from node.sources import SourceColumn
+from policies.attempts import paid_rounds, returned_lines, runs_in_rounds
 from policies.witnesses import Witnesses
 from protocols.dp.cost import Cost
 from protocols.encoding import sha256_digest
 from protocols.errors import StateConflict
-from protocols.ids import DatasetName, Digest, JobId, NodeName, Organisation
-from protocols.wire import CostLine, parse_utc, utc_text
+from protocols.ids import DatasetName, Digest, JobId, NodeName, Organisation, Role
+from protocols.wire import CostLine, JobSpec, parse_utc, utc_text
 
-FORMAT: Final = 4
-"""Of the tables below. A database of format 3 is brought to it, one of another release is refused."""
+FORMAT: Final = 5
+"""Of the tables below. A database of format 3 or 4 is brought to it, one of another release is refused."""
 
-_WITHOUT_PARTNERS: Final = 3
+_ADDED: Final = {3: (ledger.ADD_PARTNERS, ledger.ADD_ROUNDS), 4: (ledger.ADD_ROUNDS,)}
+"""What an older format lacks."""
 
 _FORMAT_OF: Final = """SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'pin'), user_version
     FROM pragma_user_version"""
@@ -728,24 +730,76 @@ class Change:
         cost: Cost,
         lines: Sequence[CostLine],
         policy: PolicyRef | None,
+        *,
         code: str = "",
+        rounds: Rounds | None = None,
     ) -> None:
         """Charge what was set aside; `code`: why, where it is not for an answer.
+
+        `rounds`: of an attempt in rounds, none of which is recorded yet.
 
         Raises:
             StateConflict: see `ledger.charge`.
         """
-        row = ledger.charge(self._connection, attempt.job, attempt.number, cost, lines)
+        row = ledger.charge(self._connection, attempt.job, attempt.number, cost, lines, rounds=rounds)
         self._log_lines("budget.charged", row, policy, code)
 
     def answering(self, attempt: Attempt) -> None:
         """Remember that frames an answer could be made of are about to go out: approvals are used up.
 
+        Those of a run in rounds are not: they are for all of it, and it goes on in the next attempt.
+
         Raises:
             StateConflict: see `ledger.answering`.
         """
-        ledger.answering(self._connection, attempt.job, attempt.number)
-        self._connection.execute("UPDATE approval SET used = 1 WHERE job = ?", (attempt.job,))
+        row = ledger.answering(self._connection, attempt.job, attempt.number)
+        if runs_in_rounds(row.past.job_type) is None:
+            self._connection.execute("UPDATE approval SET used = 1 WHERE job = ?", (attempt.job,))
+
+    def record_round(self, attempt: Attempt, turn: str, number: int, most: int) -> None:
+        """Count a round that is about to leave.
+
+        Raises:
+            StateConflict: `not-running`: the attempt is over, and nobody would pay; or see
+                `ledger.record_round`.
+        """
+        job = attempt.job
+        found = self._connection.execute(
+            "SELECT state FROM run WHERE job = ? AND attempt = ?", (job, attempt.number)
+        ).fetchone()
+        if found is None or found[0] != RunState.RUNNING:
+            raise StateConflict(
+                "a round of an attempt that is over, whose cost was settled",
+                code="not-running",
+                hint="nothing has left; the next attempt goes on",
+            )
+        ledger.record_round(self._connection, job, attempt.number, turn=turn, number=number, most=most)
+
+    def give_back(self, attempt: Attempt, spec: JobSpec, role: Role, policy: PolicyRef | None) -> int | None:
+        """Lower what an attempt in rounds costs to what its rounds cost; it is over.
+
+        Returns:
+            How many rounds it recorded; None where it is none in rounds, or was never charged.
+
+        Raises:
+            StateConflict: the ledger is damaged.
+        """
+        row = Ledger(self._connection).row(attempt.job, attempt.number)
+        if row is None or row.rounds is None or not row.past.source:
+            return None
+        rounds = row.rounds
+        cost = paid_rounds(spec, role, rounds.constraints, rounds.turns, charged=row.past.cost)
+        if row.answering and cost is not None:
+            lines = returned_lines(row.lines, cost, rounds.deltas)
+            lowered = ledger.give_back(self._connection, attempt.job, attempt.number, cost, lines)
+            for before, after in zip(row.lines, lines, strict=True) if lowered is not None else ():
+                assert lowered is not None
+                body = returned_facts(lowered.past, before, after)
+                if body is not None:
+                    self.log(
+                        "budget.returned", body, attempt=attempt, policy=policy, actor=row.past.requester
+                    )
+        return rounds.total
 
     def release(self, attempt: Attempt, code: str, policy: PolicyRef | None, *, unopened: bool) -> bool:
         """Free an attempt's cost where nothing was told, else keep it; either way the attempt is over.
@@ -957,8 +1011,9 @@ def open_state(journal: Journal, database: Path) -> State:
     """
     with journal.transaction() as connection:
         used, version = connection.execute(_FORMAT_OF).fetchone()
-        if used and version == _WITHOUT_PARTNERS:
-            connection.execute(ledger.ADD_PARTNERS)
+        if used and version in _ADDED:
+            for statement in _ADDED[version]:
+                connection.execute(statement)
         else:
             _require_format(used, version)
         # What retention deletes is overwritten: salts would open the commitments that the journal names.
@@ -974,7 +1029,7 @@ def _require_format(used: int, version: int) -> None:
             f"this node's database has format {version}, this release reads format {FORMAT}",
             code="state-format",
             hint="start the node once with this release, which brings the database up to date"
-            if used and version == _WITHOUT_PARTNERS
+            if used and version in _ADDED
             else "go on with the release that wrote it, or make a new node with minshu-node init",
         )
 

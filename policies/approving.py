@@ -37,7 +37,7 @@ def verify_approval(
     """Check one signed approval of one job.
 
     (1) One person of the rule's approvers signed it, with a key the policy lists. (2) It is for this job, at
-    this node, under this very policy text, at the cost the job has under that rule. (3) It is issued, not
+    this node, under this very policy text, at the cost that all of the job has there. (3) It is issued, not
     expired, and runs at most seven days. (4) The approver is not the requester. (5) It was not used before.
 
     Args:
@@ -143,7 +143,7 @@ def count_approvals(
 ) -> dict[KeyId, VerifiedApproval]:
     """Return the approvals that fit this job on these terms today, one per key, the requester's left out."""
     counted: dict[KeyId, VerifiedApproval] = {}
-    job, cost = spec.job_id, _text_of(terms.cost)
+    job, cost = spec.job_id, _text_of(terms.whole)
     for given in approvals:
         approver = active.policy.approvers.get(given.approver)
         said = given.approval

@@ -7,18 +7,21 @@ A node asks this before it runs, an auditor asks it again afterwards; both get i
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from fractions import Fraction
+from typing import Final, cast
 
 from policies.decide import check_merged
 from policies.decision import Permit, Refuse, Terms
 from policies.history import Past
+from policies.model import Policy
 from protocols.channel import suites
-from protocols.dp.cost import Cost
+from protocols.dp.cost import Cost, Notion, decimal_up
 from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import ADMISSION, decode_envelope, key_id, verify
 from protocols.errors import DecodeError, InputError, ProtocolAborted, Refused, SignatureInvalid
 from protocols.ids import Digest, Role
 from protocols.jobs import job_type
+from protocols.jobs.job_type import InRounds, Turns
 from protocols.statistics.differencing import Query, differenced
 from protocols.wire import (
     Admission,
@@ -171,6 +174,80 @@ def charged_lines(lines: Iterable[CostLine], cost: Cost) -> tuple[CostLine, ...]
     return tuple(replace(line, cost=counts.get(line.notion, line.cost)) for line in lines)
 
 
+def deltas_of(policy: Policy, lines: Iterable[CostLine]) -> dict[str, Fraction]:
+    """Return the δ of those limits that are about an ε at a δ: what a loss is to them rests on it."""
+    budgets = {line.budget: policy.budgets.get(line.budget) for line in lines}
+    return {
+        name: Fraction(budget.delta)
+        for name, budget in budgets.items()
+        if budget is not None and budget.delta is not None
+    }
+
+
+def returned_lines(
+    lines: Iterable[CostLine], cost: Cost, deltas: Mapping[str, Fraction]
+) -> tuple[CostLine, ...]:
+    """Return what an attempt in rounds is to each limit once it costs no more than `cost`.
+
+    Counts exactly; a loss at most: by itself, or as it was charged, whichever is less.
+
+    Args:
+        lines: what the attempt was charged as.
+        cost: what the rounds that it recorded cost.
+        deltas: see `deltas_of`.
+    """
+    return tuple(_returned(line, cost, deltas.get(line.budget, Fraction(0))) for line in lines)
+
+
+def _returned(line: CostLine, cost: Cost, delta: Fraction) -> CostLine:
+    amount = cost.amount(cast("Notion", line.notion), delta)
+    alone = line.cost if amount is None else decimal_up(amount)
+    return replace(line, cost=min(line.cost, alone, key=Fraction))
+
+
+def runs_in_rounds(name: str) -> InRounds | None:
+    """Return the job type of that name where it is one that answers round by round, else None."""
+    try:
+        kind = job_type(name)
+    except Refused:
+        return None  # unknown to this version
+    return kind if isinstance(kind, InRounds) else None
+
+
+def cost_under(spec: JobSpec, role: Role, constraints: Constraints, terms: Terms) -> Cost:
+    """Return what an attempt is charged under the constraints of all participants.
+
+    Args:
+        spec: the job.
+        role: whose seat.
+        constraints: what all participants agreed on.
+        terms: on which the attempt was permitted.
+    """
+    left = paid_rounds(spec, role, constraints, dict(terms.rounds), charged=terms.cost)
+    if left is None or not terms.rounds:
+        return job_type(spec.job_type).cost(spec, role, constraints)
+    return left
+
+
+def paid_rounds(
+    spec: JobSpec, role: Role, constraints: Constraints, rounds: Turns, *, charged: Cost
+) -> Cost | None:
+    """Return what an attempt that recorded these rounds costs; None where its type answers at once.
+
+    Args:
+        spec: the job.
+        role: whose seat.
+        constraints: what all participants agreed on, under which it was charged.
+        rounds: recorded in this attempt.
+        charged: what it was charged: the question of a job is counted once.
+    """
+    kind = runs_in_rounds(spec.job_type)
+    if kind is None:
+        return None
+    cost = kind.cost_of(spec, role, constraints, rounds)
+    return replace(cost, queries=min(cost.queries, charged.queries))
+
+
 def set_aside(spec: JobSpec, attempt: int, terms: Terms, moment: datetime) -> Past:
     """Return what an attempt that was permitted at a moment is to the ledger, at the most it may cost."""
     return Past(
@@ -235,7 +312,7 @@ def check_earlier(*, rejected: bool, released: bool, answering: bool, given_up: 
     Args:
         rejected: somebody who may approve said no to the job.
         released: another attempt of it made a release here.
-        answering: another attempt of it began to answer.
+        answering: another attempt of it began to answer; no hindrance to a run in rounds, which goes on.
         given_up: how many others ended at no cost.
     """
     if rejected:

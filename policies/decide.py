@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from policies.approving import count_approvals, least_approvals, require_approvals
@@ -21,6 +22,8 @@ from policies.faults import said_in_chinese
 from policies.history import History, Remembered, ledger_time, partners_of
 from policies.index import Index, Members, index_of, members_of, source_of
 from policies.limits import (
+    ATTEMPTS_IN_ROUNDS,
+    ATTEMPTS_PER_JOB,
     as_charged,
     charge,
     check_attempts,
@@ -28,8 +31,10 @@ from policies.limits import (
     check_differencing,
     check_max_cost,
     check_rate,
+    cost_left,
     in_window,
     look_back,
+    rounds_left,
 )
 from policies.matching import (
     asked_of,
@@ -37,9 +42,12 @@ from policies.matching import (
     check_enough,
     check_only,
     check_persons_in,
+    check_public,
     check_recipients,
     check_roles,
     check_separation,
+    check_smallest_group,
+    check_training,
     check_unit,
     cost_of,
     fitting_clause,
@@ -50,13 +58,14 @@ from policies.witnesses import witnesses_of_node
 from protocols.errors import InputError
 from protocols.ids import NodeName
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.job_type import JobType
+from protocols.jobs.job_type import InRounds, JobType, Turns
 from protocols.succession import CLOCK_TOLERANCE
 from protocols.wire import Constraints, JobInput, JobSpec, Roster, strictest, utc_text
 
 MAX_JOB_LIFETIME: Final = timedelta(days=30)
 
 _NOTHING_BEFORE: Final = Remembered()
+_NO_ROUNDS: Final[Turns] = MappingProxyType({})
 
 
 def decide(
@@ -69,6 +78,7 @@ def decide(
     approvals: Sequence[VerifiedApproval] = (),
     history: History = _NOTHING_BEFORE,
     attempt: int = 0,
+    used: Turns = _NO_ROUNDS,
     job_types: Sequence[JobType] = JOB_TYPES,
 ) -> Decision:
     """Decide one job at one node.
@@ -81,22 +91,25 @@ def decide(
     allow: what a stop halts (the requester, the purpose, the dataset, the job), a column of the negative
     list, core data. (10) The job type is known. (11) The job is well-formed for its type. (12) The
     purpose is known, still valid and on the legal basis stated. (13) Exactly one rule fits requester,
-    purpose, job type and dataset, or role. (14) The rule covers everything the seat plays. (15) Every
-    column exists, is in the rule, of a fitting type, used as allowed, in values, bins and a range that
-    the policy states. (16) The job keeps to the rows that the rule is for, as its `only` says. (17) Where
-    persons are counted, the policy says whom a row of personal data is about. (18) One person is taken to
-    be in as many departments as the rule's `persons_in` says, without it in all. (19) Everyone who
+    purpose, job type and dataset, or role. (14) The rule covers everything the seat plays, and names the
+    recipe of a model; one without noise it has to allow, and exact sums of every round only with a smallest
+    group of one; a neutral seat brings nothing personal. (15) Every column exists, is in the rule, of a
+    fitting type, used as allowed, in values, bins and a range that the policy states. (16) The job keeps to
+    the rows that the rule is for, as its `only` says. (17) Where persons are counted, the policy says whom a
+    row of personal data is about. (18) One person is taken to be in as many departments as the rule's
+    `persons_in` says, without it in all; of a neutral seat's public data nobody is. (19) Everyone who
     receives something is a recipient of the rule; the requester may receive numbers about groups, never
     records. (20) Organisations that must stay apart are apart. (21) Enough organisations and sources take
     part. (22) Noise over personal data is paid for by a budget of the rule, and where the rule names one, a
-    job that can carry noise does. (23) The job has attempts left here. (24) The rule's rate leaves room for
-    one more job in this period. (25) No exact answer of the last `differencing_days` is about a group that
-    differs from this one and overlaps it; nor, where amounts are added up, about this very question. (26) One
-    job costs no more than the rule's `max_cost`, nor gives more records than its `max_rows`. (27) The cost
-    fits into what the rule's budget and quotas have left in this period; where one counts for each pair of
-    datasets, into what each pair has left. (28) Enough distinct people have approved this very job, at this
-    cost, under this very policy; two at least on important data, and where class B meets sensitive data. (29)
-    The rule's window is open, for a session until it ends.
+    job that can carry noise does. (23) The job has attempts left here; a run in rounds needs no round more,
+    its last attempt may only have to hand over the model. (24) The rule's rate leaves room for one more job
+    in this period. (25) No exact answer of the last `differencing_days` is about a group that differs from
+    this one and overlaps it; nor, where amounts are added up, about this very question. (26) One job costs no
+    more than the rule's `max_cost`, nor gives more records than its `max_rows`. (27) The cost fits into what
+    the rule's budget and quotas have left in this period; where one counts for each pair of datasets, into
+    what each pair has left. (28) Enough distinct people have approved this very job, at this cost, under this
+    very policy; two at least on important data, and where class B meets sensitive data. (29) The rule's
+    window is open, for a session until it ends.
 
     Periods are the policy's calendar's, of the later of `now` and the newest row of the history: none opens
     again. Until (28) and (29) hold the answer is `Ask`.
@@ -111,6 +124,8 @@ def decide(
         history: what this node has answered before.
         attempt: which attempt of the job asks; what is set aside for it already does not count against it.
             0: none does, the answer is dry.
+        used: rounds that this node recorded in other attempts of the job, where its type runs in rounds; the
+            attempt costs what the others may cost.
         job_types: the registry.
     """
     # (1)
@@ -175,6 +190,12 @@ def decide(
     # (14)
     if (no := check_roles(clause, asked.kinds)) is not None:
         return no
+    if (no := check_training(rule, asked)) is not None:
+        return no
+    if isinstance(job_type, InRounds) and (no := check_smallest_group(clause, asked)) is not None:
+        return no
+    if (no := check_public(asked, dataset, rule.id)) is not None:
+        return no
     # (15)
     if brings is not None and dataset is not None:
         no = check_columns(dataset, clause, spec.job_type, brings, asked.needs)
@@ -187,7 +208,7 @@ def decide(
         if (no := check_unit(dataset, brings, job_type, rule.id)) is not None:
             return no
         # (18)
-        if (no := check_persons_in(asked.persons_in, rule.persons_in, rule.id)) is not None:
+        if (no := check_persons_in(asked, rule)) is not None:
             return no
     # (19)
     if (no := check_recipients(clause, members, spec, asked.releases, analyst.organisation)) is not None:
@@ -201,15 +222,22 @@ def decide(
     source = "" if dataset is None else source_of(dataset)
     limits = () if brings is None else clause.limits.get(brings.dataset, ())
     budget = next((limit for limit in limits if limit.private), None)
-    cost = cost_of(job_type, spec, role, clause.constraints)
+    whole = cost = cost_of(job_type, spec, role, clause.constraints)
+    moment = ledger_time(now, history)
+    past = look_back(history, source).without(spec.job_id, attempt)
+    left: dict[str, int] = {}
+    runs_in_rounds = isinstance(job_type, InRounds)
+    if isinstance(job_type, InRounds) and brings is not None:
+        left, before = rounds_left(job_type, spec, used), past.charged(spec.job_id) > 0
+        if used or before:
+            cost = cost_left(job_type, spec, role, clause.constraints, left, counted=before)
     # (22)
     if (no := check_budget(dataset, budget, cost, rule.id, spared=asked.spared)) is not None:
         return no
     query = as_charged(asked.query, budget)
-    moment = ledger_time(now, history)
-    past = look_back(history, source).without(spec.job_id, attempt)
     # (23)
-    if (no := check_attempts(past, spec.job_id, rule.id)) is not None:
+    most = ATTEMPTS_IN_ROUNDS if runs_in_rounds else ATTEMPTS_PER_JOB
+    if (no := check_attempts(past, spec.job_id, rule.id, most=most)) is not None:
         return no
     # (24)
     if (no := check_rate(index, clause, history, spec.job_id, moment)) is not None:
@@ -242,6 +270,9 @@ def decide(
         constraints=clause.constraints,
         releases=asked.releases,
         cost=cost,
+        whole=whole,
+        rounds=tuple(left.items()),
+        spent=tuple(sorted(used.items())),
         lines=lines,
         source=source,
         unit="" if dataset is None or dataset.unit is None else dataset.unit.column,

@@ -38,7 +38,11 @@ class Terms:
         rule: id of the rule.
         constraints: what this node demands of the run.
         releases: what would leave, recipients resolved.
-        cost: the most this attempt may cost the source; approvals sign `cost.encode()`.
+        cost: the most this attempt may cost the source.
+        whole: the most all attempts of the job together may cost; approvals sign `whole.encode()`. Another
+            than `cost` only where rounds of a run in rounds are spent already.
+        rounds: of a run in rounds, the most of each turn that this attempt may have here; else empty.
+        spent: those that earlier attempts of the job had here.
         lines: what that means for each budget and quota of the rule.
         source: catalogue name of the dataset, without `local:`; empty for a seat without one.
         unit: the column that says whom a row is about, empty where the policy names none.
@@ -52,6 +56,9 @@ class Terms:
     constraints: Constraints
     releases: tuple[PlannedRelease, ...]
     cost: Cost
+    whole: Cost
+    rounds: tuple[tuple[str, int], ...]
+    spent: tuple[tuple[str, int], ...]
     lines: tuple[CostLine, ...]
     source: str
     unit: str

@@ -98,6 +98,11 @@ _RULE_LISTS: Final[tuple[tuple[str, Words, Words], ...]] = (
     ("purposes", ("now also serves {}", "增加用途 {}"), ("no longer serves {}", "取消用途 {}")),
     ("job_types", ("now also allows {}", "增加任务类型 {}"), ("no longer allows {}", "取消任务类型 {}")),
     ("columns", ("now also opens column {}", "增加列 {}"), ("no longer opens column {}", "取消列 {}")),
+    (
+        "recipes",
+        ("now also lets models be made by {}", "增加训练方法 {}"),
+        ("no longer lets models be made by {}", "取消训练方法 {}"),
+    ),
 )
 """Field, what came, what went; more of each lets more through."""
 
@@ -622,7 +627,11 @@ def _rule(here: _Page, then: tuple[Policy, Rule], today: tuple[Policy, Rule]) ->
     )
     for key, what, show in _RULE_BOUNDS:
         was, now, tighter_up = getattr(old, key), getattr(new, key), not key.startswith("max")
-        if key == "max_rows" and quotas:
+        if key == "min_group_size" and 1 in (was, now):
+            # It takes the place of the default, which a larger one only adds to.
+            before, after = _group_words(was), _group_words(now)
+            here.value(key, what, before, after, _tighter_if(was == 1), words=lambda said: said)
+        elif key == "max_rows" and quotas:
             here.bound(key, what, was, now, tighter_up=tighter_up, then=fit, besides=Effect.BOTH)
         else:
             here.bound(key, what, was, now, tighter_up=tighter_up, show=show)
@@ -632,11 +641,25 @@ def _rule(here: _Page, then: tuple[Policy, Rule], today: tuple[Policy, Rule]) ->
     reckon = ("a job has to reckon with one person being in", "任务须按一人可能出现于多少部门计算:")
     then_now = least_persons_words(least), least_persons_words(least_now)
     here.value("persons_in", reckon, *then_now, effect, words=lambda said: said)
+    here.value(
+        "exact_training",
+        ("lets models be made without noise:", "允许不加噪训练:"),
+        old.exact_training,
+        new.exact_training,
+        _tighter_if(old.exact_training),
+        words=lambda allowed: ("yes", "是") if allowed else ("no", "否"),
+    )
     _only(here, old.only, new.only)
     _charged(here, then, today)
     _capacities(here, old, new)
     _pace(here, old.rate, new.rate)
     _hours(here, old.window, new.window)
+
+
+def _group_words(least: int | None) -> Words:
+    if least == 1:
+        return "1, so that figures may be about single persons", "1 (即结果可涉及个别人员)"
+    return ("as where rules say nothing", "按默认") if least is None else (figure(least), figure(least))
 
 
 def _seats(rule: Rule) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import msgspec
 
 from policies.decision import Ask, Decision, Leak, Permit, Refuse, Terms
 from policies.index import constraints_of
-from policies.model import ActivePolicy, Budget, Policy, Quota, Rule, Stop, Witnessing
+from policies.model import PUBLIC_KINDS, ActivePolicy, Budget, Policy, Quota, Rule, Stop, Witnessing
 from policies.parse import ParsedPolicy, cautions
 from policies.witnesses import default_quorum
 from policies.words import (
@@ -31,10 +31,13 @@ from policies.words import (
     only_words,
     persons_words,
     rate_words,
+    recipe_words,
+    rounds_words,
     share,
     stop_words,
     unit_words,
     wall_time,
+    weights_words,
     window_words,
 )
 from protocols.encoding import sha256_digest
@@ -42,7 +45,16 @@ from protocols.envelope import key_id
 from protocols.errors import InputError
 from protocols.ids import NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES
-from protocols.jobs.job_type import CountsAcross, ExactOrNoisy, Forecaster, OutputClass, Statement, TellsLess
+from protocols.jobs.job_type import (
+    WEIGHTS,
+    CountsAcross,
+    ExactOrNoisy,
+    Forecaster,
+    OutputClass,
+    Statement,
+    TellsLess,
+    Trains,
+)
 from protocols.wire import (
     Constraints,
     JobSpec,
@@ -210,6 +222,7 @@ def decision_json(decision: Decision, spec: JobSpec | None = None) -> dict[str, 
         "approved": [{"approver": given.approver, "key": given.key} for given in decision.approvals],
         "cost": {"text": terms.cost.encode(), "rows": terms.cost.rows, "queries": terms.cost.queries},
         "lines": [line.to_json() for line in terms.lines],
+        "rounds": {"most": dict(terms.rounds), "spent": dict(terms.spent)} if terms.rounds else None,
         "constraints": terms.constraints.to_json(),
         "persons_in": None
         if terms.persons_in is None
@@ -358,6 +371,7 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
     if not rule.datasets:
         say.line("  Data: none, it computes for others", "  数据: 无, 仅为他方计算")
     _explain_records(say, policy, rule)
+    _explain_models(say, rule)
     to = ", ".join(_recipient(say, policy, name) for name in rule.recipients)
     say.line(
         f"  Goes to: {to}; numbers about groups also to whoever asks",
@@ -365,7 +379,8 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
     )
     _explain_conditions(say, _demanded(constraints_of(policy, rule)))
     across = {known.name for known in JOB_TYPES if isinstance(known, CountsAcross)}
-    if rule.datasets and (rule.persons_in is not None or across & set(rule.job_types)):
+    hides = bool(rule.datasets) and not (rule.roles and PUBLIC_KINDS.issuperset(rule.roles))
+    if hides and (rule.persons_in is not None or across & set(rule.job_types)):
         en, zh = least_persons_words(rule.persons_in)
         if rule.persons_in is not None:
             en, zh = f"at least {en}, or all there are", f"至少 {zh} (不足此数时为全部)"
@@ -382,6 +397,35 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         )
     else:
         say.line("  Approvals: none", "  审批: 不需要")
+
+
+def _explain_models(say: _Page, rule: Rule) -> None:
+    """Say by which recipes models may be made, and whether without noise; and by which persons are scored."""
+    named = ", ".join(map(recipe_words, rule.recipes))
+    asked = {known for known in JOB_TYPES if isinstance(known, Trains) and known.name in rule.job_types}
+    if any(not isinstance(known, ExactOrNoisy) for known in asked):
+        say.line(
+            f"  Scores may be by: {named or 'no recipe, so none at all'}",
+            f"  可用于评分的模型: {named or '无, 即不得评分'}",
+        )
+        if WEIGHTS in rule.recipes:
+            en, zh = weights_words()
+            say.line(f"    weights: {en}", f"    weights: {zh}")
+    makes = any(isinstance(known, ExactOrNoisy) for known in asked)
+    if not makes and (asked or not rule.recipes):
+        return
+    say.line(
+        f"  Models may be made by: {named or 'no recipe, so none at all'}",
+        f"  可使用的训练方法: {named or '无, 即不得训练模型'}",
+    )
+    if rule.datasets:
+        exact = ("also without noise", "可不加噪") if rule.exact_training else ("with noise only", "仅限加噪")
+        if rule.exact_training and rule.min_group_size == 1:
+            exact = (
+                "also without noise: others can read off what single persons are whose codes are rare",
+                "可不加噪: 他方可读出取值少见的个别人员的信息",
+            )
+        say.line(f"    {exact[0]}", f"    {exact[1]}")
 
 
 def _explain_records(say: _Page, policy: Policy, rule: Rule) -> None:
@@ -602,6 +646,16 @@ def _explain_terms(say: _Page, terms: Terms, spec: JobSpec, zone: tzinfo) -> Non
 
 def _explain_cost(say: _Page, terms: Terms, zone: tzinfo) -> None:
     """Say what each budget and quota would be charged, and what it has left."""
+    if terms.rounds:
+        (left, left_zh), (had, had_zh) = rounds_words(dict(terms.rounds)), rounds_words(dict(terms.spent))
+        more, more_zh = (
+            (f", after {had} of earlier attempts", f" (先前执行已用{had_zh})") if had else ("", "")
+        )
+        say.line(
+            f"  Runs in rounds: at most {left} here{more}; all of it is charged before the first one, and "
+            "what no round was spent on is given back at the end of the attempt",
+            f"  按轮执行: 在本节点至多{left_zh}{more_zh}; 首轮之前按全程计费, 执行结束时退还未用轮次的费用",
+        )
     if not terms.lines:
         say.line("  Counts against: no budget and no quota", "  占用额度: 无预算或配额")
         return

@@ -106,6 +106,18 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
         "请收窄 low、high, 减少 decimals, 或提高 rho、epsilon",
     ),
     "bad-tree": ("区域层级不完整", "请检查 levels 和所列的区域代码"),
+    "constant-label": (
+        "标签只有一种取值, 无法训练",
+        "请放宽 label 的 positive 或 at_least, 使两种标签均有, 或更正数据",
+    ),
+    "bad-features": (
+        "特征不符合要求: 名称重复, 或取值、分箱、上下界不可用",
+        "请为每个特征使用不同的列位, 取值不重复, 分箱边界由小到大",
+    ),
+    "bad-settings": (
+        "训练方法没有这些设定, 或其取值不适用",
+        "请对照训练方法说明检查 settings; 加噪的 boost 只能用 random",
+    ),
 }
 """Code of an `InputError` that `check` of a job type raises → what is wrong, and what to do."""
 

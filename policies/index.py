@@ -147,12 +147,14 @@ class Members:
 
 
 def constraints_of(policy: Policy, rule: Rule) -> Constraints:
-    """Return what this node demands of the run: the stricter of rule and defaults."""
+    """Return what this node demands of the run: the stricter of rule and defaults.
+
+    A smallest group of one says that there is none: a rule for exact training states it against the default.
+    """
+    group = None if rule.min_group_size == 1 else policy.defaults.min_group_size
     return strictest(
         (
-            Constraints(
-                min_group_size=policy.defaults.min_group_size, max_runtime_s=policy.defaults.max_runtime_s
-            ),
+            Constraints(min_group_size=group, max_runtime_s=policy.defaults.max_runtime_s),
             Constraints(
                 min_group_size=rule.min_group_size,
                 min_organisations=rule.min_organisations,

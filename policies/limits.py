@@ -18,12 +18,16 @@ from policies.index import Clause, Derived, Index
 from policies.model import Dataset, Rule
 from policies.words import figure, grouped, measure, pair_words, rate_words, wall_time, window_words
 from protocols.dp.cost import Cost, decimal_up
-from protocols.ids import JobId
+from protocols.ids import JobId, Role
+from protocols.jobs.job_type import InRounds, Turns
 from protocols.statistics.differencing import Query
-from protocols.wire import CostLine
+from protocols.wire import Constraints, CostLine, JobSpec
 
 ATTEMPTS_PER_JOB: Final = 3
 """How many attempts of one job may be charged at one node; a failed one counts unless it told nothing."""
+
+ATTEMPTS_IN_ROUNDS: Final = 32
+"""The same for a run in rounds, which goes on in the next attempt: its rounds are what bounds it."""
 
 _lookback: Final = Derived(Lookback.of, keep=32)
 
@@ -70,18 +74,41 @@ def check_budget(
 # --- (23)
 
 
-def check_attempts(past: Hindsight, job: JobId, rule: str) -> Refuse | None:
+def check_attempts(past: Hindsight, job: JobId, rule: str, *, most: int = ATTEMPTS_PER_JOB) -> Refuse | None:
     """Refuse one attempt too many."""
-    if past.charged(job) < ATTEMPTS_PER_JOB:
+    if past.charged(job) < most:
         return None
     return Refuse(
         "attempts-exhausted",
-        f"{ATTEMPTS_PER_JOB} attempts of this job have run here already.",
-        f"本任务已在本节点执行 {ATTEMPTS_PER_JOB} 次。",
+        f"{most} attempts of this job have run here already.",
+        f"本任务已在本节点执行 {most} 次。",
         "find out why the attempts failed, then submit a new job",
         "请先查明失败原因, 再提交新任务",
         rule,
     )
+
+
+def rounds_left(kind: InRounds, spec: JobSpec, used: Turns) -> dict[str, int]:
+    """Return the most rounds of each turn that a run in rounds may still have at this node.
+
+    Args:
+        kind: its job type.
+        spec: the job.
+        used: those recorded here in other attempts of the job.
+    """
+    return {turn: max(most - used.get(turn, 0), 0) for turn, most in sorted(kind.rounds(spec).items())}
+
+
+def cost_left(
+    kind: InRounds, spec: JobSpec, role: Role, constraints: Constraints, left: Turns, *, counted: bool
+) -> Cost:
+    """Return what an attempt in rounds costs at most: the rounds that others have not had.
+
+    The job is one question, however many attempts it takes; `counted`: an earlier one was charged for it. One
+    with no round left costs nothing more: it sends nothing of the data, and hands over what the others made.
+    """
+    cost = kind.cost_of(spec, role, constraints, left)
+    return replace(cost, queries=0) if counted else cost
 
 
 # --- (24)

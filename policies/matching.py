@@ -10,12 +10,19 @@ from typing import Final, Self
 
 from policies.decision import Leak, Refuse
 from policies.index import Clause, Derived, Index, Members
-from policies.model import NEUTRAL_KINDS, Column, Dataset, Rule
-from policies.words import USES, count_words, figure, shortened
+from policies.model import NEUTRAL_KINDS, PUBLIC_KINDS, Column, Dataset, Rule
+from policies.words import (
+    USES,
+    count_words,
+    figure,
+    recipe_words,
+    shortened,
+)
 from protocols.dp.cost import Cost
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import (
     REQUESTER,
+    WEIGHTS,
     ColumnNeed,
     CountsAcross,
     Domain,
@@ -26,6 +33,7 @@ from protocols.jobs.job_type import (
     RequesterBound,
     Separation,
     Standing,
+    Trains,
 )
 from protocols.statistics.differencing import Query
 from protocols.wire import Constraints, JobInput, JobSpec
@@ -39,7 +47,8 @@ class Asked:
     what one organisation would learn that holds two seats which must be apart, empty where none does;
     `organisations` give data, `sources` is the smallest number of them that a record takes; `persons_in` is
     in how many of how many departments one person is taken to be at most; `spared` tells that the job could
-    carry noise and does not; `lasting` is for how long a session answers people.
+    carry noise and does not; `lasting` is for how long a session answers people; `recipe` is by which a
+    model is made, empty where none is.
     """
 
     kinds: frozenset[str]
@@ -52,6 +61,7 @@ class Asked:
     persons_in: tuple[int, int] | None
     spared: bool
     lasting: timedelta
+    recipe: str
 
     @classmethod
     def of(cls, spec: JobSpec, job_type: JobType, role: Role, requester: Organisation) -> Self:
@@ -77,6 +87,7 @@ class Asked:
             job_type.persons_in(spec) if isinstance(job_type, CountsAcross) else None,
             isinstance(job_type, ExactOrNoisy) and job_type.exact(spec),
             _lasting(spec, job_type),
+            job_type.recipe(spec) if isinstance(job_type, Trains) else "",
         )
 
 
@@ -165,6 +176,73 @@ def check_roles(clause: Clause, kinds: frozenset[str]) -> Refuse | None:
     )
 
 
+def check_training(rule: Rule, asked: Asked) -> Refuse | None:
+    """Check that the rule names the recipe of a model, and lets data be trained on without noise if it is."""
+    listed = ", ".join(map(recipe_words, rule.recipes))
+    if asked.recipe == WEIGHTS and asked.recipe not in rule.recipes:
+        return Refuse(
+            "recipe-not-allowed",
+            "The job brings the weights of a score, and the rule does not say that it may.",
+            "任务自带评分权重, 而规则未明确允许。",
+            f"recipes of the rule: {listed or 'none'}; by weights, whoever asks chooses what a score is of",
+            f"规则列明的训练方法: {listed or '无'}; 列入 weights 即由申请方决定评分说明什么",
+            rule.id,
+        )
+    if asked.recipe and asked.recipe not in rule.recipes:
+        return Refuse(
+            "recipe-not-allowed",
+            f"The rule does not let a model be made by this recipe: {recipe_words(asked.recipe)}.",
+            f"规则不允许使用该训练方法: {recipe_words(asked.recipe)}。",
+            f"recipes of the rule: {listed or 'none'}",
+            f"规则允许的训练方法: {listed or '无'}",
+            rule.id,
+        )
+    if asked.recipe and asked.spared and "source" in asked.kinds and not rule.exact_training:
+        return Refuse(
+            "exact-training",
+            "The job trains without noise, and the rule does not say that it may.",
+            "任务不加噪训练模型, 而规则未明确允许。",
+            "ask with noise: give rho or epsilon; or have exact_training = true added to the rule",
+            "请申请加噪训练: 填写 rho 或 epsilon; 或在规则中明确写入 exact_training = true",
+            rule.id,
+        )
+    return None
+
+
+def check_smallest_group(clause: Clause, asked: Asked) -> Refuse | None:
+    """Check that whoever takes part in exact sums of every round has said that a group may be one person.
+
+    A sum has one word for each code, however rare: of a code that one person has, it is that person's.
+    """
+    least = clause.constraints.min_group_size
+    if not asked.spared or least is None or least <= 1:
+        return None
+    return Refuse(
+        "guard-min-group",
+        "Without noise each round's sums tell of single persons whose codes are rare; this rule asks for "
+        f"groups of at least {figure(least)}.",
+        f"不加噪训练时, 每轮合计会透露取值少见的个别人员; 本规则要求分组人数不少于 {figure(least)}。",
+        "ask with noise: give rho or epsilon; or have exact_training = true and min_group_size = 1 stated in "
+        "the rule",
+        "请申请加噪训练: 填写 rho 或 epsilon; 或在规则中明确写入 exact_training = true 和 min_group_size = 1",
+        clause.rule.id,
+    )
+
+
+def check_public(asked: Asked, dataset: Dataset | None, rule: str) -> Refuse | None:
+    """Check that a neutral seat brings nothing but public data: it sees what sources see masked."""
+    if dataset is None or dataset.personal == "none" or not asked.kinds & PUBLIC_KINDS:
+        return None
+    return Refuse(
+        "not-public",
+        "The dataset of this seat has to be about nobody; the policy says that it is personal.",
+        "该角色只能提供公开数据, 而策略注明该数据集含个人信息。",
+        'bring a dataset with personal = "none", or leave it out: sources then hold people out',
+        '请改用 personal = "none" 的数据集, 或不提供数据集, 由各来源留出人员检验',
+        rule,
+    )
+
+
 # --- (15)
 
 
@@ -239,7 +317,8 @@ def _check_domain(name: str, column: Column, asked: Domain, rule: str) -> Refuse
 
     The sentences say how many of the job's own values do not fit, not which: whoever wrote them knows.
     """
-    if column.values is not None and (strange := len(set(asked.values) - set(column.values))):
+    said = {*asked.values, *asked.named}
+    if column.values is not None and (strange := len(said.difference(column.values))):
         listed = shortened(column.values)
         return Refuse(
             "column-values",
@@ -376,25 +455,26 @@ def check_unit(dataset: Dataset, brings: JobInput, job_type: JobType, rule: str)
 # --- (18)
 
 
-def check_persons_in(persons_in: tuple[int, int] | None, least: int | None, rule: str) -> Refuse | None:
+def check_persons_in(asked: Asked, rule: Rule) -> Refuse | None:
     """Check how many departments share one person, by the job's word, against what the rule takes it for.
 
-    Fewer departments mean less noise and smaller groups; where the word is wrong, persons are not hidden.
+    Fewer departments mean less noise and smaller groups; where the word is wrong, persons are not hidden. A
+    neutral seat's data are about nobody, see `check_public`.
     """
-    if persons_in is None:
+    if asked.persons_in is None or asked.kinds & PUBLIC_KINDS:
         return None
-    stated, departments = persons_in
-    asked = departments if least is None else min(least, departments)
-    if stated >= asked:
+    stated, departments = asked.persons_in
+    least = departments if rule.persons_in is None else min(rule.persons_in, departments)
+    if stated >= least:
         return None
     return Refuse(
         "persons-in",
         f"The job takes a person to be in at most {stated} of {departments} departments; the rule asks for "
-        f"at least {asked}.",
-        f"任务假定一人至多出现在 {departments} 个部门中的 {stated} 个, 规则要求至少按 {asked} 个计。",
-        f"write persons_in = {asked}, or have persons_in lowered in the rule if people cannot be in more",
-        f"请填写 persons_in = {asked}; 若同一人确实不会出现在更多部门, 可在新版本规则中调低 persons_in",
-        rule,
+        f"at least {least}.",
+        f"任务假定一人至多出现在 {departments} 个部门中的 {stated} 个, 规则要求至少按 {least} 个计。",
+        f"write persons_in = {least}, or have persons_in lowered in the rule if people cannot be in more",
+        f"请填写 persons_in = {least}; 若同一人确实不会出现在更多部门, 可在新版本规则中调低 persons_in",
+        rule.id,
     )
 
 

@@ -23,6 +23,12 @@ STOP_SCHEMA: Final = "minshu-stop/1"
 NEUTRAL_KINDS: Final = frozenset({"matcher", "helper", "dealer", "aggregator"})
 """Role kinds that compute for others and bring no dataset."""
 
+PUBLIC_KINDS: Final = frozenset({"aggregator"})
+"""Neutral role kinds that may bring a dataset, one about nobody: a public test set."""
+
+LEAST_GROUP: Final = 3
+"""Smallest group that a policy may let figures be about; 1 in a rule says that there is none."""
+
 WITHOUT_DATASET: Final = NEUTRAL_KINDS | {"recipient"}
 """Role kinds of rules without datasets; who receives may have something to compare it with, or nothing."""
 
@@ -53,9 +59,11 @@ ColumnType = Literal[
 ]
 """`identifier` holds typed keys of several kinds; `code` is a code-list value that is not spelt out here."""
 
-ColumnUse = Literal["join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher"]
+ColumnUse = Literal[
+    "join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher", "train"
+]
 """The only parts a column may play. `carry`: goes with records about persons, or is
-compared person by person."""
+compared person by person. `train`: a model sees it, or learns to foresee it."""
 
 Grade = Literal["core", "important", "general-4", "general-3", "general-2", "general-1"]
 """GB/T 43697-2024."""
@@ -139,6 +147,9 @@ Text = Annotated[
     ),
 ]
 GroupSize = Annotated[int, Meta(ge=3, le=100_000, description="a group size from 3 to 100000", examples=[10])]
+RuleGroupSize = Annotated[
+    int, Meta(ge=1, le=100_000, description="a group size from 3 to 100000, or 1", examples=[10])
+]
 RuntimeS = Annotated[
     int, Meta(ge=1, le=604_800, description="seconds, from 1 to 604800 (a week)", examples=[3600])
 ]
@@ -168,6 +179,14 @@ Version = Annotated[
 Moment = Annotated[
     datetime,
     Meta(tz=True, description="a time with its offset from UTC", examples=["2026-12-01T00:00:00+08:00"]),
+]
+RecipeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?:[a-z][a-z0-9-]{0,62}|sha256:[0-9a-f]{64})\Z",
+        description="a recipe of Minshu's own by name, or another one by the sha256: of its distribution",
+        examples=["logistic"],
+    ),
 ]
 Source = Annotated[
     str,
@@ -306,7 +325,10 @@ class Rule(_Clause, frozen=True, kw_only=True):
     `persons_in`: the least number of departments in which a job may take one person to be at most. Without
     it, a job has to take everybody to be in all of them. `only`: the rows that the rule is for, as the values
     of a column; a job has to say of each such column that only these values count, or fewer.
-    `max_per_minute`: how many look-ups a minute a session may make.
+    `max_per_minute`: how many look-ups a minute a session may make. `recipes`: by which models may be made,
+    or score persons, at any seat; without it, none; `weights`: a job may bring those of a score.
+    `exact_training`: whether a model may be made without noise; where exact sums of every round are, only
+    with `min_group_size` 1, which no other rule states: no group is too small.
     """
 
     id: RuleId
@@ -320,7 +342,7 @@ class Rule(_Clause, frozen=True, kw_only=True):
     columns: tuple[ColumnName, ...] = ()
     only: dict[ColumnName, tuple[Text, ...]] = {}
     approvers: tuple[Alias, ...] = ()
-    min_group_size: GroupSize | None = None
+    min_group_size: RuleGroupSize | None = None
     min_organisations: Organisations | None = None
     min_sources: Sources | None = None
     persons_in: Departments | None = None
@@ -329,6 +351,8 @@ class Rule(_Clause, frozen=True, kw_only=True):
     min_coverage: Fraction | None = None
     max_runtime_s: RuntimeS | None = None
     max_per_minute: PerMinute | None = None
+    recipes: tuple[RecipeName, ...] = ()
+    exact_training: bool = False
     budget: Alias | None = None
     quotas: tuple[Alias, ...] = ()
     max_cost: Fraction | None = None

@@ -17,7 +17,9 @@ import msgspec
 from policies.lines import Path
 from policies.matching import one_house
 from policies.model import (
+    LEAST_GROUP,
     NEUTRAL_KINDS,
+    PUBLIC_KINDS,
     SCHEMA,
     STOP_SCHEMA,
     TWO_PEOPLE,
@@ -36,18 +38,24 @@ from policies.model import (
 )
 from policies.strict import Document, build, read_toml
 from policies.witnesses import default_quorum, tolerated
-from policies.words import shortened
+from policies.words import (
+    shortened,
+    weights_words,
+)
 from protocols.dp.cost import UNIT
 from protocols.encoding import sha256_digest
 from protocols.ids import Digest, NodeName
 from protocols.jobs import JOB_TYPES
 from protocols.jobs.job_type import (
+    WEIGHTS,
     CountsAcross,
     ExactOrNoisy,
     Forecaster,
+    InRounds,
     JobType,
     OutputClass,
     Standing,
+    Trains,
 )
 from protocols.wire import organisation_of
 
@@ -161,6 +169,7 @@ def cautions(parsed: ParsedPolicy, *, job_types: Sequence[JobType] = JOB_TYPES) 
         *_in_vain(parsed, job_types),
         *_alone(parsed, job_types),
         *_pair_by_pair(parsed, job_types),
+        *_untrained(parsed, job_types),
     )
     return sorted(found, key=lambda caution: caution.line)
 
@@ -306,6 +315,78 @@ def _pair_by_pair(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterato
             )
 
 
+def _untrained(parsed: ParsedPolicy, job_types: Sequence[JobType]) -> Iterator[Caution]:
+    """Yield rules for models that are refused all the same, or that say something of no effect."""
+    policy = parsed.policy
+    training = {known.name for known in job_types if isinstance(known, Trains)}
+    noisy = {known.name for known in job_types if isinstance(known, ExactOrNoisy)}
+    for index, rule in enumerate(policy.rules):
+        kinds, line = ", ".join(sorted(training & set(rule.job_types))), ("rules", index)
+        personal = any(policy.datasets[name].personal != "none" for name in rule.datasets)
+        if kinds and not rule.recipes:
+            yield Caution(
+                parsed.document.lines.line(line),
+                f"rule {rule.id} allows {kinds} and names no recipe: every such job is refused. Add recipes, "
+                'for example recipes = ["logistic"]',
+                f"规则 {rule.id} 允许 {kinds}, 而未写明训练方法, 此类任务将一律被拒绝。"
+                '请补充 recipes, 例如 recipes = ["logistic"]',
+            )
+        scores = ", ".join(sorted((training - noisy) & set(rule.job_types)))
+        if scores and personal and WEIGHTS in rule.recipes:
+            en, zh = weights_words()
+            yield Caution(
+                parsed.document.lines.line(line),
+                f"rule {rule.id} lets jobs of {scores} bring weights: {en}. Compare them with a model's card "
+                "before approving, or train a split model and leave weights out",
+                f"规则 {rule.id} 允许 {scores} 自带权重: {zh}。审批前请与模型卡核对, "
+                "或改为训练分持模型并去掉 weights",
+            )
+        # Of a score there is neither noise nor a run without.
+        kinds = ", ".join(sorted(training & noisy & set(rule.job_types)))
+        if kinds and personal and rule.budget is None and not rule.exact_training:
+            yield Caution(
+                parsed.document.lines.line(line),
+                f"rule {rule.id} allows {kinds}, names no budget to pay for noise and does not let models be "
+                "made without: every such job is refused. Name a budget of the rule's dataset",
+                f"规则 {rule.id} 允许 {kinds}, 而既未指定隐私预算, 又未允许不加噪训练, 此类任务将一律被拒绝。"
+                "请为规则指定该数据集的隐私预算",
+            )
+        if kinds and personal and rule.exact_training and rule.min_group_size == 1:
+            yield Caution(
+                parsed.document.lines.line(line),
+                f"rule {rule.id} lets models be made without noise, with a smallest group of one: whoever "
+                "leads the run, other departments and whoever gets the model can read off what single "
+                "persons are whose codes are rare. Name a budget instead where rows are about people",
+                f"规则 {rule.id} 允许不加噪训练, 且最小分组人数为 1: 汇总方、其他部门和取得模型者"
+                "可读出取值少见的个别人员的信息。数据涉及个人时请改为指定隐私预算",
+            )
+        rounds = ", ".join(sorted(_summed_in_rounds(job_types) & set(rule.job_types)))
+        if rounds and rule.budget is None and rule.exact_training and rule.min_group_size != 1:
+            yield Caution(
+                parsed.document.lines.line(line),
+                f"rule {rule.id} lets models be made without noise, but {rounds} tells exact sums of every "
+                "round, and with them of single persons: such jobs are refused unless the rule states "
+                "min_group_size = 1",
+                f"规则 {rule.id} 允许不加噪训练, 但 {rounds} 逐轮给出精确合计, 会透露个别人员: "
+                "规则未写明 min_group_size = 1 的, 此类任务一律拒绝",
+            )
+        if kinds and rule.budget is not None and rule.exact_training:
+            yield Caution(
+                parsed.document.lines.line(line),
+                f"rule {rule.id} names a budget, under which models of {kinds} carry noise: exact_training "
+                "has no effect. Write one rule for either",
+                f"规则 {rule.id} 指定了隐私预算, 其下的 {kinds} 均须加噪, exact_training 不起作用。"
+                "请分写两条规则",
+            )
+
+
+def _summed_in_rounds(job_types: Iterable[JobType]) -> frozenset[str]:
+    """Return the job types that make a model by sums of every round, which without noise are exact."""
+    return frozenset(
+        known.name for known in job_types if isinstance(known, Trains) and isinstance(known, InRounds)
+    )
+
+
 def _directed(job_types: Iterable[JobType]) -> frozenset[str]:
     """Return the job types that release records about persons."""
     return frozenset(known.name for known in job_types if known.output_class is OutputClass.DIRECTED)
@@ -332,7 +413,8 @@ def _check(
     (6) Witnesses: only where releases are cosigned, other organisations than this node's own, no house twice,
         a quorum that they can reach, and of which no two share nobody.
     (7) Rule ids are unique; all that a rule names exists.
-    (8) Neutral roles bring no dataset, other roles bring one; `persons_in` is for those.
+    (8) Neutral roles bring no dataset, but an aggregator may bring a public one; other roles bring one;
+        `persons_in` is for those.
     (9) `only` names columns that the rule opens in each of its datasets, by which jobs can be restricted to
         texts, and values that the policy lists, if it lists any.
     (10) A rule spends from a budget and quotas of its own datasets; its cost can fit the limit.
@@ -366,7 +448,7 @@ def _check(
             document.fail((*path, "id"), f"a second rule {rule.id}", code="rule-twice", hint="rename one")
         ids.add(rule.id)
         _check_references(document, policy, rule, path)  # (7)
-        _check_seats(document, rule, path)  # (8)
+        _check_seats(document, policy, rule, path)  # (8)
         _check_only(document, policy, rule, path)  # (9)
         _check_spending(document, policy, rule, path)  # (10)
         _check_approvals(document, policy, rule, path)  # (11)
@@ -684,14 +766,17 @@ def _check_references(document: Document, policy: Policy, rule: Rule, path: Path
     _refer(document, (*path, "quotas"), rule.quotas, policy.quotas, "quota")
 
 
-def _check_seats(document: Document, rule: Rule, path: Path) -> None:
+def _check_seats(document: Document, policy: Policy, rule: Rule, path: Path) -> None:
     neutral = NEUTRAL_KINDS & set(rule.roles)
-    if rule.datasets and neutral:
+    personal = [name for name in rule.datasets if policy.datasets[name].personal != "none"]
+    if rule.datasets and (neutral - PUBLIC_KINDS or (neutral and personal)):
         document.fail(
             (*path, "roles"),
-            f"{', '.join(sorted(neutral))}: a neutral role brings no dataset",
+            f"{', '.join(sorted(neutral))}: a neutral role brings no dataset"
+            + (f", least of all {personal[0]}, which is about persons" if personal else ""),
             code="neutral-with-dataset",
-            hint="write a rule of its own for the neutral role, without datasets and columns",
+            hint="write a rule of its own for the neutral role, without datasets and columns; an aggregator "
+            'may bring a public test set, a dataset with personal = "none"',
         )
     if not rule.datasets and (not rule.roles or set(rule.roles) - WITHOUT_DATASET):
         document.fail(
@@ -700,6 +785,17 @@ def _check_seats(document: Document, rule: Rule, path: Path) -> None:
             code="role-without-dataset",
             hint=f"name datasets, or roles among {', '.join(sorted(WITHOUT_DATASET))}",
         )
+    if rule.min_group_size is not None and rule.min_group_size < LEAST_GROUP:
+        # Nothing but exact sums of rounds is of groups of whatever size.
+        rounds = _summed_in_rounds(JOB_TYPES)
+        if rule.min_group_size != 1 or not rule.exact_training or set(rule.job_types) - rounds:
+            document.fail(
+                (*path, "min_group_size"),
+                f"a smallest group of {rule.min_group_size}: figures about so few tell of single persons",
+                code="group-too-small",
+                hint=f"write {LEAST_GROUP} or more; 1 says that exact sums may tell of single persons, in a "
+                f"rule for {', '.join(sorted(rounds))} alone, with exact_training = true",
+            )
     if not rule.datasets and rule.persons_in is not None:
         document.fail(
             (*path, "persons_in"),

@@ -32,7 +32,10 @@ USES: Final[Mapping[str, Words]] = {
         "open to matcher and helper, who see it of each person without knowing whom",
         "对匹配方和协助方逐人公开 (其不知是谁)",
     ),
+    "train": ("train a model on it", "训练模型"),
 }
+
+_TURNS: Final[Mapping[str, Words]] = {"train": ("training", "训练"), "evaluate": ("evaluation", "评估")}
 
 _PERIODS: Final = {
     "hour": ("hour", "个整点小时"),
@@ -208,6 +211,24 @@ def measure(notion: str, amount: str) -> Words:
     return _ONE.get(notion, en.format(amount)) if amount == "1" else en.format(amount), zh.format(amount)
 
 
+def recipe_words(recipe: str) -> str:
+    """Return a recipe as people compare it: a name, or how a digest begins."""
+    return recipe if len(recipe) <= 20 or not recipe.startswith("sha256:") else f"{recipe[:19]}…"
+
+
+def weights_words() -> Words:
+    """Return what follows where a job may bring the weights of a score."""
+    en = (
+        "whoever asks chooses the weights of a score; by weights made for it the recipient reads off the "
+        "value of a column, from the step that a person reaches, and nothing shows what weights were made for"
+    )
+    zh = (
+        "评分权重由申请方自定: 若权重为此设计, 接收方由人员所达到的档次即可读出某列的取值, "
+        "而从权重本身看不出其用意"
+    )
+    return en, zh
+
+
 def persons_words(persons_in: tuple[int, int]) -> Words:
     """Return in how many of how many departments a job takes one person to be at most."""
     stated, departments = persons_in
@@ -235,6 +256,14 @@ def rate_words(rate: Rate) -> Words:
         f"at most {jobs} in a {period[0]}",
         f"每{period[1]}最多 {figure(rate.jobs)} 个任务",
     )
+
+
+def rounds_words(turns: Mapping[str, int]) -> Words:
+    """Return how many rounds of each turn; two empty texts where there are none."""
+    some = [(*_TURNS.get(turn, (turn, turn)), number) for turn, number in sorted(turns.items()) if number]
+    en = [f"{count_words(number, 'round', 'rounds')} of {word}" for word, _, number in reversed(some)]
+    zh = [f"{word} {figure(number)} 轮" for _, word, number in reversed(some)]
+    return " and ".join(en), "、".join(zh)
 
 
 def window_words(window: Window) -> Words:

@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 from auditing import audited, findings
+from model_case import content_of
 from simulator import Station, World, answered, over, running
 from table_world import STREETS, TableWorld
 
 from audit.findings import Answer, Check
-from node.releases import release_info
+from node.releases import encode_content, release_info
 from protocols.channel import suites
-from protocols.ids import JobId
-from protocols.wire import JobSpec
+from protocols.encoding import sha256_digest
+from protocols.envelope import RELEASE, sign
+from protocols.ids import Digest, JobId, NodeName, Organisation
+from protocols.wire import JobSpec, ReleaseNote
 
 
 class Answering(TableWorld):
@@ -90,7 +93,8 @@ def disclosed(world: World, opened: dict[str, bytes]) -> Check:
 
 def test_tables_of_real_nodes_hold_against_their_jobs(folder: Path) -> None:
     world = Answering(folder / "world")
-    opened = made_by(world, world.table(["health"]), world.noisy())
+    asked = world.table(["health"])
+    opened = made_by(world, asked, world.noisy())
     check = disclosed(world, opened)
     assert (check.findings, check.answer, check.looked_at) == ([], Answer.HOLDS, 2)
     # Of one of them only, the rest is open; bytes that the log does not name are nobody's.
@@ -98,6 +102,34 @@ def test_tables_of_real_nodes_hold_against_their_jobs(folder: Path) -> None:
     assert disclosed(world, {first: opened[first]}).answer is Answer.NOT_CHECKABLE
     mixed = disclosed(world, {first: opened[second][:-8] + bytes(8)})
     assert (mixed.looked_at, mixed.answer) == (0, Answer.NOT_CHECKABLE)
+    # A model that another member has signed is held against the job it names, if this node took part in it.
+    passed = disclosed(world, {**opened, **signed_model(world, JobId("sha256:" + "7" * 64))})
+    assert (passed.findings, passed.answer) == ([], Answer.HOLDS)
+    check = disclosed(world, {**opened, **signed_model(world, asked.job_id)})
+    assert [(found.code, found.where) for found in check.findings] == [("bad-card", "model")]
+
+
+def signed_model(world: World, job: JobId) -> dict[str, bytes]:
+    """Return a model that the police's node has signed as made in the first attempt of a job."""
+    content = encode_content(content_of(), "model", bytes(16))
+    note = ReleaseNote(
+        release="7c" * 16,
+        job=job,
+        attempt=1,
+        node=NodeName(world.homes["police"].origin.removesuffix("/journal/1")),
+        name="model",
+        output_class="C",
+        recipient=Organisation("bureau.gz.example"),
+        sealed_to=Digest(job),
+        suite=2,
+        sha256=Digest(job),
+        content_sha256=sha256_digest(content),
+        statement="model",
+        created=world.clock.at,
+        expires=world.clock.at,
+    )
+    envelope = sign(RELEASE, note.encode(), [world.homes["police"].signer]).encode()
+    return {"model.arrow": content, "model.note.dsse": envelope}
 
 
 def test_a_table_about_nobody_holds_as_the_policy_says_that_it_is_about_nobody(folder: Path) -> None:

@@ -32,6 +32,7 @@ FOLDER = Path(__file__).parents[1] / "vectors"
 VECTORS = json.loads((FOLDER / "audit_entries.json").read_text())
 VECTORS_V2 = json.loads((FOLDER / "audit_entries_v2.json").read_text())
 VECTORS_V3 = json.loads((FOLDER / "audit_entries_v3.json").read_text())
+LATER = {v: json.loads((FOLDER / f"audit_entries_v{v}.json").read_text()) for v in (4, 5)}
 VOCABULARY = json.loads((FOLDER / "audit_vocabulary.json").read_text())
 FUTURE = "a format of the future"
 DIGEST = "sha256:" + "ab" * 32
@@ -253,6 +254,65 @@ def test_what_a_reader_of_v3_refused_is_refused_still_unless_it_was_the_future(c
     if case["why"] == FUTURE:
         assert Entry.decode(data).v == 4
         return
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(data)
+    assert caught.value.code == case["code"]
+
+
+GOOD_LATER = [(v, data) for v, vectors in LATER.items() for data in vectors["good"]]
+BAD_LATER = [(v, case) for v, vectors in LATER.items() for case in vectors["bad"]]
+
+
+@pytest.fixture
+def reader_until(monkeypatch):
+    """Make a reader of the time when a version was the newest."""
+
+    def of(newest: int) -> None:
+        known = {v: KINDS_BY_VERSION[v] for v in range(1, newest + 1)}
+        monkeypatch.setattr(entries_module, "KINDS_BY_VERSION", known)
+
+    return of
+
+
+@pytest.mark.parametrize(("v", "data"), GOOD_LATER, ids=[json.loads(d)["kind"] for _, d in GOOD_LATER])
+def test_an_entry_of_a_later_version_is_read_and_a_reader_of_the_one_before_says_that_it_is_too_old(
+    v, data, reader_until
+):
+    entry = Entry.decode(data.encode())
+    assert (entry.v, entry.encode()) == (v, data.encode())
+    reader_until(v - 1)
+    with pytest.raises(DecodeError) as caught:
+        Entry.decode(data.encode())
+    assert (caught.value.code, caught.value.hint) == (
+        "unknown-version",
+        "read this log with a newer release",
+    )
+
+
+@pytest.mark.parametrize("v", LATER)
+def test_the_vectors_of_a_version_hold_every_kind_and_key_that_is_new_in_it(v):
+    said = {kind: set() for kind in KINDS_BY_VERSION[v]}
+    for entry in map(json.loads, LATER[v]["good"]):
+        said[entry["kind"]] |= entry["body"].keys()
+    for kind, now in KINDS_BY_VERSION[v].items():
+        before = KINDS_BY_VERSION[v - 1].get(kind)
+        if now != before:
+            new = now.optional - before.optional if before else now.required | now.optional
+            assert said[kind] >= new, kind
+
+
+@pytest.mark.parametrize(("v", "case"), BAD_LATER, ids=[f"{v}: {case['why']}" for v, case in BAD_LATER])
+def test_a_bad_entry_of_a_later_version_is_refused_then_and_now_unless_it_was_the_future(
+    v, case, reader_until
+):
+    data = case["entry"].encode()
+    if case["why"] == FUTURE and v < VERSION:
+        assert Entry.decode(data).v == v + 1
+    else:
+        with pytest.raises(DecodeError) as caught:
+            Entry.decode(data)
+        assert caught.value.code == case["code"]
+    reader_until(v)
     with pytest.raises(DecodeError) as caught:
         Entry.decode(data)
     assert caught.value.code == case["code"]

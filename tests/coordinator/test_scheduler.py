@@ -32,6 +32,7 @@ from protocols.encoding import canonical_json, decode_json, sha256_digest
 from protocols.envelope import JOB, VERDICT, Envelope, decode_envelope, key_id, sign
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
 from protocols.ids import DatasetName, JobId, NodeName
+from protocols.jobs.crosscheck import Crosscheck
 from protocols.wire import Constraints, CostLine, InputSummary, RosterAnalyst, Verdict, organisation_of
 
 LI = RosterAnalyst("li", BUREAU, signer("li").public_key, recipient_public("li"))
@@ -673,6 +674,56 @@ def test_the_coordinator_restarts_while_a_job_runs_and_a_new_attempt_follows(bur
     )
     (entry,) = bureau.entries("job.failed")
     assert (entry.body["code"], entry.body["retry"]) == ("coordinator-restarted", True)
+
+
+@pytest.mark.parametrize("in_rounds", [False, True], ids=["answers at once", "runs in rounds"])
+def test_a_job_that_runs_in_rounds_goes_on_in_more_attempts(bureau, monkeypatch, in_rounds):
+    if in_rounds:
+        monkeypatch.setattr(scheduler, "InRounds", Crosscheck)
+    bureau.limits = Limits(max_attempts=2, max_attempts_in_rounds=4)
+    bureau.boot()
+    job = running(bureau)
+    most = 4 if in_rounds else 2
+    for attempt in range(1, most):
+        assert (bureau.job(job).state, bureau.job(job).attempt) == ("RUNNING", attempt)
+        bureau.boot()
+        bureau.connect()
+    bureau.boot()
+    bureau.connect()
+    found = bureau.job(job)
+    assert (found.state, found.attempt, found.code) == ("FAILED", most, "coordinator-restarted")
+
+
+def test_figures_of_a_run_are_shown_with_its_progress_and_bad_ones_are_refused(bureau):
+    job = running(bureau)
+    step = relay_pb2.RunProgress(attempt=attempt_of(job), phase="training", done=3, total=9)
+    step.figures.update({"auc": "0.8123", "epsilon": "0.52"})
+    bureau.nodes[STATISTICS].say(progress=step)
+    analyst = bureau.registry.roster.analysts[0]
+    shown = {run.node: dict(run.figures) for run in bureau.scheduler.view(job, analyst).runs}
+    assert shown == {n: {"auc": "0.8123", "epsilon": "0.52"} if n == STATISTICS else {} for n in NODES}
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {f"figure-{n}": "1" for n in range(9)},
+        {"AUC": "0.8"},
+        {"auc ": "0.8"},
+        {"": "0.8"},
+        {"a" * 33: "0.8"},
+        {"auc": ""},
+        {"auc": "0" * 25},
+        {"auc": "0.8\n"},
+        {"auc": "准确"},
+    ],
+    ids=["nine", "capitals", "a blank", "no name", "a long name", "empty", "long", "a line's end", "words"],
+)
+def test_a_figure_that_is_no_short_text_is_refused(figures):
+    step = relay_pb2.RunProgress(attempt=attempt_of("sha256:" + "1" * 64), phase="training", figures=figures)
+    with pytest.raises(DecodeError) as caught:
+        rpc.read_control(relay_pb2.ControlRequest(progress=step))
+    assert caught.value.code == "bad-figures"
 
 
 def test_after_a_restart_a_node_that_never_comes_back_is_missed(bureau):

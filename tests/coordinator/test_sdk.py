@@ -32,6 +32,7 @@ from coordinator.client.progress import bars
 from coordinator.client.release import open_release
 from coordinator.client.view import Catalogue, RunStatus, View
 from minshu import Bureau, Release
+from minshu.v1 import jobs_pb2
 from protocols.encoding import sha256_digest
 from protocols.envelope import key_id
 from protocols.errors import (
@@ -402,6 +403,23 @@ def test_without_a_terminal_every_change_is_one_line():
     assert len(lines) == 3
     assert lines[0].endswith("RUNNING, tags 50 %")
     assert lines[2].endswith("SUCCEEDED, attempt 1")
+
+
+def test_figures_of_a_run_stand_in_its_line_and_beside_its_bar():
+    run = replace(a_view().runs[0], phase="training", figures={"auc": "0.8123", "epsilon": "0.52"})
+    for terminal in (False, True):
+        out = io.StringIO()
+        with bars(Console(file=out, force_terminal=terminal, width=200)) as show:
+            show(a_view(runs=(run,)))
+        assert "RUNNING, training 50 %, auc 0.8123, epsilon 0.52" in out.getvalue()
+    plain = cli._plain(a_view(runs=(run,)))
+    assert plain["runs"][0]["figures"] == {"auc": "0.8123", "epsilon": "0.52"}
+
+
+def test_what_a_coordinator_shows_as_a_figure_and_is_none_is_left_out():
+    run = jobs_pb2.RunView(node="n", figures={"auc": "0.8", "x": "\x1b[2J", "loss": "1" * 25})
+    view = View.of(jobs_pb2.JobView(job="sha256:" + "1" * 64, runs=[run]))
+    assert view.runs[0].figures == {"auc": "0.8"}
 
 
 def test_in_a_terminal_there_are_bars():

@@ -18,20 +18,22 @@ from joined_world import (
     STREETS,
     Annexed,
     JoinedWorld,
+    departments_of,
+    done,
+    opened,
     plain_leads,
     plain_table,
     replaced,
-    spellings,
+    scan,
     street,
 )
-from simulator import Post, Station, answered, approve_all, new_signer, over, person, running, until
+from simulator import Post, Station, answered, new_signer, over, person, running, until
 
 from audit.findings import Answer
 from node.ledger import RowState
 from node.record import Recorder
-from node.releases import decode_content, kept, open_release, release_info
+from node.releases import decode_content, kept, open_release
 from node.state import RunState
-from protocols.channel import suites
 from protocols.channel.frame import Header
 from protocols.envelope import decode_envelope
 from protocols.ids import JobId
@@ -64,29 +66,6 @@ def annexed(memory: Path) -> Annexed:
     return Annexed(memory / "annexed")
 
 
-def departments_of(spec: JobSpec) -> list[str]:
-    return [node.partition(".gz.example")[0] for node in spec.roles.values()]
-
-
-async def done(post: Post, stations: dict[str, Station], spec: JobSpec) -> JobId:
-    job = post.submit(spec)
-    task = await answered(post, job)
-    refused = {name: v.code for name, v in task.verdicts.items() if v.answer == "refuse"}
-    assert not refused, refused
-    await approve_all(post, stations, job)
-    task = await over(post, job)
-    assert {end.state for end in task.ended.values()} == {"DONE"}, task.ended or task.verdicts
-    for name in post.participants(task):
-        await until(lambda name=name: stations[name].run(job) is RunState.DONE)  # type: ignore[misc]
-    return job
-
-
-def opened(world: JoinedWorld, post: Post, job: JobId) -> bytes:
-    """Open the one release as the analyst does."""
-    [release] = post.tasks[job].uploads
-    return suites.open_sealed(2, world.analyst_private, release_info(release, job), post.release(job))
-
-
 def counts(data: bytes) -> dict[tuple[str, str], int | None]:
     """Return the cells of a table of persons by street and band, without its margins."""
     table, _ = decode_content(data)
@@ -95,24 +74,6 @@ def counts(data: bytes) -> dict[tuple[str, str], int | None]:
         for row in table.to_pylist()
         if row["measure"] == "persons" and row["street"] in STREETS and row["band"] in BANDS
     }
-
-
-PLANTED = [spelling for n in (0, 41, 100, 239, 250, 279) for spelling in spellings(person(n))]
-
-
-def found_in(data: bytes) -> bool:
-    return any(spelling in data for spelling in PLANTED)
-
-
-def scan(world: JoinedWorld, post: Post, record: Path) -> None:
-    """Look for planted identifiers wherever something is written or sent; lists themselves lie elsewhere."""
-    assert not found_in(b"".join(post.control))
-    assert not found_in(b"".join(frame for _, frame in post.frames))
-    bodies = [path for path in record.rglob("*") if path.is_file()]
-    assert len(bodies) >= 8
-    homes = [path for home in world.homes.values() for path in home.path.rglob("*") if path.is_file()]
-    for path in (*bodies, *homes):
-        assert not found_in(path.read_bytes()), path.name
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["an open axis", "both hidden"])

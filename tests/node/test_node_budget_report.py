@@ -18,6 +18,7 @@ from protocols.dp.cost import Cost, decimal_up
 from protocols.encoding import sha256_digest
 from protocols.envelope import key_id
 from protocols.ids import JobId
+from protocols.wire import Constraints
 
 RHO = """[budgets.rho]
 dataset = "people"
@@ -131,6 +132,20 @@ def test_an_officer_reads_what_was_spent_and_what_it_means(world: World, told: R
     assert out == PAGE
 
 
+def test_of_runs_in_rounds_an_officer_reads_how_many_rounds_were_paid_for(world: World, told: Report) -> None:
+    give(world, RHO, [TENTH] * 2)
+    state = world.open("health")
+    row = state.ledger().rows("people")[0]
+    with state.journal.transaction() as connection:
+        rounds = ledger.Rounds(Constraints(), turns={"train": 40, "evaluate": 2}, last=42)
+        ledger._store(connection, replace(row, rounds=rounds))
+    state.close()
+    _, out, _ = told("--report")
+    assert "2 次加噪执行 (共 42 轮) · 2 attempts with noise, 42 rounds" in out
+    _, out, _ = told("--report", "--json")
+    assert [each["rounds"] for each in json.loads(out)["statements"]] == [42]
+
+
 def test_programs_read_the_same(world: World, told: Report) -> None:
     costs = [TENTH, Cost.zcdp(Fraction("0.2"), Fraction("1e-10"))]
     give(world, RHO + EPSILON, costs)
@@ -146,6 +161,7 @@ def test_programs_read_the_same(world: World, told: Report) -> None:
         "until": "2026-12-31T16:00:00Z",
         "limit": "0.5",
         "spent": "0.3",
+        "rounds": 0,
         "attempts": 2,
         "delta": "0.00000001",
         "epsilon": epsilons(costs, "1e-8"),

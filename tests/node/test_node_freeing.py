@@ -11,6 +11,8 @@ from auditing import audited, findings
 from simulator import Post, Station, World, answered, approve_all, over, running, until
 from sum_case import sum_case, sums_plan
 from table_world import SOURCES, STREETS, TableWorld
+from train_case import Attempt as Training
+from train_case import train_spec
 
 from audit.entries import Entry
 from audit.verify import read_entries
@@ -22,10 +24,15 @@ from protocols.channel.frame import Header
 from protocols.errors import InputError
 from protocols.ids import JobId, Role
 from protocols.jobs import JOB_TYPES
+from protocols.jobs.job_type import source
 from protocols.jobs.table import CrossTable
 from protocols.party import Finished, Incoming, Outgoing, Step
 from protocols.sums.parties import MASKED, PUBLIC_KEY, READY, SEED
 from protocols.sums.plan import Mode
+from protocols.training.parties import MASKED as TRAINED
+from protocols.training.parties import READY as READY_TO_TRAIN
+from protocols.training.parties import SET, TASK
+from protocols.training.parties import stream as training
 from protocols.wire import JobSpec
 
 
@@ -304,11 +311,36 @@ def test_what_a_secure_sum_sends_before_it_answers_is_the_same_whatever_the_data
     assert [m for m in one if m[2] != PUBLIC_KEY] == [m for m in other if m[2] != PUBLIC_KEY]
     # Types that are no secure sums show it in tests of their own:
     shown_elsewhere = {
+        "train/1",  # below
         "match/1",  # test_match_jobs.py, test_an_attempt_cut_before_the_sender_answers_costs_nothing_…
         "overlap/1",  # test_overlap_nodes.py, test_an_attempt_cut_short_is_paid_by_those_whose_answer_…
         "joined-table/1",  # test_joined_nodes.py, test_a_helper_killed_before_rows_are_sent_comes_back_…
         "joined-moments/1",  # the same: both are the parties of protocols/joined/parties.py
+        "train-joined/1",  # the same: its sources are those, and answer with their rows
         "lookup/1",  # test_lookup_session.py, test_the_table_is_charged_before_anything_of_it_leaves
     }
     silent = {kind.name for kind in JOB_TYPES if kind.silent_until_answering}
     assert silent - shown_elsewhere == {"table/1", "release/1"}
+
+
+def test_what_a_training_job_sends_before_it_answers_is_the_same_whatever_the_data() -> None:
+    """Receipts, too: how an update is made of rows is public, what it is is not."""
+
+    def said(step: int) -> list[tuple[Role, Role, int, bytes]]:
+        people = [
+            {
+                "unit": f"{n}",
+                "street": f"S{1 + n % step}",
+                "age": 9 * step,
+                "vaccinated": str(int(n % step > 0)),
+            }
+            for n in range(60)
+        ]
+        attempt = Training(train_spec(), {source(n): people for n in (1, 2, 3)})
+        attempt.released()
+        sent = [(each.sender, each.to, each.round, each.body) for each in attempt.sent]
+        return sent[: next(place for place, each in enumerate(sent) if each[2] == training(1, TRAINED))]
+
+    one, other = said(2), said(3)
+    assert {what for _, _, what, _ in one} >= {training(1, kind) for kind in (TASK, READY_TO_TRAIN, SET)}
+    assert one == other

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from ledger_race import Bench
 from simulator import START, World
 
 from node import ledger
-from node.ledger import Ledger, Row, RowState
+from node.ledger import Ledger, Rounds, Row, RowState
 from policies.history import Past
 from protocols.dp.cost import ORDERS, Cost
 from protocols.encoding import sha256_digest
 from protocols.errors import MinshuError
 from protocols.ids import JobId, KeyId
 from protocols.statistics.differencing import Between, Query
-from protocols.wire import CostLine
+from protocols.wire import Constraints, CostLine
 
 COST = Cost(rows=10, queries=1)
 
@@ -390,3 +391,119 @@ def test_of_fifty_jobs_for_the_last_unit_exactly_one_is_admitted(bench: Bench) -
 def test_of_fifty_jobs_for_the_last_unit_exactly_one_is_admitted_a_thousand_times(bench: Bench) -> None:
     for repetition in range(1000):
         bench.race(seed=SEED + repetition)
+
+
+# -- runs in rounds ------------------------------------------------------------------------------------------
+
+MOST = {"train": 3, "evaluate": 1}
+
+
+def in_rounds(book: sqlite3.Connection, attempt: int = 1, *, answering: bool = True) -> None:
+    """Let an attempt in rounds be under way."""
+    reserve(book, wanted(1, attempt, job_type="train/1"))
+    rounds = Rounds(Constraints(min_group_size=3), {"q": Fraction("1e-9")})
+    ledger.charge(book, job(1), attempt, COST, wanted().lines, rounds=rounds)
+    if answering:
+        ledger.answering(book, job(1), attempt)
+
+
+def one_round(book: sqlite3.Connection, number: int, attempt: int = 1, turn: str = "train") -> Row:
+    return ledger.record_round(book, job(1), attempt, turn=turn, number=number, most=MOST[turn])
+
+
+def test_rounds_are_counted_by_turn_and_come_back_as_they_went_in(book: sqlite3.Connection) -> None:
+    in_rounds(book)
+    for number, turn in ((1, "train"), (2, "evaluate"), (5, "train")):
+        one_round(book, number, turn=turn)
+    row = Ledger(book).row(job(1), 1)
+    assert row is not None
+    assert row.rounds is not None
+    assert (dict(row.rounds.turns), row.rounds.last, row.rounds.total) == ({"train": 2, "evaluate": 1}, 5, 3)
+    assert Rounds.decode(row.rounds.encode()) == row.rounds
+    assert Row.read(row.values()) == row
+
+
+@pytest.mark.parametrize("number", [0, 1, 4, 5])
+def test_a_number_is_used_once_in_whichever_attempt(book: sqlite3.Connection, number: int) -> None:
+    in_rounds(book)
+    one_round(book, 5)
+    fails("round-repeated", lambda: one_round(book, number))
+    in_rounds(book, 2)
+    fails("round-repeated", lambda: one_round(book, number, 2))
+    one_round(book, 6, 2)
+
+
+def test_all_attempts_together_have_no_more_rounds_of_a_turn_than_the_job(book: sqlite3.Connection) -> None:
+    in_rounds(book)
+    one_round(book, 1)
+    one_round(book, 2)
+    in_rounds(book, 2)
+    assert Ledger(book).rounds_of(job(1), 2) == {"train": 2}
+    one_round(book, 3, 2)
+    fails("turn-spent", lambda: one_round(book, 4, 2))
+    one_round(book, 4, 2, "evaluate")
+    fails("turn-spent", lambda: one_round(book, 5, 2, "evaluate"))
+    assert Ledger(book).rounds_of(job(1), 3) == {"train": 3, "evaluate": 1}
+
+
+def test_no_round_is_counted_before_it_is_durable_that_an_answer_is_under_way(
+    book: sqlite3.Connection,
+) -> None:
+    in_rounds(book, answering=False)
+    fails("not-charged", lambda: one_round(book, 1))
+
+
+def test_an_attempt_that_answers_at_once_has_no_rounds(book: sqlite3.Connection) -> None:
+    reserve(book, wanted())
+    fails("not-charged", lambda: one_round(book, 1))
+    ledger.charge(book, job(1), 1, COST, ())
+    ledger.answering(book, job(1), 1)
+    fails("not-charged", lambda: one_round(book, 1))
+
+
+def test_an_end_gives_back_what_no_round_was_spent_on_and_takes_no_more(book: sqlite3.Connection) -> None:
+    in_rounds(book)
+    one_round(book, 1)
+    fails("cost-above-reservation", lambda: ledger.give_back(book, job(1), 1, replace(COST, rows=11), ()))
+    less = replace(COST, rows=4)
+    lowered = ledger.give_back(book, job(1), 1, less, wanted().lines)
+    assert lowered is not None
+    assert [past.cost for past in Ledger(book).of("people")] == [less]
+    assert ledger.give_back(book, job(1), 1, less, wanted().lines) is None
+    fails("cost-above-reservation", lambda: ledger.give_back(book, job(1), 1, COST, wanted().lines))
+
+
+def test_a_decision_before_a_round_was_counted_or_paid_back_sets_nothing_aside(
+    book: sqlite3.Connection,
+) -> None:
+    in_rounds(book)
+    for act in (
+        lambda: one_round(book, 1),
+        lambda: ledger.give_back(book, job(1), 1, replace(COST, rows=4), ()),
+    ):
+        decided = Ledger(book)
+        decided.of("people")
+        act()
+        fails("ledger-conflict", lambda: ledger.reserve(book, wanted(2), decided.version("people")))  # noqa: B023  # called at once
+
+
+@pytest.mark.parametrize("turns", ['{"train":1}', "{}"])
+def test_a_round_that_somebody_takes_out_of_the_database_is_missed(
+    book: sqlite3.Connection, turns: str
+) -> None:
+    in_rounds(book)
+    one_round(book, 1)
+    one_round(book, 2)
+    [stored] = book.execute("SELECT rounds FROM ledger").fetchone()
+    book.execute("UPDATE ledger SET rounds = ?", (stored.replace('{"train":2}', turns),))
+    fails("ledger-damaged", lambda: Ledger(book).of("people"))
+    fails("ledger-damaged", lambda: one_round(book, 3))
+
+
+def test_an_older_row_put_back_with_its_own_digest_is_missed(book: sqlite3.Connection) -> None:
+    in_rounds(book)
+    one_round(book, 1)
+    before = book.execute("SELECT rounds, changes, digest FROM ledger").fetchone()
+    one_round(book, 2)
+    book.execute("UPDATE ledger SET rounds = ?, changes = ?, digest = ?", before)
+    fails("ledger-damaged", lambda: Ledger(book).of("people"))

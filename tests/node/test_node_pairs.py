@@ -96,10 +96,11 @@ def test_partners_that_were_altered_behind_its_back_are_found(book: sqlite3.Conn
 
 
 def older(database: Path) -> None:
-    """Turn a database into one of the release before, whose ledger did not say with whom."""
+    """Turn a database into one of format 3, whose ledger did not say with whom."""
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         stored = Ledger(connection).rows("people")
         connection.execute("ALTER TABLE ledger DROP COLUMN partners")
+        connection.execute("ALTER TABLE ledger DROP COLUMN rounds")
         for row in stored:
             forgotten = replace(row, past=replace(row.past, partners=None))
             *_, digest = forgotten.values()
@@ -134,9 +135,26 @@ def test_a_ledger_of_the_release_before_is_read_on_and_its_rows_count_for_every_
         assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
 
 
-def test_the_digest_of_a_row_without_partners_is_the_one_that_the_release_before_wrote() -> None:
-    *plain, partners, digest = Row(past(1, None)).values()
-    assert partners is None
+def test_a_ledger_of_format_4_which_knew_no_rounds_is_read_on(world: World) -> None:
+    home = world.homes["health"]
+    state = world.open("health")
+    with state.journal.transaction() as connection:
+        reserve(connection, past(1, (HEALTH,)))
+    before = state.ledger().rows("people")
+    state.close()
+    with contextlib.closing(sqlite3.connect(home.database, isolation_level=None)) as connection:
+        connection.execute("ALTER TABLE ledger DROP COLUMN rounds")
+        connection.execute("PRAGMA user_version = 4")
+    state = world.open("health")
+    assert state.ledger().rows("people") == before
+    state.close()
+    with contextlib.closing(sqlite3.connect(home.database)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+
+
+def test_the_digest_of_a_row_without_partners_is_the_one_that_format_3_had() -> None:
+    *plain, partners, rounds, digest = Row(past(1, None)).values()
+    assert (partners, rounds) == (None, None)
     assert digest == _sha256(b"minshu/ledger/1\0" + canonical_json(plain))
 
 

@@ -159,7 +159,7 @@ def test_a_node_that_the_job_does_not_name_refuses(world: Any):
 
 
 def test_an_unknown_job_type_is_refused(world: Any):
-    assert refusal(answer(world, world.spec(job_type="train/1"))) == "unknown-job-type"
+    assert refusal(answer(world, world.spec(job_type="retrain/1"))) == "unknown-job-type"
 
 
 def test_what_is_not_well_formed_for_its_type_is_refused_with_the_types_own_words(world: Any):

@@ -168,6 +168,8 @@ def cases(drawn: st.DrawFn, world: Any) -> Case:
             max_fraction=draw(st.sampled_from([None, Fraction(1, 3)])),
             max_runtime_s=draw(st.sampled_from([None, 60, 7200])),
             max_per_minute=draw(st.sampled_from([None, 30])),
+            recipes=draw(st.sampled_from([(), ("logistic",)])),
+            exact_training=draw(st.booleans()),
             only={} if neutral else draw(st.sampled_from(SCOPED)),
             budget=spends,
             max_cost=None if spends is None else draw(st.sampled_from([None, None, Fraction(1, 4)])),
@@ -434,7 +436,7 @@ def job(draw: Draw, world: Any, node: NodeName, now: datetime) -> JobSpec:
             {"present_in": "all", "key_holder": "source-1"},
             {"present_in": "never"},
         ),
-        job_type=draw.usually("crosscheck/1", "train/1"),
+        job_type=draw.usually("crosscheck/1", "retrain/1"),
     )
     if draw(st.booleans()):
         counted = world.count(**draw.usually(asked(draw), {"k": 1}))

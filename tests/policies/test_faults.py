@@ -22,6 +22,7 @@ READ_BY_CHECK = (
     PROTOCOLS / "joined" / "params.py",
     PROTOCOLS / "sums" / "plan.py",
     PROTOCOLS / "tables" / "layout.py",
+    *(PROTOCOLS / "training" / f"{name}.py" for name in ("params", "schema", "logistic", "mlp", "boost")),
 )
 """Where a job type's `check` is, and all that it calls and that refuses."""
 
@@ -34,6 +35,14 @@ LATER = {
     "bad-bins",
     "count-too-large",
     "no-dataset",
+    # Of rows, or of what lies on a shelf.
+    "missing-column",
+    "not-a-number",
+    "no-rows",
+    "bad-labels",
+    "more-rows-than-published",
+    "no-part",
+    "part-too-large",
 }
 """Codes of what is refused only when a job runs, or never of a job."""
 

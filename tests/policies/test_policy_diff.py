@@ -224,7 +224,7 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "budget": "year",
         "rate": {"jobs": 1, "per": "month"}, "roles": ["source"], "quotas": ["records"],
         "window": {"days": ["mon"], "from": time(9), "to": time(10)}, "approvers": ["owner"], "max_rows": 10,
-        "only": {"street": ["east"]}, "max_per_minute": 30,
+        "only": {"street": ["east"]}, "max_per_minute": 30, "recipes": ["logistic"], "exact_training": True,
     },
     "requesters": {"organisation": "police.gz.example"},
     "budgets": {"delta": "1e-8"},
@@ -258,7 +258,7 @@ def plain(value: Any) -> Tree:
         return {
             f.encode_name: plain(getattr(value, f.name))
             for f in msgspec.structs.fields(value)
-            if f.required or getattr(value, f.name) not in (None, (), {})
+            if f.required or getattr(value, f.name) not in (None, (), {}, False)
         }
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}

@@ -205,7 +205,14 @@ class JobView(_message.Message):
     def __init__(self, job: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., job_type: _Optional[str] = ..., purpose: _Optional[str] = ..., code: _Optional[str] = ..., sentence: _Optional[str] = ..., hint: _Optional[str] = ..., submitted: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[RunView, _Mapping]]] = ..., releases: _Optional[_Iterable[_Union[ReleaseView, _Mapping]]] = ..., answered_by: _Optional[str] = ..., legal_basis: _Optional[str] = ..., expected_use: _Optional[str] = ..., outcomes: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class RunView(_message.Message):
-    __slots__ = ("node", "role", "state", "attempt", "code", "sentence", "hint", "verdict", "phase", "done", "total", "approvals_needed", "approvals_given")
+    __slots__ = ("node", "role", "state", "attempt", "code", "sentence", "hint", "verdict", "phase", "done", "total", "approvals_needed", "approvals_given", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NODE_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -219,6 +226,7 @@ class RunView(_message.Message):
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     APPROVALS_NEEDED_FIELD_NUMBER: _ClassVar[int]
     APPROVALS_GIVEN_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
     node: str
     role: str
     state: str
@@ -232,7 +240,8 @@ class RunView(_message.Message):
     total: int
     approvals_needed: int
     approvals_given: int
-    def __init__(self, node: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., code: _Optional[str] = ..., sentence: _Optional[str] = ..., hint: _Optional[str] = ..., verdict: _Optional[bytes] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., approvals_needed: _Optional[int] = ..., approvals_given: _Optional[int] = ...) -> None: ...
+    figures: _containers.ScalarMap[str, str]
+    def __init__(self, node: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., attempt: _Optional[int] = ..., code: _Optional[str] = ..., sentence: _Optional[str] = ..., hint: _Optional[str] = ..., verdict: _Optional[bytes] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., approvals_needed: _Optional[int] = ..., approvals_given: _Optional[int] = ..., figures: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ReleaseView(_message.Message):
     __slots__ = ("release", "name", "output_class", "node", "bytes", "expires")

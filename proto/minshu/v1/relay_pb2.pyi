@@ -200,16 +200,25 @@ class Stop(_message.Message):
     def __init__(self, attempt: _Optional[_Union[Attempt, _Mapping]] = ..., code: _Optional[str] = ..., sentence: _Optional[str] = ...) -> None: ...
 
 class RunProgress(_message.Message):
-    __slots__ = ("attempt", "phase", "done", "total")
+    __slots__ = ("attempt", "phase", "done", "total", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
     attempt: Attempt
     phase: str
     done: int
     total: int
-    def __init__(self, attempt: _Optional[_Union[Attempt, _Mapping]] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
+    figures: _containers.ScalarMap[str, str]
+    def __init__(self, attempt: _Optional[_Union[Attempt, _Mapping]] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., figures: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RunEnded(_message.Message):
     __slots__ = ("attempt", "state", "code", "sentence", "hint", "opened")

@@ -46,7 +46,7 @@ def digest(text: str) -> str:
 def entry(seq: int) -> bytes:
     """Entry `seq`. Its keys are ASCII and its numbers integers: then this is what RFC 8785 asks for."""
     document = {
-        "v": 4, "log": ORIGIN, "seq": seq, "time": time_of(seq), "kind": "log.open", "job": "", "attempt": 0,
+        "v": 5, "log": ORIGIN, "seq": seq, "time": time_of(seq), "kind": "log.open", "job": "", "attempt": 0,
         "policy": None, "actor": "", "body": {"vkey": vkey(ORIGIN, 1, LOG_KEY)}, "refs": [],
     }  # fmt: skip
     if seq:
