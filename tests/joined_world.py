@@ -7,12 +7,27 @@ to human resources alone, what someone's illness costs to health alone.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from simulator import BUREAU, World, person, policy_text
+from simulator import (
+    BUREAU,
+    Post,
+    Station,
+    World,
+    answered,
+    approve_all,
+    over,
+    person,
+    policy_text,
+    until,
+)
 
+from node.releases import release_info
+from node.state import RunState
+from protocols.channel import suites
 from protocols.envelope import key_id
-from protocols.ids import DatasetName, Organisation, Role
+from protocols.ids import DatasetName, JobId, Organisation, Role
 from protocols.wire import JobInput, JobSpec
 
 SOURCES = ("police", "human-resources", "health")
@@ -312,3 +327,52 @@ def spellings(identifier: str) -> list[bytes]:
 def replaced(spec: JobSpec, seat: str, node: Any) -> JobSpec:
     """Return the job with another node in a seat."""
     return replace(spec, roles={**spec.roles, Role(seat): node})
+
+
+def departments_of(spec: JobSpec) -> list[str]:
+    """Return who takes part, by short name."""
+    return [node.partition(".gz.example")[0] for node in spec.roles.values()]
+
+
+# -- a job's way ---------------------------------------------------------------------------------------------
+
+
+async def done(post: Post, stations: dict[str, Station], spec: JobSpec) -> JobId:
+    """Submit a job, have it approved, and wait until it is done everywhere."""
+    job = post.submit(spec)
+    task = await answered(post, job)
+    refused = {name: v.code for name, v in task.verdicts.items() if v.answer == "refuse"}
+    assert not refused, refused
+    await approve_all(post, stations, job)
+    task = await over(post, job)
+    assert {end.state for end in task.ended.values()} == {"DONE"}, task.ended or task.verdicts
+    for name in post.participants(task):
+        await until(lambda name=name: stations[name].run(job) is RunState.DONE)  # type: ignore[misc]
+    return job
+
+
+def opened(world: JoinedWorld, post: Post, job: JobId) -> bytes:
+    """Open the one release as the analyst does."""
+    [release] = post.tasks[job].uploads
+    return suites.open_sealed(2, world.analyst_private, release_info(release, job), post.release(job))
+
+
+# -- what must not be found ----------------------------------------------------------------------------------
+
+PLANTED = [spelling for n in (0, 41, 100, 239, 250, 279) for spelling in spellings(person(n))]
+
+
+def found_in(data: bytes) -> bool:
+    """Tell whether a planted identifier stands in some bytes."""
+    return any(spelling in data for spelling in PLANTED)
+
+
+def scan(world: JoinedWorld, post: Post, record: Path) -> None:
+    """Look for planted identifiers wherever something is written or sent; lists themselves lie elsewhere."""
+    assert not found_in(b"".join(post.control))
+    assert not found_in(b"".join(frame for _, frame in post.frames))
+    bodies = [path for path in record.rglob("*") if path.is_file()]
+    assert len(bodies) >= 8
+    homes = [path for home in world.homes.values() for path in home.path.rglob("*") if path.is_file()]
+    for path in (*bodies, *homes):
+        assert not found_in(path.read_bytes()), path.name

@@ -19,7 +19,10 @@ def _job_types() -> tuple[JobType, ...]:
     from protocols.jobs.match import Matching
     from protocols.jobs.overlap import Overlap
     from protocols.jobs.release import Release
+    from protocols.jobs.score_joined import ScoreJoined
     from protocols.jobs.table import CrossTable
+    from protocols.jobs.train import Train
+    from protocols.jobs.train_joined import TrainJoined
 
     return (
         Crosscheck(),
@@ -31,6 +34,9 @@ def _job_types() -> tuple[JobType, ...]:
         JoinedTable(),
         JoinedMoments(),
         JoinedRule(),
+        ScoreJoined(),
+        Train(),
+        TrainJoined(),
     )
 
 

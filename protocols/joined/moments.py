@@ -879,11 +879,8 @@ class _Noisy:
         λ̃ = max(0, λ_min - s(2√d + √(2 ln(6/.05)))) and max(0, √(d ln(2d²/.05))·s - λ̃), s the standard
         deviation of the noise on the noisiest of the d x d numbers.
         """
-        size = len(on)
         s = max(float(np.sqrt(self.turn_centred[i, j] ** 2 @ self.variances)) for i in on for j in on)
-        least = float(np.linalg.eigvalsh(self.centred[np.ix_(on, on)])[0])
-        sure = max(0.0, least - s * (2 * sqrt(size) + sqrt(2 * log(6 / _MISS))))
-        return max(0.0, sqrt(size * log(2 * size**2 / _MISS)) * s - sure)
+        return adassp_ridge(self.centred[np.ix_(on, on)], s)
 
     def fit(self, target: int, ridge: float) -> Numbers:
         """Return coefficients by AdaSSP, with intervals of what noise moves them by."""
@@ -916,6 +913,21 @@ class _Noisy:
 
 _MISS: Final = 0.05
 """Chance that AdaSSP's ridge is smaller than the noise asks for."""
+
+
+def adassp_ridge(moments: Floats, s: float) -> float:
+    """Return the ridge for noisy second moments: Wang 2018 (arXiv:1803.02596), algorithm 2.
+
+    λ̃ = max(0, λ_min - s(2√d + √(2 ln(6/.05)))) and max(0, √(d ln(2d²/.05))·s - λ̃). λ_min is of the noisy
+    matrix, which is released anyway.
+
+    Args:
+        moments: d x d, of rows of norm 1 at most, symmetric, noise included.
+        s: standard deviation of the noise on the noisiest of these numbers.
+    """
+    size, least = len(moments), float(np.linalg.eigvalsh(moments)[0])
+    sure = max(0.0, least - s * (2 * sqrt(size) + sqrt(2 * log(6 / _MISS))))
+    return max(0.0, sqrt(size * log(2 * size**2 / _MISS)) * s - sure)
 
 
 # -- words -------------------------------------------------------------------------------------------------

@@ -423,7 +423,7 @@ def read_lists(
         filters=_read_filters(reader, owners),
         records_from=Role(reader.choice("records_from", owners)) if records else None,
     )
-    _check_slots(found, reserved)
+    check_slots(found, reserved)
     if noisy and any(each.amount.outside == "refuse" for each in found.amounts):
         raise bad(
             "an amount refuses the list in a job with noise: that would end for one row, and so tell of it",
@@ -513,10 +513,13 @@ def _read_filters(reader: Reader, owners: Sequence[Role]) -> tuple[OwnFilter, ..
     return tuple(found)
 
 
-def _check_slots(lists: Lists, reserved: Collection[str]) -> None:
+def check_slots(lists: Lists, reserved: Collection[str] = ()) -> None:
     """Refuse a slot that stands for two things: axes and amounts name what is released.
 
     A filter may use the slot of an axis or an amount of its own source.
+
+    Raises:
+        InputError: `bad-params`.
     """
     taken = _OWN_SLOTS | set(reserved) | ({STREET} if lists.records_from else set())
     named = [(each.axis.slot, each.source) for each in lists.axes]

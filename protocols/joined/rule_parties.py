@@ -380,7 +380,7 @@ class _Talk:
 
 
 def _part(
-    question: Question, batch: bits.Batch, dealt: bits.Triples, shares: "_Shares", coin: bytes, *, first: bool
+    question: Question, batch: bits.Batch, dealt: bits.Triples, shares: "Shares", coin: bytes, *, first: bool
 ) -> "bits.Exchange[bits.Words]":
     """Check a batch's triples, then evaluate the rule on its rows."""
     triples = yield from bits.checked(question.plan, batch, dealt, coin, first=first)
@@ -388,10 +388,11 @@ def _part(
     return (yield from bits.conjoined(question.plan, values, packed, triples, first=first))
 
 
-class _Shares:
+class Shares:
     """One holder's aligned words of all lists, as inputs of the circuit."""
 
     def __init__(self, question: Question, aligned: Sequence[Words], *, first: bool) -> None:
+        """Take the words of each list, joined rows × its words; `first`: of the holder who adds constants."""
         self._rule, self._aligned, self._first = question.rule, aligned, first
 
     def batch(self, batch: bits.Batch) -> tuple[list[bits.Words], list[bits.Words]]:
@@ -427,7 +428,7 @@ class Matcher:
         self._lists = [MaskedRows(joining, index) for index in range(len(joining.widths))]
         self._total = sum(joining.tags.counts)
         self._alignment: Alignment | None = None
-        self._shares: _Shares | None = None
+        self._shares: Shares | None = None
         self._seed: bytes | None = None
         self._talk = _Talk(question, joining.helper)
         self._bits: list[bits.Words] = []
@@ -460,7 +461,7 @@ class Matcher:
             self._lists[joining.tags.owners.index(message.sender)].take(message)
             if not all(each.stream.complete for each in self._lists):
                 return Waiting((), self._progress())
-            return self._compare(self._align())
+            return self._compare(self.align())
         if message.round == SEEDS and message.sender == question.dealer and self._seed is None:
             self._seed = single(message, SEED_BYTES)
             return self._compare(())
@@ -474,13 +475,13 @@ class Matcher:
             return self._compare(())
         if message.round == BITS and len(self._bits) == len(question.plan.batches):
             self._theirs.keep(self._theirs.take(message))
-            return self._tell() if self._theirs.complete else Waiting((), self._progress())
+            return self.tell() if self._theirs.complete else Waiting((), self._progress())
         if message.round == LOCKS and self._true is not None:
             self._locks.keep(self._locks.take(message))
             return self._open()
         raise unexpected(message)
 
-    def _align(self) -> Iterator[Outgoing]:
+    def align(self) -> Iterator[Outgoing]:
         """Join the lists, and yield the alignment, as long for any number of rows."""
         question, joining = self._question, self._question.joining
         found = align([each.tags for each in self._lists], question.rule.ways, self._rand)
@@ -495,7 +496,7 @@ class Matcher:
             # Of who is not on the list both know the words: the helper's share is 0.
             words[np.flatnonzero(places == ABSENT)] = question.rule.absent(owner)
             aligned.append(words)
-        self._shares = _Shares(question, aligned, first=True)
+        self._shares = Shares(question, aligned, first=True)
         return joining.told(found)
 
     def _compare(self, outgoing: Iterable[Outgoing]) -> Step:
@@ -514,20 +515,24 @@ class Matcher:
                 break
             self._bits.append(result)
             if len(self._bits) == len(batches):
-                self._shares = _Shares(question, (), first=True)
+                self._shares = Shares(question, (), first=True)
                 break
             said += self._begin(len(self._bits), shares, seed)
         return Waiting(chain(outgoing, said), self._progress())
 
-    def _begin(self, number: int, shares: _Shares, seed: bytes) -> list[Outgoing]:
+    def _begin(self, number: int, shares: Shares, seed: bytes) -> list[Outgoing]:
         question = self._question
         batch = question.plan.batches[number]
         dealt = bits.Triples.first(question.plan, batch, seed)
         coin = self._rand(COIN_BYTES)
         return self._talk.begin(_part(question, batch, dealt, shares, coin, first=True))
 
-    def _tell(self) -> Step:
-        """Open which rows are true, check the guards, and ask for their locks and for envelopes."""
+    def tell(self) -> Step:
+        """Open which rows are true, check the guards, and ask for their locks and for envelopes.
+
+        Raises:
+            ProtocolAborted: a guard.
+        """
         question, found = self._question, self._alignment
         assert found is not None
         theirs = self._theirs.raw().reshape(-1).view("<u8")
@@ -596,7 +601,7 @@ class Helper:
         self._align = Stream(ALIGN, joining.rows, 4 * len(joining.widths), joining.align_chunk)
         self._positions: npt.NDArray[np.uint32] | None = None  # in the source's list
         self._joined = 0
-        self._shares: _Shares | None = None
+        self._shares: Shares | None = None
         self._seed: bytes | None = None
         self._dealt: list[list[bytes]] = [[] for _ in question.plan.batches]
         self._dealing = 0  # the batch whose corrections are coming
@@ -644,7 +649,7 @@ class Helper:
             return self._compare()
         if message.round == WANTED and finished:
             self._wanted.keep(self._wanted.take(message))
-            return Finished(self._locks(), ()) if self._wanted.complete else Waiting((), self._progress())
+            return Finished(self.locks(), ()) if self._wanted.complete else Waiting((), self._progress())
         raise unexpected(message)
 
     def _take_corrections(self, message: Incoming) -> None:
@@ -665,7 +670,7 @@ class Helper:
         if self._shares is None:
             if not self._align.complete or len(self._seeds) != len(joining.widths):
                 return Waiting((), self._progress())
-            self._shares = self._expanded()
+            self._shares = self.expanded()
         said: list[Outgoing] = []
         while len(self._bits) < len(self._dealt):
             number = len(self._bits)
@@ -684,11 +689,11 @@ class Helper:
             finished = len(self._bits) == len(self._dealt)
             said.append(Outgoing(question.dealer, DEALT, b"", last=finished))
             if finished:
-                self._shares = _Shares(question, (), first=False)
+                self._shares = Shares(question, (), first=False)
                 return Waiting(chain(said, self._said()), self._progress())
         return Waiting(said, self._progress())
 
-    def _begin(self, number: int, shares: _Shares, seed: bytes) -> list[Outgoing]:
+    def _begin(self, number: int, shares: Shares, seed: bytes) -> list[Outgoing]:
         question = self._question
         batch = question.plan.batches[number]
         corrections, self._dealt[number] = b"".join(self._dealt[number]), []
@@ -697,12 +702,17 @@ class Helper:
         coin = self._rand(COIN_BYTES)
         return self._talk.begin(_part(question, batch, dealt, shares, coin, first=False))
 
-    def _expanded(self) -> _Shares:
+    def expanded(self) -> Shares:
+        """Return the own shares, once the alignment and every source's seed are there.
+
+        Raises:
+            ProtocolAborted: `bad-alignment`.
+        """
         question, joining = self._question, self._question.joining
         positions = self._align.raw().reshape(-1).view("<u4").reshape(joining.rows, -1)
         self._joined = check_positions(positions, joining.tags.counts, question.rule.ways)
         self._positions = positions[:, question.number - 1].copy()
-        return _Shares(question, joining.placed(positions, self._seeds), first=False)
+        return Shares(question, joining.placed(positions, self._seeds), first=False)
 
     def _said(self) -> Iterator[Outgoing]:
         words = np.concatenate(self._bits)
@@ -714,8 +724,12 @@ class Helper:
             lambda start, stop: words[start:stop],
         )
 
-    def _locks(self) -> Iterator[Outgoing]:
-        """Yield the keys of the locks of the rows asked for, once they have passed the guards here, too."""
+    def locks(self) -> Iterator[Outgoing]:
+        """Yield the keys of the locks of the rows asked for, once they have passed the guards here, too.
+
+        Raises:
+            ProtocolAborted: `bad-rows`; a guard.
+        """
         question, positions = self._question, self._positions
         assert positions is not None
         numbers = self._wanted.raw().reshape(-1).view("<u4")

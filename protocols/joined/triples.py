@@ -102,7 +102,7 @@ def deal(shape: Shape, seed_m: bytes, seed_h: bytes, ctx: bytes) -> bytes:
         ctx: 32 bytes, binds the triple to the attempt.
     """
     field = shape.field
-    of_m, of_h = (_masks(shape, seed, ctx, role) for seed, role in ((seed_m, _MATCHER), (seed_h, _HELPER)))
+    of_m, of_h = (masks_of(shape, seed, ctx, role) for seed, role in ((seed_m, _MATCHER), (seed_h, _HELPER)))
     product, checks = _products(shape)
     for block in range(shape.blocks):
         rows = shape.rows_of(block)
@@ -111,7 +111,7 @@ def deal(shape: Shape, seed_m: bytes, seed_h: bytes, ctx: bytes) -> bytes:
         product.add(a, b)
         checks.add(alpha, beta)
     triple = np.concatenate((_packed(shape, product.total()), checks.total().diagonal()))
-    return field.to_bytes(field.subtract(triple, _corrections(shape, seed_m, ctx)))
+    return field.to_bytes(field.subtract(triple, product_of(shape, seed_m, ctx)))
 
 
 class Multiplier:
@@ -139,9 +139,9 @@ class Multiplier:
             raise ValueError("the helper takes corrections, the matcher none")
         _expect_length("seed", seed, SEED_BYTES)
         self._shape, self._ctx, self._first = shape, ctx, first
-        self._masks = _masks(shape, seed, ctx, _MATCHER if first else _HELPER)
+        self._masks = masks_of(shape, seed, ctx, _MATCHER if first else _HELPER)
         if corrections is None:
-            dealt = _corrections(shape, seed, ctx)
+            dealt = product_of(shape, seed, ctx)
         else:
             _expect_length("corrections", corrections, corrections_bytes(shape))
             dealt = shape.field.read(corrections, 1).reshape(-1)
@@ -305,12 +305,12 @@ def _whole(shape: Shape, product: RunningProduct) -> Words:
     return shape.field.add(total, total.T) if shape.right is None else total
 
 
-def _masks(shape: Shape, seed: bytes, ctx: bytes, party: Role) -> Stream:
+def masks_of(shape: Shape, seed: bytes, ctx: bytes, party: Role) -> Stream:
     """Return the stream of one party's a, b, α, β, row by row."""
     return shape.field.stream(stream_key(seed, ctx, _DEALER, party, _MASKS))
 
 
-def _corrections(shape: Shape, seed: bytes, ctx: bytes) -> Words:
+def product_of(shape: Shape, seed: bytes, ctx: bytes) -> Words:
     """Return M's shares of c and γ."""
     stream = shape.field.stream(stream_key(seed, ctx, _DEALER, _MATCHER, _CORRECTIONS))
     return stream.take(1, shape.cells + shape.field.checks).reshape(-1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import joined_rule_case
 import pytest
+import train_case
 from crosscheck_case import graced_spec, job_spec
 from joined_moments_case import AGE, EARNED, INSURED, YEARS, moments_spec
 from joined_rule_case import clause, rule_spec
@@ -18,7 +19,9 @@ from lookup_case import lookup_spec
 from match_case import MARITAL, match_spec
 from overlap_case import pair_spec, venn_spec
 from release_case import ASKS, release_spec
+from score_joined_case import score_spec, split_spec
 from table_case import DISTRICT, INCOME, table_spec
+from train_joined_case import NOISY, train_spec
 
 from protocols.dp.cost import NOTHING, Cost
 from protocols.encoding import canonical_json
@@ -29,9 +32,11 @@ from protocols.jobs.job_type import (
     COORDINATOR,
     REQUESTER,
     InputBuilder,
+    InRounds,
     JobType,
     OutputClass,
     PreparedInput,
+    Setup,
     Standing,
 )
 from protocols.statistics.differencing import Query, differenced
@@ -102,6 +107,20 @@ EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
             recipient="source-1",
         ),
     ),
+    "score-joined/1": lambda: (
+        score_spec(),
+        score_spec(
+            4,
+            join=None,
+            scale="score",
+            at_least="-0.25",
+            step="1/3",
+            recipient="recipient",
+            key_holders=["source-2", "source-4"],
+            filters=[{"source": "source-3", "slot": "status", "values": ["open"]}],
+        ),
+        split_spec(2, join=None, recipient="source-2"),
+    ),
     "lookup/1": lambda: (
         lookup_spec(),
         lookup_spec(verified=True, scope=None, fields=["status"], columns={"last_seen": "the_seen"}),
@@ -132,13 +151,61 @@ EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
         ),
         joined_spec(3, axes=[{**RESIDENT, "open": "yes"}], measures=[PAID], epsilon="1"),
     ),
+    "train-joined/1": lambda: (
+        train_spec(),
+        train_spec(3, **NOISY, model="split", step="2", momentum="0.5", ridge="0.01", scores=5),
+        train_spec(
+            epsilon="1",
+            delta="0.00001",
+            evaluate={"rho": "0.002"},
+            method="adassp",
+            rounds=None,
+            key_holders=["source-2", "source-1"],
+            label={"source": "source-2", "slot": "late", "at_least": "1"},
+            filters=[{"source": "source-2", "slot": "kept", "values": ["yes"]}],
+        ),
+        train_spec(holdout=0, rho="0.1", model="split"),
+    ),
+    "train/1": lambda: (
+        train_case.train_spec(2),
+        train_case.train_spec(noise="none"),
+        train_case.train_spec(
+            epsilon="1", delta="0.00001", quorum=2, persons_in=1, unit_rows=3, deadline_s=60
+        ),
+        train_case.train_spec(
+            recipe="mlp",
+            settings={"hidden": "4"},
+            features=[train_case.STREET, train_case.AGE, train_case.INCOME],
+            label={"slot": "doses", "at_least": "2"},
+            group=train_case.SEX,
+            filters=[{"slot": "year", "low": "2020"}, {"slot": "status", "values": ["open"]}],
+            stop={"patience": 2, "least": "0.002"},
+        ),
+        train_case.train_spec(
+            5,
+            recipe="boost",
+            settings={"batch": "2"},
+            test="aggregator",
+            colluding=1,
+            columns={"latest": "the_day"},
+        ),
+        train_case.train_spec(
+            recipe={
+                "name": "bagging",
+                "distribution": "own-recipe",
+                "version": "1.0",
+                "digest": "sha256:" + "5" * 64,
+            },
+            settings={"depth": "4"},
+        ),
+    ),
 }
 """Valid specs of each job type, one or more per variant."""
 
 KINDS = {
     "register", "source", "key-holder", "recipient", "matcher", "helper", "dealer", "aggregator"
 }  # fmt: skip
-USES = {"join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher"}
+USES = {"join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher", "train"}
 BUREAU = Organisation("a-bureau.example")
 
 
@@ -156,6 +223,7 @@ def check_job_type(job_type: JobType, specs: tuple[JobSpec, ...]) -> None:
         check_separation(job_type, spec)
         check_costs(job_type, spec)
         check_query(job_type, spec)
+        check_rounds(job_type, spec)
 
 
 def check_papers(job_type: JobType) -> None:
@@ -306,9 +374,10 @@ def check_costs(job_type: JobType, spec: JobSpec) -> None:
 def check_query(job_type: JobType, spec: JobSpec) -> None:
     """A query says what is selected and nothing about who asks, when or why; other lists are another one.
 
-    A session answers about one person at a time: no group is selected, and nothing is there to compare.
+    A session answers about one person at a time: no group is selected, and nothing is there to compare. Nor
+    is there of a public data set, which a neutral seat brings: nobody is in it.
     """
-    brings = {item.role for item in spec.inputs}
+    brings = {item.role for item in spec.inputs if "aggregator" not in job_type.kinds(spec, item.role)}
     assert 1 <= job_type.sources_asked(spec) <= len(spec.inputs)
     for role in spec.roles:
         query = job_type.query(spec, role)
@@ -323,6 +392,27 @@ def check_query(job_type: JobType, spec: JobSpec) -> None:
             asked = job_type.query(replace(spec, inputs=tuple(others)), role)
             assert asked is not None
             assert query.noisy or differenced(asked, query)
+
+
+def check_rounds(job_type: JobType, spec: JobSpec) -> None:
+    """What answers in rounds has some, costs in advance what all of them do, and makes no party without."""
+    if not isinstance(job_type, InRounds):
+        return
+    rounds = job_type.rounds(spec)
+    assert rounds
+    assert all(most >= 1 for most in rounds.values())
+    for role in spec.roles:
+        whole = job_type.cost(spec, role, LIMITS)
+        assert job_type.cost_of(spec, role, LIMITS, rounds) == whole
+        none = job_type.cost_of(spec, role, LIMITS, {})
+        assert none == (NOTHING if whole == NOTHING else Cost(queries=1))
+        if whole.private_loss:
+            # What is given back is what is not spent: one round less costs less.
+            for turn, most in rounds.items():
+                assert job_type.cost_of(spec, role, LIMITS, {**rounds, turn: most - 1}).rho < whole.rho
+        setup = Setup(spec, 1, bytes(32), LIMITS, {})
+        with pytest.raises(TypeError):
+            job_type.party(role, setup, None, bytes)
 
 
 def separate(job_type: JobType, spec: JobSpec, requester: Organisation) -> bool:

@@ -20,6 +20,7 @@ from protocols.encoding import (
     canonical_json,
     decode_json,
     digest_bytes,
+    parse_json,
     sha256_digest,
 )
 from protocols.errors import DecodeError
@@ -400,3 +401,34 @@ def test_text_that_is_not_utf_8_is_refused():
     with pytest.raises(DecodeError) as caught:
         Reader(b"\x00\x01\xff").text16()
     assert caught.value.code == "not-utf8"
+
+
+# -- JSON of other programs
+
+
+def test_json_of_another_program_is_read_however_it_is_spelled():
+    assert parse_json(b' {"b": [1.50, "\\u0061"],\n "a": null } ') == {"b": [1.5, "a"], "a": None}
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b'{"a":1,"a":1}', "not-json"),
+        (b'[{"a":{"b":1,"\\u0062":2}}]', "not-json"),
+        (b"[NaN]", "not-json"),
+        (b"[-Infinity]", "not-json"),
+        (b"[" + b"9" * 5000 + b"]", "not-json"),
+        ("[1]".encode("utf-16"), "not-json"),
+        (b'"\xff"', "not-json"),
+        (b"[1] 2", "not-json"),
+        (b"", "not-json"),
+        (b"[" * 40 + b"]" * 40, "too-deep"),
+        (b'{"a":' * 200_000, "too-deep"),
+        (b" " * (MAX_JSON_BYTES + 1), "too-long"),
+    ],
+    ids=lambda value: repr(value[:12]),
+)
+def test_json_of_another_program_says_one_thing_and_is_not_deep(data, code):
+    with pytest.raises(DecodeError) as error:
+        parse_json(data)
+    assert error.value.code == code

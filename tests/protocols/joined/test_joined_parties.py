@@ -430,7 +430,7 @@ def test_streams_have_the_keys_of_the_document_each_its_own():
     shape = joining.shape
     assert shape is not None
     words = WIDE.stream(derived(secret, ctx, ("dealer", "matcher"), "joined-triple/masks")).take(20, 4)
-    np.testing.assert_array_equal(triples._masks(shape, secret, ctx, MATCHER).take(20, 4), words)
+    np.testing.assert_array_equal(triples.masks_of(shape, secret, ctx, MATCHER).take(20, 4), words)
     multiplier = Multiplier(shape, secret, ctx, first=True, corrections=None)
     multiplier.challenge(secret)
     weights = WIDE.stream(derived(secret, ctx, ("matcher", "helper"), "joined-triple/challenge")).take(1, 3)

@@ -473,7 +473,7 @@ def test_openings_are_uniform_whatever_is_multiplied(shape, value):
 def test_every_mask_of_an_opening_is_needed(monkeypatch, part, sender):
     # The same comparison fails where one mask is left out, so it is not for want of looking.
     shape = Shape(MANY, 3, 2, WIDE)
-    masks = triples._masks
+    masks = triples.masks_of
     left_out = {"m": triples._MATCHER, "h": triples._HELPER}[sender]
 
     class Without:
@@ -489,7 +489,7 @@ def test_every_mask_of_an_opening_is_needed(monkeypatch, part, sender):
         stream = masks(shape, seed, ctx, party)
         return Without(stream) if party == left_out else stream
 
-    monkeypatch.setattr(triples, "_masks", unmasked)
+    monkeypatch.setattr(triples, "masks_of", unmasked)
     case = played(shape, (constant(shape, 1), constant(shape, 0)))
     case.verify()
     for other in PARTS:
@@ -501,8 +501,8 @@ def unexplained(shape: Shape, corrections: bytes) -> tuple[np.ndarray, np.ndarra
     """What is left of c and γ for one who knows X and Y, and so from the openings a, b, α and β."""
     words = shape.field
     masks = words.add(
-        triples._masks(shape, SEED_M, CTX, triples._MATCHER).take(shape.rows, shape.width),
-        triples._masks(shape, SEED_H, CTX, triples._HELPER).take(shape.rows, shape.width),
+        triples.masks_of(shape, SEED_M, CTX, triples._MATCHER).take(shape.rows, shape.width),
+        triples.masks_of(shape, SEED_H, CTX, triples._HELPER).take(shape.rows, shape.width),
     )
     parts = {name: masks[:, columns] for name, columns in columns_of(shape).items()}
     a, alpha = parts["a"], parts["alpha"]
@@ -528,7 +528,7 @@ def test_corrections_are_uniform_even_to_one_who_knows_the_factors(shape, monkey
         assert chi_square(shape.field, words) < CRITICAL
     # Without M's shares of them nothing is left.
     none = np.zeros(shape.cells + shape.field.checks, dtype=shape.field.dtype)
-    monkeypatch.setattr(triples, "_corrections", lambda *_: none)
+    monkeypatch.setattr(triples, "product_of", lambda *_: none)
     for words in unexplained(shape, deal(shape, SEED_M, SEED_H, CTX)):
         assert not words.any()
         assert chi_square(shape.field, words) > CRITICAL
@@ -560,12 +560,12 @@ def test_result_shares_are_uniform():
 def test_streams_of_both_sides_all_purposes_and_all_attempts_differ():
     shape, ctx = Shape(4, 3, 2, WIDE), b"y" * 32
     drawn_words = [
-        triples._masks(shape, SEED_M, CTX, triples._MATCHER).take(1, 9),
-        triples._masks(shape, SEED_M, CTX, triples._HELPER).take(1, 9),
-        triples._masks(shape, SEED_H, CTX, triples._MATCHER).take(1, 9),
-        triples._masks(shape, SEED_M, ctx, triples._MATCHER).take(1, 9),
-        triples._corrections(shape, SEED_M, CTX),
-        triples._corrections(shape, SEED_M, ctx),
+        triples.masks_of(shape, SEED_M, CTX, triples._MATCHER).take(1, 9),
+        triples.masks_of(shape, SEED_M, CTX, triples._HELPER).take(1, 9),
+        triples.masks_of(shape, SEED_H, CTX, triples._MATCHER).take(1, 9),
+        triples.masks_of(shape, SEED_M, ctx, triples._MATCHER).take(1, 9),
+        triples.product_of(shape, SEED_M, CTX),
+        triples.product_of(shape, SEED_M, ctx),
     ]
     weights = []
     for coin, of_attempt in ((COIN, CTX), (COIN, ctx), (SEED_M, CTX)):

@@ -132,7 +132,7 @@ def aligned_words(seen: View) -> np.ndarray | None:
     for body, seed, role in zip(bodies, seeds, (MATCHER, HELPER), strict=True):
         assert body is not None
         assert seed is not None
-        masks = triples._masks(shape, seed[:32], CTX, role).take(shape.rows, shape.width)
+        masks = triples.masks_of(shape, seed[:32], CTX, role).take(shape.rows, shape.width)
         total = WIDE.add(total, WIDE.add(WIDE.read(body, shape.width), masks))
     return WIDE.decode(total[:, : shape.left])
 
@@ -407,7 +407,7 @@ def test_half_of_the_openings_or_of_the_seeds_tells_nothing_of_a_row():
         seen = view(played(), frozenset({role}))
         seed = seen.body(DEALER, role, DEAL)
         assert seed is not None
-        masks = triples._masks(shape, seed[:32], CTX, role).take(shape.rows, shape.width)
+        masks = triples.masks_of(shape, seed[:32], CTX, role).take(shape.rows, shape.width)
         total = masks
         for body in (seen.body(MATCHER, HELPER, BLOCK), seen.body(HELPER, MATCHER, BLOCK)):
             assert body is not None
