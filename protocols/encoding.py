@@ -106,6 +106,33 @@ def decode_json(data: bytes, *, limit: int = MAX_JSON_BYTES) -> Any:
     return value
 
 
+def parse_json(data: bytes, *, limit: int = MAX_JSON_BYTES) -> Any:
+    """Parse JSON as another program spells it: with spaces and keys in any order, but no key twice.
+
+    Raises:
+        DecodeError: too long, too deep, not JSON, or a key twice in one object.
+    """
+    if len(data) > limit:
+        raise DecodeError(f"message of {len(data)} bytes, at most {limit} accepted", code="too-long")
+    if _too_deep(data):
+        raise DecodeError(f"JSON nested deeper than {MAX_JSON_DEPTH} levels", code="too-deep")
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise DecodeError("not a JSON document in UTF-8 without a key twice", code="not-json") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key twice")
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(name)
+
+
 def _parse(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data)

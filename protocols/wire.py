@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from protocols.encoding import b64decode, canonical_json, decode_json, digest_bytes, sha256_digest
 from protocols.envelope import key_id
 from protocols.errors import DecodeError
-from protocols.freetext import could_identify
+from protocols.freetext import UNREADABLE, could_identify
 from protocols.ids import DatasetName, Digest, JobId, KeyId, NodeName, Organisation, Role
 
 MAX_JOB_BYTES: Final = 256 << 10
@@ -40,10 +40,6 @@ _BY = re.compile(_NODE.pattern + r"|sha256:[0-9a-f]{64}")
 _DECIMAL = re.compile(r"(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,18})?")
 _VKEY = re.compile(r"[^\s+]{1,200}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{4,1800}={0,2}")
 _FRACTION = re.compile(r"0|1|[1-9][0-9]{0,30}/[1-9][0-9]{0,30}")
-# Controls, line separators, direction marks, invisible and tag characters: people approve what they read.
-_UNREADABLE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
-)
 
 
 def utc_text(moment: datetime) -> str:
@@ -96,7 +92,7 @@ class Fields:
         Text without a pattern may hold anything a person can read: no control or direction characters.
         """
         value: str = self.take(name, str)
-        unfit = _UNREADABLE.search(value) if pattern is None else not pattern.fullmatch(value)
+        unfit = UNREADABLE.search(value) if pattern is None else not pattern.fullmatch(value)
         if len(value) > limit or unfit:
             raise DecodeError(f"{self._what}.{name} does not have the expected form", code="bad-field")
         return value

@@ -1,6 +1,7 @@
 """`minshu`: an analyst of the bureau asks, watches and receives."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from coordinator import command
 
 if TYPE_CHECKING:
+    from coordinator.client.model import Kept
+    from coordinator.client.release import Release
     from coordinator.client.sdk import Bureau
     from coordinator.client.view import View
 
@@ -69,6 +72,28 @@ def _parser() -> argparse.ArgumentParser:
     outcome.add_argument("--note", default="", metavar="TEXT", help="one sentence that names nobody")
     outcome.set_defaults(call=_outcome)
 
+    model = commands.add_parser("model", help="show, use or export a model that was fetched")
+    models = model.add_subparsers(required=True, metavar="COMMAND")
+    about = models.add_parser("show", help="show its card, and whose signature it has")
+    about.add_argument("--lang", choices=("zh", "en"), default="zh", help="language (zh)")
+    score = models.add_parser("score", help="score rows; scores of individuals are suspicions (class B)")
+    score.add_argument("--in", dest="rows", type=Path, required=True, metavar="rows.csv", help="by feature")
+    score.add_argument("--out", type=Path, required=True, metavar="scores.csv", help="a new file")
+    score.add_argument(
+        "--keep", action="append", default=[], metavar="COLUMN", help="copy this column beside the score"
+    )
+    export = models.add_parser("export", help="write a logistic or mlp model for other programs")
+    export.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="a new file")
+    scoring = models.add_parser("job", help="print what a job of score-joined/1 needs of a joined model")
+    for each, call in (
+        (about, _model_show),
+        (score, _model_score),
+        (export, _model_export),
+        (scoring, _model_job),
+    ):
+        each.add_argument("folder", type=Path, metavar="FOLDER", help="that minshu fetch wrote")
+        each.set_defaults(call=call)
+
     usage = commands.add_parser("usage", help="show what your organisation has asked and spent")
     usage.set_defaults(call=_usage)
     listing = commands.add_parser("list", help="list your organisation's newest jobs")
@@ -88,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         cancel,
         fetch,
         outcome,
+        about,
+        score,
+        export,
+        scoring,
         usage,
         listing,
         catalogue,
@@ -187,6 +216,71 @@ def _outcome(arguments: argparse.Namespace) -> int:
     return command.OK
 
 
+def _kept_model(arguments: argparse.Namespace) -> "Kept":
+    """Return the model of a folder; say on stderr where nobody knows whose it is."""
+    from coordinator.client.home import AnalystHome
+    from coordinator.client.model import read_folder
+
+    named = arguments.home is not None or "MINSHU_HOME" in os.environ
+    kept = read_folder(arguments.folder, AnalystHome(command.home_of(arguments)) if named else None)
+    if kept.roster is None:
+        print("signature not checked, as no home is named", file=sys.stderr)
+        print("hint: name the home of an analyst with --home", file=sys.stderr)
+    return kept
+
+
+def _model_show(arguments: argparse.Namespace) -> int:
+    from coordinator.client.model import signature
+    from protocols.encoding import decode_json
+    from protocols.freetext import printable
+
+    kept = _kept_model(arguments)
+    title, *lines = kept.model.describe(arguments.lang)
+    command.show(
+        arguments,
+        {
+            "card": decode_json(kept.model.card.encode()),
+            "curves": kept.model.curves,
+            "made_by": kept.note.node,
+            "roster": kept.roster,
+        },
+        [*map(printable, (title, signature(kept)[arguments.lang], *lines))],
+    )
+    return command.OK
+
+
+def _model_score(arguments: argparse.Namespace) -> int:
+    from coordinator.client.model import score_file
+    from protocols.jobs.job_type import SUSPECTED
+
+    rows = score_file(_kept_model(arguments).model, arguments.rows, arguments.out, arguments.keep)
+    command.show(
+        arguments,
+        {"rows": rows, "out": str(arguments.out), "statement": SUSPECTED},
+        [f"{rows} rows scored, {arguments.out}", SUSPECTED],
+    )
+    return command.OK
+
+
+def _model_export(arguments: argparse.Namespace) -> int:
+    from coordinator.files import write_new
+
+    made = _kept_model(arguments).model.to_onnx()
+    write_new(arguments.onnx, made, 0o600)
+    command.show(
+        arguments, {"out": str(arguments.onnx), "bytes": len(made)}, [f"{len(made)} bytes, {arguments.onnx}"]
+    )
+    return command.OK
+
+
+def _model_job(arguments: argparse.Namespace) -> int:
+    from coordinator.client.model import score_params
+
+    found = score_params(_kept_model(arguments).model)
+    command.show(arguments, found.to_json(), found.lines())
+    return command.OK
+
+
 def _usage(arguments: argparse.Namespace) -> int:
     from coordinator.metering import usage_lines
 
@@ -251,12 +345,16 @@ def _fetch(arguments: argparse.Namespace) -> int:
             }
         },
         [
-            f"{name}: {release.to_arrow().num_rows} rows, {paths[0]}"
+            f"{name}: {_size(release)}, {paths[0]}"
             for (name, release), paths in zip(releases.items(), files, strict=True)
         ]
         or ["the job has no releases for the requester"],
     )
     return command.OK
+
+
+def _size(release: "Release") -> str:
+    return f"{release.to_arrow().num_rows} {'files' if release.is_model else 'rows'}"
 
 
 def _catalogue(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """The analyst's home folder: keys, what `connect` pinned, the newest roster, what was asked and received."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -10,12 +10,13 @@ from coordinator.drafting import ANALYST_NAME, Card
 from coordinator.files import read_bounded, replace_file, write_new
 from coordinator.handout import COLLABORATION, Invite
 from protocols import succession
+from protocols.encoding import sha256_digest
 from protocols.envelope import MAX_ENVELOPE_BYTES, decode_envelope
 from protocols.errors import DecodeError, InputError, SignatureInvalid, StateConflict
 from protocols.ids import JobId, Organisation
 from protocols.roots import MAX_ROOTS_BYTES, Roots
 from protocols.succession import Trusted
-from protocols.wire import Roster
+from protocols.wire import JobSpec, Roster
 
 if TYPE_CHECKING:
     from protocols.envelope import KeySigner
@@ -142,6 +143,35 @@ class AnalystHome:
         """Return where the signed job lies, for those submitted from here."""
         return self.path / "jobs" / f"{job.removeprefix('sha256:')}.dsse"
 
+    def asked(self, job: JobId) -> JobSpec | None:
+        """Return what was asked, None for a job submitted from elsewhere.
+
+        Raises:
+            StateConflict: `wrong-subject`: what is kept under this id is another job.
+        """
+        try:
+            envelope = self.job(job).read_bytes()
+        except FileNotFoundError:
+            return None
+        payload = decode_envelope(envelope).payload
+        if JobId(sha256_digest(payload)) != job:
+            raise StateConflict("the kept job is not the one of this id", code="wrong-subject")
+        return JobSpec.decode(payload)
+
+    def vouching(self, roster: Roster, job: JobId) -> Roster:
+        """Return the roster in force with the keys its nodes have had since a job was submitted.
+
+        A node may have changed its key since it signed a verdict, release or outcome. One that has left
+        vouches for nothing, and one that was taken in again for nothing that it signed before.
+        """
+        spec = self.asked(job)
+        chain = [] if spec is None else self.rosters_since(spec.roster_digest)
+        nodes = list(roster.nodes)
+        for node in (node for earlier in chain for node in earlier.nodes):
+            if node not in nodes and all(each.node(node.name) for each in (roster, *chain)):
+                nodes.append(node)
+        return replace(roster, nodes=tuple(nodes))
+
     @cached_property
     def config(self) -> AnalystConfig:
         """The configuration.
@@ -240,8 +270,6 @@ def connect(home: AnalystHome, line: str, fingerprint: str) -> Roots:
         SignatureInvalid: its roots are not the ones that `fingerprint` names.
         StateConflict: this home has pinned other roots.
     """
-    from dataclasses import replace
-
     invite = Invite.decode(line)
     roots = invite.roots.pinned(fingerprint)
     config = home.config

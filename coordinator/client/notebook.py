@@ -62,7 +62,11 @@ def explanation_html(explanation: "Explanation") -> str:
 
 
 def release_html(release: "Release") -> str:
-    """Return a release's first rows, facts and statement as HTML."""
+    """Return a release's first rows, facts and statement as HTML; of a model its card in words."""
+    if release.is_model:
+        model = release.model()
+        texts = (escape("\n".join(model.describe(lang))) for lang in ("zh", "en"))
+        return "".join(f"<pre>{text}</pre>" for text in texts)
     table = release.to_arrow()
     columns = [column.to_pylist() for column in table.slice(0, SHOWN_ROWS).columns]
     body = _table(table.column_names, zip(*columns, strict=True))

@@ -66,7 +66,8 @@ def says(run: RunStatus) -> str:
         return f"{run.state}{_costs(run.said)}"
     if run.state in ("RUNNING", "RELEASING") and run.phase:
         share = f" {100 * run.done // run.total} %" if run.total else ""
-        return f"{run.state}, {run.phase}{share}"
+        figures = "".join(f", {name} {value}" for name, value in run.figures.items())
+        return f"{run.state}, {run.phase}{share}{figures}"
     if run.state == "CANCELLED":
         # What ended it lies elsewhere and stands there; here the code says which kind of reason.
         return f"{run.state} ({run.code})" if run.code else run.state

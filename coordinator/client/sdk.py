@@ -36,7 +36,6 @@ from coordinator.client.verdicts import checked
 from coordinator.client.view import Catalogue, View
 from coordinator.files import read_bounded, replace_file
 from protocols import succession
-from protocols.encoding import sha256_digest
 from protocols.envelope import CATALOGUE, EXPLAIN, JOB, OUTCOME, decode_envelope, key_id, sign, verify
 from protocols.errors import (
     InputError,
@@ -488,32 +487,11 @@ class Job:
         )
 
     def _vouching(self, roster: Roster, job: JobId) -> Roster:
-        """Return the roster in force with the keys its nodes have had since a job was submitted.
-
-        A node may have changed its key since it signed a verdict, release or outcome. One that has left
-        vouches for nothing, and one that was taken in again for nothing that it signed before.
-        """
-        spec = self._kept(job)
-        chain = [] if spec is None else self._bureau.home.rosters_since(spec.roster_digest)
-        nodes = list(roster.nodes)
-        for node in (node for earlier in chain for node in earlier.nodes):
-            if node not in nodes and all(each.node(node.name) for each in (roster, *chain)):
-                nodes.append(node)
-        return replace(roster, nodes=tuple(nodes))
+        return self._bureau.home.vouching(roster, job)
 
     def _spec(self) -> JobSpec | None:
         """Return what was asked, for a job submitted from this home."""
-        return self._kept(self.id)
-
-    def _kept(self, job: JobId) -> JobSpec | None:
-        try:
-            envelope = self._bureau.home.job(job).read_bytes()
-        except FileNotFoundError:
-            return None
-        payload = decode_envelope(envelope).payload
-        if JobId(sha256_digest(payload)) != job:
-            raise StateConflict("the kept job is not the one of this id", code="wrong-subject")
-        return JobSpec.decode(payload)
+        return self._bureau.home.asked(self.id)
 
     def _repr_html_(self) -> str:
         from coordinator.client.notebook import job_html

@@ -1,7 +1,7 @@
 """A job and a catalogue as the analyst sees them: frozen values, free of generated types."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from coordinator.client.outcomes import FiledOutcome, Recipients, read_outcomes
@@ -9,6 +9,7 @@ from coordinator.lifecycle import JOB_ENDS
 from protocols.encoding import decode_json
 from protocols.envelope import decode_envelope
 from protocols.errors import DecodeError
+from protocols.figures import shown
 from protocols.ids import JobId, NodeName
 from protocols.wire import Fields, Roster, Verdict
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """One node's part in the current attempt; `done` of `total` units of `phase`."""
+    """One node's part in the current attempt; `done` of `total` units of `phase`.
+
+    `figures` are what the node shows while it runs, such as a model's noisy AUC: short texts by name.
+    """
 
     node: NodeName
     role: str
@@ -32,6 +36,7 @@ class RunStatus:
     approvals_needed: int
     approvals_given: int
     verdict: bytes
+    figures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def said(self) -> Verdict | None:
@@ -125,6 +130,7 @@ class View:
                     approvals_needed=run.approvals_needed,
                     approvals_given=run.approvals_given,
                     verdict=run.verdict,
+                    figures=shown(run.figures),
                 )
                 for run in view.runs
             ),
