@@ -94,6 +94,7 @@ def _add_scenario(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "2: the dead on the register and on the pension list (应销未销, 养老金续领); "
         "3: registered in one place, living in another (人户分离); 4: school places (学位缺口); "
         "5: insurance, income and businesses of the same people (灵活就业); "
+        "6: a model of who is vaccinated (接种率模型); "
         "7: leads to people whom an illness has made poor (因病致贫); "
         "8: marital status, as two departments have it (婚姻状况校核); "
         "9: urban villages (城中村实有人口); 10: a street clerk verifies residents (以核代填).",

@@ -10,7 +10,7 @@ from protocols.errors import InputError
 if TYPE_CHECKING:
     from demo.scenarios.play import Scenario
 
-NUMBERS: Final = (2, 3, 4, 5, 7, 8, 9, 10)
+NUMBERS: Final = (2, 3, 4, 5, 6, 7, 8, 9, 10)
 
 
 def run(number: int, out: Path, *, profile: str = "demo", seed: int = 1) -> int:
@@ -24,19 +24,25 @@ def run(number: int, out: Path, *, profile: str = "demo", seed: int = 1) -> int:
     """
     from demo.scenarios.play import Play
 
-    scenario = _scenario(number)
+    scenario = scenario_numbered(number)
     with whole(out) as work, Children() as children:
         Play(work, children, scenario, profile=profile, seed=seed).run()
     return 0
 
 
-def _scenario(number: int) -> "Scenario":
+def scenario_numbered(number: int) -> "Scenario":
+    """Return a scenario.
+
+    Raises:
+        InputError: there is none of that number.
+    """
     from demo.scenarios.deaths import DeathsScenario
     from demo.scenarios.flexible_work import FlexibleWorkScenario
     from demo.scenarios.hardship import HardshipScenario
     from demo.scenarios.marital import MaritalScenario
     from demo.scenarios.school_places import SchoolPlacesScenario
     from demo.scenarios.separation import SeparationScenario
+    from demo.scenarios.vaccination import VaccinationScenario
     from demo.scenarios.verifying import VerifyingScenario
     from demo.scenarios.villages import VillagesScenario
 
@@ -45,6 +51,7 @@ def _scenario(number: int) -> "Scenario":
         SeparationScenario(),
         SchoolPlacesScenario(),
         FlexibleWorkScenario(),
+        VaccinationScenario(),
         HardshipScenario(),
         MaritalScenario(),
         VillagesScenario(),

@@ -19,6 +19,7 @@ from demo.city.build import (
     load_residents,
     load_school_places,
     load_separation,
+    load_vaccination,
     load_villages,
 )
 from demo.city.crosstabs import PRIMARY_YEARS, SchoolPlaces, Separation, Villages
@@ -26,6 +27,7 @@ from demo.city.expected import DATASETS, Expected
 from demo.city.joins import FlexibleWork, Hardship, Moments, Overpaid, Residents
 from demo.city.persons import Deaths, MaritalStatus, Uncancelled, keys_sha256
 from demo.city.profile import AREA_CODES, PROFILES, SNAPSHOT, Profile
+from demo.city.vaccination import Cells, Vaccination
 
 __all__ = [
     "AREA_CODES",
@@ -33,6 +35,7 @@ __all__ = [
     "PRIMARY_YEARS",
     "PROFILES",
     "SNAPSHOT",
+    "Cells",
     "Deaths",
     "Expected",
     "File",
@@ -47,6 +50,7 @@ __all__ = [
     "SchoolPlaces",
     "Separation",
     "Uncancelled",
+    "Vaccination",
     "Villages",
     "empty_register",
     "garbage_register",
@@ -62,5 +66,6 @@ __all__ = [
     "load_residents",
     "load_school_places",
     "load_separation",
+    "load_vaccination",
     "load_villages",
 ]

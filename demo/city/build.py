@@ -2,7 +2,7 @@
 
 OUT/registers/<organisation>/<table>.parquet   what a department's node mounts
 OUT/truth/…                                    what is so, and what is wrong with which row; never mounted
-OUT/expected/scenario-N….json                  the right answers of scenarios 1 to 5 and 7 to 9
+OUT/expected/scenario-N….json                  the right answers of scenarios 1 to 9
 OUT/manifest.json                              profile, seed, rows and SHA-256 of every file
 """
 
@@ -25,13 +25,15 @@ import pyarrow.parquet as pq
 
 from demo.city.crosstabs import COUNTED, Crosstabs, SchoolPlaces, Separation, Villages
 from demo.city.expected import Expected, Tally, scenario_1
-from demo.city.identity import account_numbers, text_array
+from demo.city.identity import account_numbers, generator, text_array
 from demo.city.joins import COUNTED_JOINS, FlexibleWork, Hardship, JoinTally, Overpaid, Residents
 from demo.city.people import STAGES, People, draw_people, stage_of, truth_tables
 from demo.city.persons import COUNTED_PERSONS, Deaths, MaritalStatus, PersonTally
 from demo.city.plan import Ints, Plan, make_plan
 from demo.city.profile import AREA_CODES, SNAPSHOT, profile_named
 from demo.city.registers import REGISTERS, Extract, extract
+from demo.city.uptake import panel_table, uptake_table
+from demo.city.vaccination import COUNTED_VACCINATION, Vaccination, VaccinationTally
 from protocols.errors import InputError
 
 MANIFEST_SCHEMA: Final = "minshu-city/1"
@@ -94,6 +96,7 @@ class _Block:
     crosstabs: Crosstabs
     persons: PersonTally
     joins: JoinTally
+    vaccination: VaccinationTally
     pupils: Ints
 
 
@@ -255,6 +258,15 @@ def load_hardship(out: Path) -> Hardship:
     return Hardship.from_json(_load(out / "expected" / f"{Hardship.FILE}.json", Hardship.SCHEMA))
 
 
+def load_vaccination(out: Path) -> Vaccination:
+    """Return the right answer of scenario 6 for the city in `out`.
+
+    Raises:
+        InputError: there is none, or it is of another version.
+    """
+    return Vaccination.from_json(_load(out / "expected" / f"{Vaccination.FILE}.json", Vaccination.SCHEMA))
+
+
 def _load(path: Path, schema: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
@@ -277,6 +289,7 @@ def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | 
     writers: dict[str, _Writer] = {}
     distinct = dict.fromkeys(REGISTERS, 0)
     tally, crosstabs, named, joins = Tally(plan), Crosstabs(plan), PersonTally(plan), JoinTally(plan)
+    vaccination = VaccinationTally(plan)
     pupils = np.zeros(len(plan.street_codes) * len(STAGES), dtype=np.int64)
 
     def write(item: tuple[str, pa.Table]) -> None:
@@ -301,6 +314,7 @@ def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | 
                 crosstabs.add(done.crosstabs)
                 named.add(done.persons)
                 joins.add(done.joins)
+                vaccination.add(done.vaccination)
                 pupils += done.pupils
                 if progress is not None:
                     progress(block, plan.blocks)
@@ -350,7 +364,7 @@ def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | 
         crosstabs.villages(seed),
     ):
         _write_json(out / "expected" / f"scenario-{answer.scenario}.json", asdict(answer))
-    for joined in joins.answers(seed):
+    for joined in (*joins.answers(seed), vaccination.answer(seed)):
         _write_json(out / "expected" / f"{joined.FILE}.json", asdict(joined))
     _write_json(out / "manifest.json", asdict(manifest))
     return manifest
@@ -382,16 +396,21 @@ def _draw(plan: Plan, seed: int, block: int) -> _Block:
         tables[f"registers/{name}.parquet"] = part.rows
         tables[f"truth/dirt/{name}.parquet"] = part.log
         distinct[name] = part.distinct
-        if name in COUNTED | COUNTED_PERSONS | COUNTED_JOINS:
+        if name in COUNTED | COUNTED_PERSONS | COUNTED_JOINS | COUNTED_VACCINATION:
             counted[name] = part
     for name, table in truth_tables(people).items():
         tables[f"truth/{name}.parquet"] = table
+    tables["truth/vaccination.parquet"] = uptake_table(people)
+    panel = generator(seed, "statistics/panel", block)
+    tables["registers/statistics/panel.parquet"] = panel_table(people, panel)
     tally, crosstabs, named, joins = Tally(plan), Crosstabs(plan), PersonTally(plan), JoinTally(plan)
+    vaccination = VaccinationTally(plan)
     tally.count(people)
     crosstabs.count(people, counted)
     named.count(people, counted)
     joins.count(people, counted)
-    return _Block(tables, distinct, tally, crosstabs, named, joins, _pupils(people))
+    vaccination.count(people, counted)
+    return _Block(tables, distinct, tally, crosstabs, named, joins, vaccination, _pupils(people))
 
 
 def _pupils(people: People) -> Ints:
@@ -420,6 +439,7 @@ _DICTIONARY: Final = {
     *("kind", "street", "register_street", "previous_street", "stage", "status", "disease", "diagnosis"),
     *("cause", "vaccine", "funeral_home", "sex", "marital", "cohort", "meaning"),
     *("last_seen_month", "moved_month", "departed_month"),
+    *("street_type", "scheme", "checkup", "vaccinated"),
 }
 """Columns of few values; the others would only fill a dictionary to no use."""
 

@@ -6,6 +6,7 @@ twice or three times, ids spelled as clerks spell them, every deviation logged.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -50,6 +51,7 @@ from demo.city.profile import (
     SNAPSHOT,
     WIDOWED_ON_RECORD_PER_MILLE,
 )
+from demo.city.uptake import ADULT, ANSWERS, KINDS, SCHEMES, STREET_TYPES, uptake
 
 Column: TypeAlias = pa.Array | npt.NDArray[Any]
 """A column before repeats: Arrow array, integers, or n x width ASCII."""
@@ -585,6 +587,85 @@ def market_regulation_businesses(people: People, rng: np.random.Generator) -> Sh
     )
 
 
+DISTRICTS: Final = AREA_CODES[:3]
+"""The districts whose health bureaus keep immunisation registers of their own: the three largest."""
+
+DISTRICT_LISTS: Final = tuple(f"health-{area}/immunisation" for area in DISTRICTS)
+
+
+def _grown_up(people: People, rng: np.random.Generator, per_cent: int) -> Ints:
+    """Return the residents from ADULT on, of whom so many per cent are on a list."""
+    who = np.flatnonzero(people.living & (people.age >= ADULT))
+    return who[rng.integers(0, 100, len(who)) < per_cent]
+
+
+def district_immunisation(people: People, rng: np.random.Generator, *, area: str) -> Sheet:
+    """Residents of one district who are 15 or more, 95 in 100 (assumed), vaccinated this season or not."""
+    who = _grown_up(people, rng, 95)
+    who = who[people.plan.street_district[people.street[who]] == AREA_CODES.index(area)]
+    found = uptake(people)
+    return Sheet(
+        who,
+        {
+            "age": people.age[who].astype(np.int16),
+            "sex": _sex(people, who),
+            "kind": _choice(KINDS, (~people.household[who]).astype(np.int64)),
+            "street_type": _choice(STREET_TYPES, found.street_type[who]),
+            "scheme": _choice(SCHEMES, found.scheme[who]),
+            "visits": found.visits[who].astype(np.int16),
+            "checkup": _choice(ANSWERS, found.checkup[who].astype(np.int64)),
+            "diagnosis": _choice(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
+            "vaccinated": _choice(ANSWERS, found.vaccinated[who].astype(np.int64)),
+        },
+        people.ids,
+        street=people.street[who],
+        contact=False,
+    )
+
+
+def health_immunisation(people: People, rng: np.random.Generator) -> Sheet:
+    """People of 15 or more with a health record: visits, check-up, vaccinated this season or not."""
+    who = _grown_up(people, rng, 100)
+    who = who[(people.lists[who] & HEALTH) > 0]
+    found = uptake(people)
+    return Sheet(
+        who,
+        {
+            "visits": found.visits[who].astype(np.int16),
+            "checkup": _choice(ANSWERS, found.checkup[who].astype(np.int64)),
+            "diagnosis": _choice(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
+            "vaccinated": _choice(ANSWERS, found.vaccinated[who].astype(np.int64)),
+        },
+        people.ids,
+        contact=False,
+    )
+
+
+def police_residents(people: People, rng: np.random.Generator) -> Sheet:
+    """Residents of 15 or more whom the police know: age, sex, registration and kind of street."""
+    who = _grown_up(people, rng, 100)
+    who = who[people.listed[who]]
+    return Sheet(
+        who,
+        {
+            "age": people.age[who].astype(np.int16),
+            "sex": _sex(people, who),
+            "kind": _choice(KINDS, (~people.household[who]).astype(np.int64)),
+            "street_type": _choice(STREET_TYPES, uptake(people).street_type[who]),
+        },
+        people.ids,
+        contact=False,
+    )
+
+
+def medical_insurance_enrolled(people: People, rng: np.random.Generator) -> Sheet:
+    """Residents of 15 or more who are insured, as employees or as residents."""
+    who = _grown_up(people, rng, 100)
+    scheme = uptake(people).scheme
+    who = who[scheme[who] != SCHEMES.index("none")]
+    return Sheet(who, {"scheme": _choice(SCHEMES, scheme[who])}, people.ids, contact=False)
+
+
 REGISTERS: Final[Mapping[str, Callable[[People, np.random.Generator], Sheet]]] = {
     "police/population": police_population,
     "police/register": police_register,
@@ -605,5 +686,12 @@ REGISTERS: Final[Mapping[str, Callable[[People, np.random.Generator], Sheet]]] =
     "tax/income": tax_income,
     "medical-insurance/settlements": medical_insurance_settlements,
     "market-regulation/businesses": market_regulation_businesses,
+    "police/residents": police_residents,
+    "health/immunisation": health_immunisation,
+    "medical-insurance/enrolled": medical_insurance_enrolled,
+    **{
+        name: partial(district_immunisation, area=area)
+        for name, area in zip(DISTRICT_LISTS, DISTRICTS, strict=True)
+    },
 }
 """Every register of people, as `organisation/table`. education/places lists no people and is not here."""

@@ -80,6 +80,40 @@ class Uncounted:
     months: Mapping[int, tuple[int, int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a training run went.
+
+    Args:
+        loss, auc: measured after so many rounds: (round, figure).
+        epsilon: spent of it after each round, at the job's δ.
+        within: what noise and bins leave open of the last AUC, with 95 %; None where nothing is told of it.
+    """
+
+    loss: Sequence[tuple[float, float]]
+    auc: Sequence[tuple[float, float]]
+    epsilon: Sequence[tuple[float, float]]
+    within: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """How well a model tells who is vaccinated: an area under the curve, and what chance leaves open.
+
+    Args:
+        zh, en: what it is trained on.
+        value, low, high: the area and its interval.
+        released: whether it is of a model that the bureau received; else of rows in one place.
+    """
+
+    zh: str
+    en: str
+    value: float
+    low: float
+    high: float
+    released: bool
+
+
 class Words:
     """Says things in both languages, or in English where no font has Chinese characters."""
 
@@ -747,6 +781,139 @@ def latencies(stem: Path, milliseconds: Sequence[float], *, people: int) -> None
             ),
         )
         _save(figure, stem)
+
+
+def vaccination(
+    stem: Path,
+    runs: Mapping[str, Course],
+    abilities: Sequence[Ability],
+    calibrated: Mapping[str, Sequence[tuple[float, float]]],
+    uptake: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    ages: Sequence[str],
+) -> None:
+    """Draw scenario 6: how the runs went, what the models can tell, and what they say of groups.
+
+    Args:
+        stem: path without its ending.
+        runs: by name of the question.
+        abilities: from top to bottom.
+        calibrated: by name of the question, chance given and part found; `` for what every model should say.
+        uptake: by kind of registration, for each age: what the model says on average, and the truth.
+        ages: bands of age, in order.
+    """
+    named = {
+        "districts": ("逻辑回归, 三区", "logistic, three districts", _BLUE),
+        "boost": ("提升树, 三区", "boosted trees, three districts", _AMBER),
+        "joined": ("逻辑回归, 跨部门", "logistic, joined departments", _GREEN),
+    }
+    with _drawing() as words:
+        figure = _figure(
+            words.line("接种率模型", "A model of who is vaccinated"),
+            words.line(
+                "三个区的卫健各有本区居民; 公安 × 卫健 × 医保各有同一批人的不同字段。出部门的只有模型",
+                "three districts have the same columns of different people; three departments have different "
+                "columns of the same people",
+            ),
+            14.6,
+            9.4,
+        )
+        (loss, auc, epsilon), (able, calibration, groups) = figure.subplots(2, 3, height_ratios=(1, 1.15))
+        for name, course in runs.items():
+            zh, en, colour = named[name]
+            for axes, points in ((loss, course.loss), (auc, course.auc), (epsilon, course.epsilon)):
+                if points:
+                    marker = "" if len(points) > _DENSE else "o"
+                    axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1.3,
+                              marker=marker, markersize=3.5, label=words.line(zh, en))  # fmt: skip
+            if course.within and course.auc:
+                auc.vlines([course.auc[-1][0]], *course.within, color=colour, linewidth=1.0, alpha=0.6)
+        for axes, zh, en in (
+            (loss, "对数损失", "log loss"),
+            (auc, "AUC", "AUC"),
+            (epsilon, "已用隐私预算 ε", "ε spent"),
+        ):
+            axes.set_title(words.line(zh, en) if zh != en else en)
+            axes.set_xlabel(words.line("轮次", "round"))
+            axes.set_xlim(0, None)
+            axes.grid(color=_GRID, linewidth=0.6)
+            axes.set_axisbelow(True)
+        epsilon.set_ylim(0, None)
+        epsilon.legend(frameon=False, fontsize=7.5, loc="lower right")
+        _abilities(able, abilities, words)
+        _calibrated(calibration, {named[name]: points for name, points in calibrated.items()}, words)
+        _uptake(groups, uptake, ages, words)
+        _note(
+            figure,
+            words.lines(
+                "上: 每隔若干轮在未参与训练的人 (加噪计数) 或公开测试集上评估; ε 含评估。"
+                "左下: 蓝为交付的模型, 灰为把明细集中一处且不加噪的同一配方, 横线为 95 % 区间。"
+                "右下: × 为合成城市的真值, 真实城市中无人知晓。",
+                "Above: measured now and then on people who were not trained on, counted with noise, or on a "
+                "public test set; ε includes that. Lower left: blue, models that were released;\n"
+                "grey, the same recipe on everybody's rows in one place, without noise; lines are 95 % "
+                "intervals. Lower right: crosses are the truth, known only because the city is synthetic.",
+            ),
+        )
+        _save(figure, stem)
+
+
+_DENSE: Final = 12
+"""Points from which on a line has no markers."""
+
+
+def _abilities(axes: "Axes", abilities: Sequence[Ability], words: Words) -> None:
+    for y, one in enumerate(abilities):
+        axes.barh([y], [one.value - 0.5], 0.58, left=0.5, color=_BLUE if one.released else _GRID,
+                  edgecolor=_FAINT, linewidth=0.6)  # fmt: skip
+        axes.hlines([y], [one.low], [one.high], color=_INK, linewidth=1.1)
+        axes.text(0.508, y, f"{one.value:.3f}", va="center", fontsize=8,
+                  color="white" if one.released else _INK)  # fmt: skip
+    axes.set_yticks(range(len(abilities)), [words.lines(one.zh, one.en) for one in abilities], fontsize=7.5)
+    axes.set_ylim(len(abilities) - 0.4, -0.6)
+    axes.set_xlim(0.5, 1)
+    axes.set_xlabel("AUC")
+    axes.set_title(words.line("区分能力", "how well it tells who is vaccinated"))
+    axes.grid(axis="x", color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _calibrated(
+    axes: "Axes",
+    calibrated: Mapping[tuple[str, str, str], Sequence[tuple[float, float]]],
+    words: Words,
+) -> None:
+    axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.8, linestyle="--")
+    for (zh, en, colour), points in calibrated.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1.1, marker="o",
+                  markersize=3.5, label=words.line(zh, en))  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel(words.line("模型给出的概率", "chance that the model gives"))
+    axes.set_ylabel(words.line("其中实际接种比例", "part that is vaccinated"))
+    axes.set_title(words.line("校准", "calibration"))
+    axes.grid(color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=7.5, loc="upper left")
+
+
+def _uptake(
+    axes: "Axes", uptake: Mapping[str, Sequence[tuple[float, float]]], ages: Sequence[str], words: Words
+) -> None:
+    chinese = {"register": "户籍", "floating": "流动"}
+    width = 0.8 / len(uptake)
+    for at, ((kind, pairs), colour) in enumerate(zip(uptake.items(), (_BLUE, _AMBER), strict=True)):
+        x = [place + (at + 0.5) * width - 0.4 for place in range(len(pairs))]
+        axes.bar(x, [100 * said for said, _ in pairs], width * 0.92, color=colour,
+                 label=words.line(chinese[kind], kind))  # fmt: skip
+        _crosses(axes, x, [100 * truth for _, truth in pairs])
+    axes.set_xticks(range(len(ages)), list(ages), fontsize=7.5)
+    axes.set_xlabel(words.line("年龄", "age"))
+    axes.set_ylabel("%")
+    axes.set_title(words.line("接种率: 模型与真值", "vaccinated: model, truth"))
+    axes.legend(frameon=False, fontsize=7.5, loc="upper left")
+    axes.grid(axis="y", color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def _uncounted_districts(axes: "Axes", one: Uncounted, words: Words) -> None:

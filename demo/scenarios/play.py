@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -113,9 +113,25 @@ class Play(Narrator):
     """One run of a scenario, step by step."""
 
     def __init__(
-        self, work: Path, children: Children, scenario: Scenario, *, profile: str, seed: int
+        self,
+        work: Path,
+        children: Children,
+        scenario: Scenario,
+        *,
+        profile: str,
+        seed: int,
+        policies: Callable[[Department, str], str] | None = None,
     ) -> None:
-        """Prepare a run in the folder `work`."""
+        """Prepare a run in the folder `work`.
+
+        Args:
+            work: empty.
+            children: who looks after the processes.
+            scenario: what is asked, and of whom.
+            profile: size of the city.
+            seed: of the city.
+            policies: what a department makes of its policy before it is signed; None: nothing.
+        """
         super().__init__()
         self.scenario, self.profile, self.seed = scenario, profile, seed
         self.codes = codes_of(profile)
@@ -128,6 +144,9 @@ class Play(Narrator):
             work / "homes", self.city, children, departments=scenario.departments
         )
         self.seconds: dict[str, float] = {}
+        self._policies = policies
+        self.edits: dict[str, Callable[[str], str]] = {}
+        """What a scenario makes of the job.toml of a question, by its name, before it is asked."""
         self._bureau: Bureau | None = None
 
     def run(self) -> None:
@@ -140,9 +159,18 @@ class Play(Narrator):
         with explained(self.collaboration.folder):
             self._run()
 
-    def _run(self) -> None:
+    def open(self) -> None:
+        """Build the city, set up the collaboration, and start its processes.
+
+        Raises:
+            Failed: something is not as it must be.
+            MinshuError: a step could not be done.
+        """
         self._build_city()
         self._found()
+
+    def _run(self) -> None:
+        self.open()
         figures = self.scenario.play(self)
         self.bureau.close()
         audited = self._audit()
@@ -199,7 +227,8 @@ class Play(Narrator):
         """Return a department's policy with the keys and days of this run, and caps for so large a city."""
         text = self.collaboration.policy(department, policy_template(self.scenario.number, department))
         text = text.replace(f'organisation = "{BUREAU}"', f'organisation = "{self.collaboration.bureau}"')
-        return for_a_city_of(profile_named(self.profile).population, text)
+        text = for_a_city_of(profile_named(self.profile).population, text)
+        return text if self._policies is None else self._policies(department, text)
 
     @property
     def _folder(self) -> Any:
@@ -326,6 +355,7 @@ class Play(Narrator):
         """Write the job.toml of a question and print its first line; return the file and the job type."""
         text = self.codes.fill(self._folder.joinpath(f"{name}.toml").read_text("utf-8"))
         text = for_a_city_of(profile_named(self.profile).population, text)
+        text = self.edits.get(name, str)(text)
         file = self.jobs / f"{name}.toml"
         file.write_text(text, encoding="utf-8")
         job_type = text.partition(JOB_TYPE)[2].partition('"')[0]

@@ -73,13 +73,27 @@ def draw_hardship(stem: Path) -> None:
     pictures.hardship(stem, outcomes, [(0.9, 0.6), (0.75, 0.7), (0.5, 0.8)], (0.75, 0.7))
 
 
+def draw_vaccination(stem: Path) -> None:
+    few = pictures.Course([(10, 0.5), (20, 0.4)], [(10, 0.7), (20, 0.8)], [(1, 0.2), (2, 0.3)], (0.7, 0.9))
+    none = pictures.Course([], [], [(1, 0.5)])
+    pictures.vaccination(
+        stem,
+        {"districts": few, "joined": none},
+        [pictures.Ability("交付", "released", 0.8, 0.7, 0.9, released=True),
+         pictures.Ability("集中", "in one place", 0.85, 0.8, 0.9, released=False)],
+        {"districts": [(0.1, 0.2), (0.8, 0.7)]},
+        {"register": [(0.2, 0.3), (0.6, 0.5)], "floating": [(0.1, 0.1), (0.2, 0.3)]},
+        ages=("15–59", "60+"),
+    )  # fmt: skip
+
+
 def draw_latencies(stem: Path) -> None:
     pictures.latencies(stem, [3.5, 4.0, 12.0, 3.6], people=137)
 
 
 DRAWN = [
     draw_separation, draw_school_places, draw_villages, draw_uncancelled, draw_nothing_owed,
-    draw_flexible_work, draw_hardship, draw_differing, draw_latencies
+    draw_flexible_work, draw_hardship, draw_vaccination, draw_differing, draw_latencies
 ]  # fmt: skip
 
 

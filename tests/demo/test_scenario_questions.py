@@ -36,6 +36,7 @@ from demo.scenarios import (
     marital,
     school_places,
     separation,
+    vaccination,
     verifying,
     villages,
 )
@@ -53,27 +54,31 @@ from protocols.wire import JobSpec
 NAN = float("nan")
 
 SCENARIOS = {
-    2: deaths, 3: separation, 4: school_places, 5: flexible_work, 7: hardship, 8: marital, 9: villages,
-    10: verifying
+    2: deaths, 3: separation, 4: school_places, 5: flexible_work, 6: vaccination, 7: hardship, 8: marital,
+    9: villages, 10: verifying
 }  # fmt: skip
 COUNTING = [(3, "finer"), (3, "streets"), (3, "matrix"), (4, "children"), (4, "demand"),
             (4, "places"), (9, "villages")]  # fmt: skip
 """Questions about groups."""
 JOINED = [(2, "overpaid"), (2, "overpaid-exact"), (3, "districts"), (3, "residents"),
-          (5, "three"), (5, "two"), (5, "two-exact"), (5, "few"), (7, "leads"), (7, "threshold")]  # fmt: skip
+          (5, "three"), (5, "two"), (5, "two-exact"), (5, "few"), (6, "scores"),
+          (7, "leads"), (7, "threshold")]  # fmt: skip
 """Questions over joined rows."""
 PERSONS = [(2, "register"), (2, "pension"), (2, "no-grace"), (8, "police"), (8, "civil-affairs"), (8, "held"),
            (10, "session"), (10, "another-street"), (10, "too-many")]  # fmt: skip
 """Questions about persons; some of them are refused by what was answered, or by what they ask for."""
+TRAINED = [(6, "districts"), (6, "boost"), (6, "exact"), (6, "joined")]
+"""Questions that a model answers."""
 UNOPENED = {
     (2, "cause"): "cause",
     (5, "bank-account"): "bank_account",
+    (6, "diagnosis"): "diagnosis",
     (7, "disease"): "disease",
     (8, "spouse"): "spouse_id",
     (10, "another-field"): "marital",
 }
 """Questions that are refused for a column."""
-QUESTIONS = [*COUNTING, *JOINED, *PERSONS]
+QUESTIONS = [*COUNTING, *JOINED, *PERSONS, *TRAINED]
 
 
 @pytest.fixture(scope="module")
@@ -312,12 +317,12 @@ def table(nested, rows: Sequence[str], columns: Sequence[str]) -> list[list[int]
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_nobody_has_more_rows_than_the_policy_says(city: Path, number: int) -> None:
-    for name in (name for n, name in (*COUNTING, *JOINED) if n == number):
+    for name in (name for n, name in (*COUNTING, *JOINED, *TRAINED) if n == number):
         spec = question(number, name)
         for given in spec.inputs:
             dataset = policies(number)[given.organisation].datasets[given.dataset]
             if dataset.unit is None:
-                assert dataset.personal == "none" or spec.job_type == "joined-rule/1"
+                assert dataset.personal == "none" or spec.job_type in ("joined-rule/1", "score-joined/1")
                 continue
             folder = city / "registers" / given.organisation.partition(".")[0]
             ids = pq.read_table(folder / f"{given.dataset}.parquet", columns=[dataset.unit.column])
@@ -345,11 +350,11 @@ def test_the_codes_of_the_job_files_are_all_filled_in() -> None:
 
 
 def test_a_scenario_that_is_not_played_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["scenario", "6", "--out", str(tmp_path / "out")]) == 1
+    assert main(["scenario", "11", "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err.splitlines()
     assert (
         said[0]
-        == "minshu-demo: error: scenario 6 is not among those that are played: 2, 3, 4, 5, 7, 8, 9, 10"
+        == "minshu-demo: error: scenario 11 is not among those that are played: 2, 3, 4, 5, 6, 7, 8, 9, 10"
     )
     assert said[1].startswith("hint: ")
     assert list(tmp_path.iterdir()) == []

@@ -37,6 +37,8 @@ from protocols.psi import group
 from protocols.psi.tagging import is_tagging
 from protocols.wire import JobSpec, Roster
 
+pytestmark = pytest.mark.alone
+
 INSURED = LISTS[HUMAN_RESOURCES]
 GOOD = rows(INSURED)
 HEADER, *LINES = GOOD.splitlines()

@@ -185,6 +185,29 @@ def test_the_dead_are_told_to_their_departments_after_the_grace_and_counted_for_
 
 
 @pytest.mark.long  # see the top
+def test_models_are_trained_by_district_and_across_departments_and_are_what_their_cards_say(tmp_path):
+    played = play(tmp_path, 6)
+    city = tmp_path / "city"
+    generate("ci", 2, city, workers=2)
+    check_left(played, 6)
+    check_nobody_is_named(played, city)
+    summary = played.summary
+    assert summary["refused"] == {"diagnosis": "negative-list", "exact": "exact-training"}
+    assert summary["joined_gain"] > 0
+    for name in ("districts", "boost", "joined"):
+        folder = played.out / "releases" / name
+        assert {path.name for path in folder.iterdir()} >= {
+            "model.safetensors",
+            "model-card.json",
+            "curves.json",
+        }
+        assert summary["measured"][name]["epsilon"] == "1"
+        assert abs(summary["released_auc"][name] - summary["central_auc"][name]) < 0.15
+    assert all(abs(found - 0.5) < 0.15 for found in summary["membership_auc"].values())
+    assert len(played.rows()) == 10
+
+
+@pytest.mark.long  # see the top
 def test_each_department_learns_which_of_its_own_records_differ_and_the_bureau_nothing(tmp_path):
     played = play(tmp_path, 8)
     city = tmp_path / "city"
