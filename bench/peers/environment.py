@@ -1,4 +1,4 @@
-"""The peers' own virtual environment, built once below `bench-out/` from pinned requirements."""
+"""Virtual environments of peers, each built once below `bench-out/` from pinned requirements."""
 
 import hashlib
 import shutil
@@ -13,19 +13,19 @@ REQUIREMENTS: Final = Path(__file__).with_name("requirements.txt")
 _READY: Final = ".ready"
 
 
-def folder() -> Path:
+def folder(requirements: Path = REQUIREMENTS) -> Path:
     """Return where the environment of these requirements and this Python is, or will be."""
-    pinned = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
+    pinned = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     return OUT / "peers" / f"venv-{pinned[:12]}"
 
 
-def interpreter() -> Path:
+def interpreter(requirements: Path = REQUIREMENTS) -> Path:
     """Return the environment's Python; the first time, build it with pip from the package index.
 
     Raises:
         RuntimeError: pip could not install what is pinned, with the end of what it said.
     """
-    home = folder()
+    home = folder(requirements)
     python = home / "bin" / "python"
     if (home / _READY).exists():
         return python
@@ -40,7 +40,7 @@ def interpreter() -> Path:
         "--quiet",
         "--only-binary=:all:",
         "--requirement",
-        REQUIREMENTS,
+        requirements,
     ]
     for command in (create, install):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
