@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Final, Literal, Self, get_args
 
 from protocols.dp.cost import NOTHING, Cost
-from protocols.errors import InputError, ProtocolAborted
+from protocols.errors import InputError
 from protocols.identifiers import AreaTable, area_table
 from protocols.ids import Organisation, Role
 from protocols.jobs.job_type import (
@@ -29,11 +29,8 @@ from protocols.jobs.job_type import (
     Unit,
 )
 from protocols.jobs.sources import (
-    check_catalogue,
-    check_enough,
     check_recipient,
-    check_sizes,
-    check_summaries,
+    check_records,
     kinds_of,
 )
 from protocols.joined.align import Way
@@ -375,45 +372,16 @@ class JoinedRule:
     ) -> None:
         """Check what all admissions say of the lists, before anything derived from data leaves.
 
-        (1) A summary of every list and of nothing else, made by the same rules, with sizes that a list can
-        have. (2) The two limits of such records are set. (3) The recipient's own list is within 2 % of its
-        catalogue, and at least `min_coverage` of it. (4) Enough lists that a person has to be on, and enough
-        organisations. (5) What the matcher has to hold is not too much.
+        (1) See `check_records`. (2) What the matcher has to hold is not too much.
 
         Raises:
             ProtocolAborted: with the guard that failed.
         """
         params = Params.of(spec)
         # (1)
-        check_summaries(inputs, params.owners)
-        check_sizes(inputs)
+        on = len(params.joined("on"))
+        check_records(inputs, constraints, owners=params.owners, recipient=params.recipient, sources=on)
         # (2)
-        if constraints.max_rows is None or constraints.max_fraction is None:
-            raise ProtocolAborted(
-                "no participant's rule sets max_rows and max_fraction",
-                code="guard-missing",
-                hint="directed records need both limits in the rule of at least one department",
-            )
-        # (3)
-        own = inputs.get(params.recipient)
-        if own is not None:
-            check_catalogue(own, "recipient")
-        coverage = constraints.min_coverage
-        if own is not None and coverage is not None and own.distinct_keys < coverage * own.catalogue_keys:
-            raise ProtocolAborted(
-                f"the recipient lists less than {coverage} of its catalogue's keys",
-                code="guard-coverage",
-                hint="refresh the catalogue, or find out which keys are missing",
-            )
-        # (4)
-        check_enough(
-            constraints,
-            organisations=len(params.owners),
-            sources=len(params.joined("on")),
-            more="add sources",
-            without='join more lists as "on"',
-        )
-        # (5)
         params.question(inputs, constraints).joining.check_room()
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:

@@ -274,3 +274,57 @@ def seats_apart(
             for place, name in enumerate(names)
         ),
     ]
+
+
+def check_records(
+    inputs: Mapping[Role, InputSummary],
+    constraints: Constraints,
+    *,
+    owners: Sequence[Role],
+    recipient: Role,
+    sources: int,
+) -> None:
+    """Check what all admissions say of joined lists of which records go to one department.
+
+    (1) A summary of every list and of nothing else, made by the same rules, with sizes that a list can have.
+    (2) The two limits of such records are set. (3) The recipient's own list is within 2 % of its catalogue,
+    and at least `min_coverage` of it. (4) Enough lists that a person has to be on, and enough organisations.
+
+    Args:
+        inputs: by role.
+        constraints: the strictest limits of all rules.
+        owners: of the lists.
+        recipient: who gets the records; it need not have a list.
+        sources: lists that a person has to be on.
+
+    Raises:
+        ProtocolAborted: with the guard that failed.
+    """
+    # (1)
+    check_summaries(inputs, owners)
+    check_sizes(inputs)
+    # (2)
+    if constraints.max_rows is None or constraints.max_fraction is None:
+        raise ProtocolAborted(
+            "no participant's rule sets max_rows and max_fraction",
+            code="guard-missing",
+            hint="directed records need both limits in the rule of at least one department",
+        )
+    # (3)
+    own, coverage = inputs.get(recipient), constraints.min_coverage
+    if own is not None:
+        check_catalogue(own, "recipient")
+        if coverage is not None and own.distinct_keys < coverage * own.catalogue_keys:
+            raise ProtocolAborted(
+                f"the recipient lists less than {coverage} of its catalogue's keys",
+                code="guard-coverage",
+                hint="refresh the catalogue, or find out which keys are missing",
+            )
+    # (4)
+    check_enough(
+        constraints,
+        organisations=len(owners),
+        sources=sources,
+        more="add sources",
+        without='join more lists as "on"',
+    )

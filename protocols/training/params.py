@@ -257,7 +257,7 @@ class Params:
                 'write holdout = 5, or test = "aggregator" without holdout',
             )
         # (4)
-        privacy = _read_privacy(reader)
+        privacy = read_privacy(reader)
         evaluate = _read_evaluation(reader, rounds, noisy=privacy is not None and not test)
         stop = _read_stop(reader.table("stop")) if reader.has("stop") else None
         # (5)
@@ -737,8 +737,8 @@ def _read_group(table: Reader) -> Coded:
     return found
 
 
-def _read_privacy(reader: Reader) -> Privacy | None:
-    """Read exactly one of `rho`, `epsilon` with `delta`, and `noise = "none"`.
+def read_privacy(reader: Reader) -> Privacy | None:
+    """Read exactly one of `rho`, `epsilon` with `delta`, and `noise = "none"`; None for no noise.
 
     Raises:
         InputError: `bad-privacy`.

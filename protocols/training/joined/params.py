@@ -38,11 +38,11 @@ from protocols.party import MAX_BODY_BYTES
 from protocols.psi.tagging import TAG_BYTES
 from protocols.releases.params import check_budget
 from protocols.tables.layout import Reader, bad, decimal_text, read_slot
-from protocols.training.accounting import rho_for
 from protocols.training.joined.columns import MAX_SCORED, Coding, Ints, one_hot
 from protocols.training.joined.cubic import BOUNDS, MAX_BITS, REACH, Cubic
 from protocols.training.joined.descent import Descent, OneShot
 from protocols.training.joined.plan import Column, Noises, Plan
+from protocols.training.params import read_privacy
 from protocols.training.schema import MAX_CODES, Schema
 from protocols.wire import JobSpec
 
@@ -59,7 +59,6 @@ MAX_AT_ONCE: Final = 1 << 10
 MAX_PRODUCT: Final = 1 << 21
 """Weights times rounds: words of what the dealer gives for the matrix."""
 MAX_BINS: Final = 64
-MAX_DELTA: Final = Fraction(1, 1000)
 
 _COUNT: Final = Fraction(1, 50)
 """Part of what evaluation leaves that the noise on the number of persons takes."""
@@ -410,38 +409,9 @@ def _between(reader: Reader, name: str, default: Fraction, least: Fraction, most
 
 
 def _read_budget(reader: Reader) -> Budget | None:
-    """Read exactly one of `rho`, `epsilon` with `delta`, and `noise = "none"`; return ρ of the whole run.
-
-    Raises:
-        InputError: `bad-privacy`.
-    """
-    ways = [name for name in ("rho", "epsilon", "noise") if reader.has(name)]
-    if len(ways) != 1:
-        raise InputError(
-            f"params name {' and '.join(ways) or 'no noise'}, a run has one of rho, epsilon and noise",
-            code="bad-privacy",
-            hint='write rho = "0.03", or epsilon = "1" with delta = "0.00001", or noise = "none"',
-        )
-    if ways == ["noise"]:
-        reader.choice("noise", ("none",))
-        return None
-    if ways == ["rho"]:
-        return check_budget(Budget("zcdp", reader.fraction("rho")))
-    epsilon = check_budget(Budget("pure-dp", reader.fraction("epsilon"))).amount
-    delta = reader.fraction("delta")
-    if not 0 < delta <= MAX_DELTA:
-        raise InputError(
-            f"delta is not above 0 and at most {MAX_DELTA}",
-            code="bad-privacy",
-            hint='write delta = "0.00001": far below one over the number of persons',
-        )
-    return check_budget(Budget("zcdp", _rho(epsilon, delta)))
-
-
-@lru_cache(maxsize=64)
-def _rho(epsilon: Fraction, delta: Fraction) -> Fraction:
-    """Return the ρ of a run that keeps to ε at δ, as the ledger converts them."""
-    return rho_for(epsilon, delta, 1)
+    """Return ρ of the whole run; None without noise. See `read_privacy`."""
+    privacy = read_privacy(reader)
+    return None if privacy is None else check_budget(Budget("zcdp", privacy.rho))
 
 
 def _read_evaluation(reader: Reader, *, holdout: int, noisy: bool) -> tuple[int, Fraction]:
