@@ -12,9 +12,10 @@ from typing import Final
 
 from node.answers import question_here
 from node.catalogue import rounded
+from node.datasets import open_dataset
 from node.gate import About, Allowed
 from node.rpc import Attempt
-from node.sources import ReadLimits, Source, open_source
+from node.sources import Access, Source
 from node.state import Dataset
 from policies.attempts import Agreed, agree, mismatch
 from protocols.encoding import canonical_json, sha256_digest
@@ -57,7 +58,7 @@ def prepare(
     spec: JobSpec,
     role: Role,
     dataset: Dataset,
-    limits: ReadLimits,
+    access: Access,
     *,
     about: About | None,
     rand: Rand,
@@ -69,7 +70,7 @@ def prepare(
         spec: the job.
         role: this node's seat.
         dataset: the catalogue entry that the job's dataset is.
-        limits: for reading.
+        access: how datasets are read.
         about: whom a row is about, see `node.gate.about_of`.
         rand: for salts.
         go_on: called between batches; raises when the attempt is over.
@@ -81,20 +82,20 @@ def prepare(
     brings = spec.input_of(role)
     assert brings is not None
     asked = job_type(spec.job_type)
-    source = open_source(dataset.path, limits)
-    snapshot = source.snapshot()
-    # Identifiers are judged as of the data's own day: the job does not choose whose are valid.
-    unit = None if about is None else replace(about.unit, as_of=parse_utc(snapshot).date())
-    builder = asked.builder(spec, role, unit)
-    question = question_here(spec, snapshot, dataset)
-    columns = dict(brings.columns) if about is None else {**brings.columns, UNIT: about.column}
-    read_into(builder, source, columns, go_on)
-    if question_here(spec, snapshot, dataset) != question:
-        raise InputError(
-            "the dataset's file changed while it was read",
-            code="changed-while-reading",
-            hint="replace the file in one step (write aside, then rename) and run the job again",
-        )
+    with open_dataset(dataset, access) as source:
+        snapshot = source.snapshot()
+        # Identifiers are judged as of the data's own day: the job does not choose whose are valid.
+        unit = None if about is None else replace(about.unit, as_of=parse_utc(snapshot).date())
+        builder = asked.builder(spec, role, unit)
+        question = question_here(spec, snapshot, source)
+        columns = dict(brings.columns) if about is None else {**brings.columns, UNIT: about.column}
+        read_into(builder, source, columns, go_on)
+        if question_here(spec, snapshot, source) != question:
+            raise InputError(
+                "the dataset's file changed while it was read",
+                code="changed-while-reading",
+                hint="replace the file in one step (write aside, then rename) and run the job again",
+            )
     found = builder.finish()
     reasons = dict(found.quality())
     if asked.states_sizes and found.rows and not found.distinct_keys:

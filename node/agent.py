@@ -119,6 +119,7 @@ class Agent:
             trusted=self._clock.trusted,
             witnessing=self.cosigning.hindrance,
             settling=self.cosigning.settling,
+            access=config.access,
         )
         self.explaining = Explaining(state, self.force, self.gate, self._signer, monotonic=monotonic, log=log)
         self.outcomes = Outcomes(state, self.force, self._signer, now=now, log=log, post=self.post)

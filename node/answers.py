@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Final
 
-from node.sources.files import fingerprint
 from policies.attempts import SAID_NO
 from policies.decision import Ask, Decision, Permit, Refuse
 from protocols import succession
@@ -12,7 +11,7 @@ from protocols.ids import Digest, JobId, NodeName
 from protocols.wire import JobSpec, Leaving, Verdict
 
 if TYPE_CHECKING:
-    from node.state import Dataset
+    from node.sources import Source
 
 MAX_SENTENCE: Final = 2048
 
@@ -76,21 +75,21 @@ def refusal(error: MinshuError, rule: str = "") -> Refuse:
     return Refuse(error.code, sentence, zh, error.hint or "ask the department", hint_zh, rule)
 
 
-def question_here(spec: JobSpec, snapshot: str, dataset: "Dataset | None") -> Digest:
-    """Return the digest under which this node remembers what was asked of the file as it is now.
+def question_here(spec: JobSpec, snapshot: str, source: "Source | None") -> Digest:
+    """Return the digest under which this node remembers what was asked of the table as it is now.
 
     A snapshot is cut to seconds, as it is published; two tables written within one second are told apart by
-    what only this node sees. Of a file that is gone nothing is ever found again.
+    what only this node sees. Of a table that is gone nothing is ever found again.
 
     Args:
         spec: the job.
         snapshot: when the data that answers was written, empty for a role without a dataset.
-        dataset: the catalogue entry, None for a role without one.
+        source: the dataset, opened; None for a role without one.
     """
-    if dataset is None:
+    if source is None:
         return spec.question(snapshot)
     try:
-        return spec.question(f"{snapshot} {fingerprint(dataset.path)}")
+        return spec.question(f"{snapshot} {source.fingerprint()}")
     except InputError:
         return spec.question(f"{snapshot} gone")
 

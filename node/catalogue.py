@@ -9,10 +9,9 @@ import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from node.sources import ReadLimits, Source, check_columns, open_source
+from node.sources import Access, Place, Source, check_columns, open_source
 from node.state import Dataset
 from protocols.encoding import canonical_json
 from protocols.envelope import CATALOGUE, Signer, sign
@@ -36,30 +35,30 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 
 def scan(
     name: str,
-    path: Path,
+    place: Place,
     *,
     title: str,
     key: str,
     published_keys: int | None,
-    limits: ReadLimits,
+    access: Access,
     today: date,
     persons: bool = True,
 ) -> Dataset:
-    """Return the catalogue entry of a file.
+    """Return the catalogue entry of a table.
 
     Args:
         name: the catalogue name that policies use, `local:NAME`.
-        path: the file; only this node ever sees it.
+        place: where the table lies; only this node ever sees it.
         title: for people; the name if empty.
         key: the column that holds identifiers; empty to look for it.
         published_keys: what to publish as the number of distinct keys; None for the scanned one.
-        limits: for reading.
+        access: how datasets are read.
         today: the day on which ages are reckoned.
         persons: whether rows are about persons. Else there is no key column, each row counts as a key, and
             policies have to open the dataset as `personal = "none"`.
 
     Raises:
-        InputError: a name of another form, a file that cannot be read, an empty table, an unknown column, no
+        InputError: a name of another form, a table that cannot be read, an empty table, an unknown column, no
             column whose values are identifiers, or of a table about no persons a key column or identifiers.
     """
     if not _NAME.fullmatch(name):
@@ -68,26 +67,25 @@ def scan(
             code="bad-name",
             hint="use lower-case letters, digits, - and _, beginning with a letter",
         )
-    absolute = path.absolute()
-    source = open_source(absolute, limits)
-    columns = source.columns()
-    if not persons:
-        if key:
-            raise InputError(
-                "a table about no persons has no column of identifiers",
-                code="key-without-persons",
-                hint="leave out --key, or --no-persons",
-            )
-        _check_no_persons(source, [c.name for c in columns if c.type in _MAY_IDENTIFY], today)
-    elif key:
-        check_columns(columns, [key])
-    else:
-        key = _key_column(source, [c.name for c in columns if c.type == "text"], today)
-    snapshot = source.snapshot()
-    if persons:
-        rows, distinct = _count_keys(source, key, today) if key else (0, 0)
-    else:
-        rows = distinct = sum(batch.num_rows for batch in source.read([columns[0].name]))
+    with open_source(place, access) as source:
+        columns = source.columns()
+        if not persons:
+            if key:
+                raise InputError(
+                    "a table about no persons has no column of identifiers",
+                    code="key-without-persons",
+                    hint="leave out --key, or --no-persons",
+                )
+            _check_no_persons(source, [c.name for c in columns if c.type in _MAY_IDENTIFY], today)
+        elif key:
+            check_columns(columns, [key])
+        else:
+            key = _key_column(source, [c.name for c in columns if c.type == "text"], today)
+        snapshot = source.snapshot()
+        if persons:
+            rows, distinct = _count_keys(source, key, today) if key else (0, 0)
+        else:
+            rows = distinct = sum(batch.num_rows for batch in source.read([columns[0].name]))
     # A department that says what it publishes may register a list before it is filled.
     if published_keys is None and rows == 0:
         raise InputError(
@@ -104,7 +102,7 @@ def scan(
     return Dataset(
         name=DatasetName(name),
         title=title or name,
-        path=absolute,
+        place=place,
         key=key,
         columns=columns,
         rows=rows,

@@ -1,26 +1,25 @@
 """`minshu-node`: a department's node. Each command is a page: parse, call, print."""
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from node.dataset_cli import add_dataset_commands
+from node.page import OK, ask_node, home_of, print_result, utc_now, whole_number
 from protocols.errors import InputError, MinshuError
 
 if TYPE_CHECKING:
     from node.activation import InForce
     from node.approvals import Case, Given
     from node.home import Home
-    from node.state import Dataset, StoredOutput, StoredRun
+    from node.state import StoredOutput, StoredRun
 
 PROGRAM: Final = "minshu-node"
-OK: Final = 0
 REFUSED: Final = 1
 INTERRUPTED: Final = 130
 
@@ -79,17 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     enrol = command(commands, "enrol", _enrol, "turn a one-time token into a certificate")
     enrol.add_argument("token", metavar="TOKEN")
     enrol.add_argument("--roots", required=True, metavar="sha256:…", help="fingerprint of the root keys")
-    dataset = group("dataset", "register the department's datasets")
-    add = command(dataset, "add", _dataset_add, "register a CSV or Parquet file under a catalogue name")
-    add.add_argument("name", metavar="NAME")
-    add.add_argument("file", type=Path, metavar="FILE")
-    add.add_argument("--title", default="", help="what people call it")
-    add.add_argument("--key", default="", metavar="COLUMN", help="the column with identifiers")
-    add.add_argument("--published-keys", type=_count, metavar="N", help="publish N distinct keys")
-    add.add_argument(
-        "--no-persons", action="store_true", help="its rows are about no persons, so without keys"
-    )
-    command(dataset, "list", _dataset_list, "show the registered datasets")
+    add_dataset_commands(group("dataset", "register the department's datasets"), command)
     policy = group("policy", "the department's policy")
     activate = command(policy, "activate", _policy_activate, "put a signed policy into force")
     activate.add_argument("file", type=Path, metavar="policy.dsse")
@@ -146,8 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     reject.add_argument("--reason", required=True, help="one sentence that the requester will read")
     outcome = command(commands, "outcome", _outcome, "file what verification of a received list found")
     outcome.add_argument("job", metavar="JOB")
-    outcome.add_argument("--checked", type=_count, metavar="N", help="how many persons were checked")
-    outcome.add_argument("--confirmed", type=_count, metavar="M", help="how many of them were confirmed")
+    outcome.add_argument("--checked", type=whole_number, metavar="N", help="how many persons were checked")
+    outcome.add_argument(
+        "--confirmed", type=whole_number, metavar="M", help="how many of them were confirmed"
+    )
     outcome.add_argument("--note", default="", metavar="TEXT", help="one sentence that names nobody")
     lookup = command(
         commands,
@@ -191,12 +182,6 @@ def _common(default: str | None) -> argparse.ArgumentParser:
     return common
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError("expected a whole number")
-    return int(text)
-
-
 def _delta(text: str) -> Fraction:
     try:
         delta = Decimal(text)
@@ -206,34 +191,6 @@ def _delta(text: str) -> Fraction:
     except ArithmeticError:
         pass
     raise argparse.ArgumentTypeError("expected a number from 1e-15 to below 1, for example 1e-9")
-
-
-def _home(arguments: argparse.Namespace) -> "Home":
-    from node.home import Home
-
-    named = arguments.home or os.environ.get("MINSHU_HOME")
-    if not named:
-        raise InputError("no home folder is named", code="no-home", hint="give --home DIR or set MINSHU_HOME")
-    return Home(Path(named))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _show(arguments: argparse.Namespace, result: Mapping[str, Any], *lines: str) -> int:
-    """Print a result: `lines` for people, `result` with --json."""
-    if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        print(*lines, sep="\n")
-    return OK
-
-
-def _ask(home: "Home", kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    from node.desk import ask
-
-    return ask(home, kind, body, signer=home.signer, now=_now)
 
 
 # -- a new node --------------------------------------------------------------------------------------------
@@ -246,12 +203,12 @@ def _init(arguments: argparse.Namespace) -> int:
     from policies.keyfile import fingerprint
     from protocols.envelope import key_id
 
-    home = init_home(_home(arguments).path, arguments.name, arguments.suite)
-    state = open_state(open_journal(home, _now), home.database)
+    home = init_home(home_of(arguments).path, arguments.name, arguments.suite)
+    state = open_state(open_journal(home, utc_now), home.database)
     vkey = state.journal.vkey
     state.close()
     key = home.signer.public_key
-    return _show(
+    return print_result(
         arguments,
         {"node": home.name, "identity": key_id(key), "fingerprint": fingerprint(key), "vkey": vkey},
         f"{home.name} is ready in {home.path}",
@@ -264,9 +221,9 @@ def _init(arguments: argparse.Namespace) -> int:
 def _enrol(arguments: argparse.Namespace) -> int:
     from node.enrol import enrol
 
-    home = _home(arguments)
+    home = home_of(arguments)
     enrolled = enrol(home, arguments.token, arguments.roots)
-    return _show(
+    return print_result(
         arguments,
         {"node": home.name, "collaboration": enrolled.collaboration, "coordinator": enrolled.address},
         f"{home.name} is enrolled in {enrolled.collaboration}; it dials {enrolled.address}",
@@ -274,52 +231,7 @@ def _enrol(arguments: argparse.Namespace) -> int:
     )
 
 
-# -- datasets ----------------------------------------------------------------------------------------------
-
-
-def _dataset_add(arguments: argparse.Namespace) -> int:
-    from node.catalogue import scan
-    from node.desk import dataset_to_json
-    from node.sources import ReadLimits
-
-    home = _home(arguments)
-    config = home.config
-    found = scan(
-        arguments.name,
-        arguments.file,
-        title=arguments.title,
-        key=arguments.key,
-        published_keys=arguments.published_keys,
-        limits=ReadLimits(config.duckdb_memory_mb, config.duckdb_threads, config.batch_rows),
-        today=_now().date(),
-        persons=not arguments.no_persons,
-    )
-    _ask(home, "dataset", dataset_to_json(found))
-    keys = f"{found.distinct_keys} distinct keys in column {found.key or '-'}"
-    return _show(
-        arguments,
-        _dataset_json(found),
-        f"{found.name}: {found.rows} rows, {'about no persons' if arguments.no_persons else keys}",
-        f"published as {found.published_keys} keys, snapshot {found.snapshot}",
-    )
-
-
-def _dataset_list(arguments: argparse.Namespace) -> int:
-    from node.state import read_state
-
-    with read_state(_home(arguments).database) as reader:
-        known = reader.datasets()
-    lines = [f"{d.name}  {d.title}  {d.rows} rows  {d.distinct_keys} keys  {d.snapshot}" for d in known]
-    plain = {"datasets": [_dataset_json(d) for d in known]}
-    return _show(arguments, plain, *(lines or ["no dataset is registered"]))
-
-
-def _dataset_json(dataset: "Dataset") -> dict[str, Any]:
-    from node.desk import dataset_to_json
-
-    plain = dataset_to_json(dataset)
-    del plain["path"]
-    return plain
+# -- recipes --------------------------------------------------------------------------------------------
 
 
 def _recipe_list(arguments: argparse.Namespace) -> int:
@@ -339,7 +251,7 @@ def _recipe_list(arguments: argparse.Namespace) -> int:
             continue
         plain.append({**asdict(found), "policy": found.digest})
         lines.append(f"{name}  {distribution} {found.version}  {found.digest}")
-    return _show(arguments, {"recipes": plain}, *lines)
+    return print_result(arguments, {"recipes": plain}, *lines)
 
 
 # -- policy ------------------------------------------------------------------------------------------------
@@ -349,10 +261,10 @@ def _policy_activate(arguments: argparse.Namespace) -> int:
     from node.desk import encoded
     from protocols.envelope import MAX_ENVELOPE_BYTES
 
-    home = _home(arguments)
+    home = home_of(arguments)
     envelope = _read(arguments.file, MAX_ENVELOPE_BYTES)
-    done = _ask(home, "policy", {"envelope": encoded(envelope)})
-    return _show(
+    done = ask_node(home, "policy", {"envelope": encoded(envelope)})
+    return print_result(
         arguments, done, f"policy version {done['version']} is in force at {home.name}", f"  {done['sha256']}"
     )
 
@@ -364,15 +276,15 @@ def _policy_show(arguments: argparse.Namespace) -> int:
     from policies.parse import parse_policy
     from protocols.envelope import decode_envelope
 
-    home = _home(arguments)
+    home = home_of(arguments)
     with read_state(home.database) as reader:
         stored = reader.policy()
         active = InForce.load(reader, home.name, home.signer.public_key).policy
     if stored is None or active is None:
-        return _show(arguments, {"version": None}, "no policy is in force: every job is refused")
+        return print_result(arguments, {"version": None}, "no policy is in force: every job is refused")
     text = decode_envelope(stored.envelope).payload
     parsed = parse_policy(text)
-    return _show(
+    return print_result(
         arguments,
         {"version": stored.version, "sha256": stored.digest, "policy": text.decode("utf-8")},
         explain_policy(parsed, "zh"),
@@ -384,10 +296,10 @@ def _policy_pin(arguments: argparse.Namespace) -> int:
     from node.desk import encoded
     from policies.keyfile import fingerprint, load_public
 
-    home = _home(arguments)
+    home = home_of(arguments)
     dpo, owner = load_public(arguments.dpo), load_public(arguments.owner)
-    _ask(home, "pin", {"dpo": encoded(dpo), "owner": encoded(owner)})
-    return _show(
+    ask_node(home, "pin", {"dpo": encoded(dpo), "owner": encoded(owner)})
+    return print_result(
         arguments,
         {"dpo": fingerprint(dpo), "owner": fingerprint(owner)},
         f"policies of {home.name} are signed by",
@@ -418,7 +330,7 @@ def _key_show(arguments: argparse.Namespace) -> int:
     from policies.keyfile import fingerprint
     from protocols.encoding import sha256_digest
 
-    home = _home(arguments)
+    home = home_of(arguments)
     present, others = home.signer.public_key, own_keys(home)
     journal, recipient = VerifierKey(home.origin, ED25519, present), sha256_digest(others.recipient_key)
     with read_state(home.database) as reader:
@@ -439,16 +351,16 @@ def _key_show(arguments: argparse.Namespace) -> int:
         plain |= {"next": following, "stored": announced.stored}
         waits = "the coordinator has it" if announced.stored else "not yet at the coordinator"
         lines.append(f"  next      {following}  ({waits})")
-    return _show(arguments, plain, *lines)
+    return print_result(arguments, plain, *lines)
 
 
 def _key_rotate(arguments: argparse.Namespace) -> int:
     from policies.keyfile import fingerprint
 
-    home = _home(arguments)
-    done = _ask(home, "rotate", {})
+    home = home_of(arguments)
+    done = ask_node(home, "rotate", {})
     following = fingerprint(bytes.fromhex(done["next_key"]))
-    return _show(
+    return print_result(
         arguments,
         {"node": home.name, **done, "fingerprint": following},
         f"the next identity key of {home.name} is made and announced; the present one still signs",
@@ -464,7 +376,7 @@ def _key_rotate(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from node.run import run_node
 
-    home = _home(arguments)
+    home = home_of(arguments)
     if arguments.record_bodies is not None:
         from node.record import WARNING
 
@@ -481,11 +393,11 @@ def _status(arguments: argparse.Namespace) -> int:
     from node.state import read_state
     from node.stops import for_a_gap, in_force
 
-    home = _home(arguments)
+    home = home_of(arguments)
     with read_state(home.database) as reader:
         force = InForce.load(reader, home.name, home.signer.public_key)
         runs, outputs, datasets = reader.runs(), reader.outputs(), reader.datasets()
-        given = {run.attempt.job: approvals_of(reader, force, run.attempt.job, _now()) for run in runs}
+        given = {run.attempt.job: approvals_of(reader, force, run.attempt.job, utc_now()) for run in runs}
         held = in_force(reader, home.signer.public_key)
         standing = Standing.of(home.journal, reader, force)
     roster = force.roster.version if force.roster else None
@@ -517,7 +429,7 @@ def _status(arguments: argparse.Namespace) -> int:
         why = f"  {run.code}" if run.code and run.code != "permitted" else ""
         lines.append(f"  {run.attempt.job} attempt {run.attempt.number}  {run.state}{approvals}{why}")
     lines += [f"  release {o.release}  {o.name} (class {o.output_class})" for o in outputs]
-    return _show(arguments, plain, *lines)
+    return print_result(arguments, plain, *lines)
 
 
 def _counts(force: "InForce") -> str:
@@ -527,7 +439,7 @@ def _counts(force: "InForce") -> str:
     from protocols.wire import utc_text
 
     try:
-        roster = force.fresh(_now())
+        roster = force.fresh(utc_now())
     except Refused as error:
         return f"refused: {error.message}"
     return f"fresh until {utc_text(min(roster.expires, fresh_until(roster, force.freshness)))}"
@@ -562,14 +474,14 @@ def _output_json(output: "StoredOutput") -> dict[str, Any]:
 def _doctor(arguments: argparse.Namespace) -> int:
     from node.doctor import examine
 
-    findings = list(examine(_home(arguments), _now()))
+    findings = list(examine(home_of(arguments), utc_now()))
     plain = [{"what": f.what, "state": f.state, "found": f.found, "hint": f.hint} for f in findings]
     lines = []
     for finding in findings:
         lines.append(f"{finding.state:8}{finding.what}: {finding.found}")
         if finding.hint:
             lines.append(f"{'':8}hint: {finding.hint}")
-    _show(arguments, {"findings": plain}, *lines)
+    print_result(arguments, {"findings": plain}, *lines)
     return REFUSED if any(f.state == "error" for f in findings) else OK
 
 
@@ -584,7 +496,7 @@ def _approve(arguments: argparse.Namespace) -> int:
     from policies.signers import open_signer
     from protocols.errors import Refused
 
-    home = _home(arguments)
+    home = home_of(arguments)
     if arguments.signed is not None:
         return _record_signed(arguments, home)
     signer = None if arguments.key is None else open_signer(arguments.key)
@@ -592,7 +504,7 @@ def _approve(arguments: argparse.Namespace) -> int:
     decision = case.decision
     if signer is None and arguments.draft is None:
         if arguments.json:
-            return _show(arguments, case.to_json())
+            return print_result(arguments, case.to_json())
         raise InputError(
             "nobody is named who approves",
             code="no-key",
@@ -605,12 +517,12 @@ def _approve(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(case.page())
     if signer is None:
-        draft = draft_approval(case.spec, decision, case.active, now=_now(), rand=secrets.token_bytes)
+        draft = draft_approval(case.spec, decision, case.active, now=utc_now(), rand=secrets.token_bytes)
         return _write_draft(arguments, draft)
     if not arguments.yes:
         _confirm()
     envelope = make_approval(
-        case.spec, decision, case.active, signer=signer, now=_now(), rand=secrets.token_bytes
+        case.spec, decision, case.active, signer=signer, now=utc_now(), rand=secrets.token_bytes
     )
     return _record(arguments, home, case, envelope, signer.public_key)
 
@@ -635,7 +547,7 @@ def _case(home: "Home", given: str) -> "Case":
             )
         if force.policy is None or force.roster is None:
             raise Refused("no policy or roster is in force, so every job is refused", code="no-policy")
-        spec, now = authentic(force, job, data), _now()
+        spec, now = authentic(force, job, data), utc_now()
         decision = judge(reader, force, spec, reader.runs(job)[0].attempt, now)
         approvals = given_approvals(reader, force, spec, now)
         states = tuple(
@@ -652,7 +564,7 @@ def _write_draft(arguments: argparse.Namespace, draft: bytes) -> int:
     write_private(path, draft)
     write_private(to_sign_path(path), to_sign(draft))
     pae, sig = to_sign_path(path), signature_path(path)
-    return _show(
+    return print_result(
         arguments,
         {"draft": str(path), "to_sign": str(pae), "signature": str(sig)},
         "",
@@ -681,8 +593,8 @@ def _record(arguments: argparse.Namespace, home: "Home", case: "Case", envelope:
     from node.desk import encoded
 
     job = case.spec.job_id
-    done = _ask(home, "approve", {"job": job, "envelope": encoded(envelope), "key": encoded(key)})
-    return _show(
+    done = ask_node(home, "approve", {"job": job, "envelope": encoded(envelope), "key": encoded(key)})
+    return print_result(
         arguments,
         {**done, "case": case.to_json()},
         f"approved as {done['approver']}: {done['given']} of {done['needed']} approvals",
@@ -692,7 +604,7 @@ def _record(arguments: argparse.Namespace, home: "Home", case: "Case", envelope:
 def _show_job(arguments: argparse.Namespace) -> int:
     from node.state import read_state
 
-    home = _home(arguments)
+    home = home_of(arguments)
     case = _case(home, arguments.job)
     with read_state(home.database) as reader:
         read = reader.input_counts(case.spec.job_id)
@@ -701,7 +613,7 @@ def _show_job(arguments: argparse.Namespace) -> int:
         for number, counts in read.items()
     ]
     plain = {**case.to_json(), **({"read": read} if read else {})}
-    return _show(arguments, plain, case.page(), *lines)
+    return print_result(arguments, plain, case.page(), *lines)
 
 
 def _budget(arguments: argparse.Namespace) -> int:
@@ -713,35 +625,35 @@ def _budget(arguments: argparse.Namespace) -> int:
         raise InputError(
             "--delta is for a report", code="bad-usage", hint="minshu-node budget --report --delta …"
         )
-    home = _home(arguments)
+    home = home_of(arguments)
     with read_state(home.database) as reader:
         active = InForce.load(reader, home.name, home.signer.public_key).policy
         if active is None:
-            return _show(arguments, {"accounts": []}, "no policy is in force: every job is refused")
-        found = accounts(active, reader.ledger(), _now())
+            return print_result(arguments, {"accounts": []}, "no policy is in force: every job is refused")
+        found = accounts(active, reader.ledger(), utc_now())
     if arguments.report:
         made = statements(found, arguments.delta or DELTA)
         stated = [statement.to_json() for statement in made]
-        return _show(
+        return print_result(
             arguments,
             {"policy": active.policy.version, "statements": stated},
             *report_page(made, active.policy),
         )
     plain = {"policy": active.policy.version, "accounts": [account.to_json() for account in found]}
-    return _show(arguments, plain, *page(found, active.policy))
+    return print_result(arguments, plain, *page(found, active.policy))
 
 
 def _journal_successor(arguments: argparse.Namespace) -> int:
     from audit.note import MAX_NOTE_BYTES
     from node.generation import begin
 
-    home = _home(arguments)
+    home = home_of(arguments)
     known = None if arguments.checkpoint is None else _read(arguments.checkpoint, MAX_NOTE_BYTES)
     if not arguments.yes:
         _confirm_successor(home)
-    begun = begin(home, arguments.reason, _now, known=known)
+    begun = begin(home, arguments.reason, utc_now, known=known)
     copy = "" if begun.here is None else f"; this copy has {begun.here}"
-    return _show(
+    return print_result(
         arguments,
         {
             "generation": begun.generation,
@@ -788,13 +700,13 @@ def _stop(arguments: argparse.Namespace) -> int:
     from policies.parse import parse_stop
     from protocols.envelope import MAX_ENVELOPE_BYTES, decode_envelope
 
-    home = _home(arguments)
+    home = home_of(arguments)
     envelope = _read(arguments.file, MAX_ENVELOPE_BYTES)
-    done = _ask(home, "stop", {"envelope": encoded(envelope)})
+    done = ask_node(home, "stop", {"envelope": encoded(envelope)})
     # Only now: what the node accepted is a stop that a pinned key signed.
     stops = parse_stop(decode_envelope(envelope).payload).stops
     by = done["signed_by"]
-    return _show(
+    return print_result(
         arguments,
         done,
         f"{home.name}: 停止令生效, 签署 {by} · a stop is in force, signed by {by}",
@@ -820,12 +732,12 @@ def _reject(arguments: argparse.Namespace) -> int:
     from node.approvals import check_reason, find_job
     from node.state import read_state
 
-    home = _home(arguments)
+    home = home_of(arguments)
     reason = check_reason(arguments.reason)
     with read_state(home.database) as reader:
         job = find_job(reader, arguments.job)
-    done = _ask(home, "reject", {"job": job, "reason": reason})
-    return _show(arguments, done, f"refused {job}")
+    done = ask_node(home, "reject", {"job": job, "reason": reason})
+    return print_result(arguments, done, f"refused {job}")
 
 
 def _outcome(arguments: argparse.Namespace) -> int:
@@ -834,13 +746,13 @@ def _outcome(arguments: argparse.Namespace) -> int:
     from node.outcomes import outcome_json, outcome_line
     from node.state import read_state
 
-    home = _home(arguments)
+    home = home_of(arguments)
     with read_state(home.database) as reader:
         job = find_job(reader, arguments.job)
         known = [outcome_json(stored) for stored in reader.outcomes(job)]
     if arguments.checked is None and arguments.confirmed is None:
         lines = [outcome_line(one) for one in known] or ["no outcome was filed here for this job"]
-        return _show(arguments, {"job": job, "outcomes": known}, *lines)
+        return print_result(arguments, {"job": job, "outcomes": known}, *lines)
     if arguments.checked is None or arguments.confirmed is None:
         raise InputError(
             "only one of the two figures is given",
@@ -848,12 +760,12 @@ def _outcome(arguments: argparse.Namespace) -> int:
             hint="give --checked N and --confirmed M; without both, what was filed is shown",
         )
     figures = {"checked": arguments.checked, "confirmed": arguments.confirmed}
-    done = _ask(home, "outcome", {"job": job, **figures, "note": arguments.note})
-    return _show(arguments, done, f"filed for {job}", outcome_line(done))
+    done = ask_node(home, "outcome", {"job": job, **figures, "note": arguments.note})
+    return print_result(arguments, done, f"filed for {job}", outcome_line(done))
 
 
 def _lookup(arguments: argparse.Namespace) -> int:
-    home, what = _home(arguments), arguments.what
+    home, what = home_of(arguments), arguments.what
     asks = what not in ("sessions", "close", "rotate")
     named = arguments.name is not None
     if named is (asks or what == "sessions"):
@@ -888,7 +800,7 @@ def _lookup_one(arguments: argparse.Namespace, home: "Home") -> int:
         ]
     else:
         lines = ["本范围内无此人记录 · no record of this person in this scope"]
-    return _show(arguments, answer, *lines, answer["statement"])
+    return print_result(arguments, answer, *lines, answer["statement"])
 
 
 def _lookup_list(arguments: argparse.Namespace, home: "Home") -> int:
@@ -910,7 +822,7 @@ def _lookup_list(arguments: argparse.Namespace, home: "Home") -> int:
         wish = Wish(arguments.what, tuple(arguments.field), reason)
         done = ask_list(caller, wish, keys, out, quiet=arguments.json)
     asked, found = done["asked"], done["found"]
-    return _show(
+    return print_result(
         arguments,
         {**done, "out": str(out)},
         f"查询 {asked} 人, 有记录 {found} 人 · asked about {asked}, found {found}",
@@ -934,7 +846,7 @@ def _lookup_sessions(arguments: argparse.Namespace, home: "Home") -> int:
         + ("正在关闭 closing" if s["closing"] else f"剩余 closes in {s['closes_in_s']} s")
         for s in sessions
     ]
-    return _show(
+    return print_result(
         arguments, {"sessions": sessions}, *(lines or ["没有开放的会话 · no session is open at this node"])
     )
 
@@ -944,14 +856,14 @@ def _lookup_close(arguments: argparse.Namespace, home: "Home") -> int:
 
     with Caller(home) as caller:
         done = caller.call({"do": "close", "job": arguments.name})
-    return _show(arguments, done, f"会话正在关闭 · the session of {done['job']} is closing")
+    return print_result(arguments, done, f"会话正在关闭 · the session of {done['job']} is closing")
 
 
 def _lookup_rotate(arguments: argparse.Namespace, home: "Home") -> int:
     from node.desk import ask
 
-    done = ask(home, "lookup-rotate", {"dataset": arguments.name}, signer=home.signer, now=_now)
-    return _show(
+    done = ask(home, "lookup-rotate", {"dataset": arguments.name}, signer=home.signer, now=utc_now)
+    return print_result(
         arguments,
         done,
         f"{done['dataset']}: {done['tables']} 张表, 下一会话起使用新密钥并重发全表",
@@ -967,20 +879,20 @@ def _release_open(arguments: argparse.Namespace) -> int:
     from protocols.envelope import decode_envelope
     from protocols.wire import ReleaseNote
 
-    home = _home(arguments)
+    home = home_of(arguments)
     if arguments.out.exists():
         raise InputError(
             f"{arguments.out.name} exists already", code="file-exists", hint="choose another --out"
         )
     with read_state(home.database) as reader:
         output = _find_release(reader.outputs(), arguments.release)
-    check_kept(output, _now())
+    check_kept(output, utc_now())
     note = ReleaseNote.decode(decode_envelope(output.note).payload)
     table, about = open_release(kept(home.releases, output), note, home.recipient_private())
     # Journaled before a row is readable outside: P1.
-    _ask(home, "open", {"release": output.release})
+    ask_node(home, "open", {"release": output.release})
     write_table(mark_records(table, note.statement), arguments.out)
-    return _show(
+    return print_result(
         arguments,
         {"release": output.release, "job": note.job, "rows": table.num_rows, "about": dict(about)},
         f"{table.num_rows} records written to {arguments.out}",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from node.sources.source import Access, ReadLimits
 from protocols.errors import InputError
 from protocols.ids import NodeName
 
@@ -88,6 +89,11 @@ class Config:
     queue_frames: int = 16
     trainer: Trainer = Trainer()
     home: Path | None = field(default=None, metadata=_NOT_SET)
+
+    @property
+    def access(self) -> Access:
+        """How datasets are read."""
+        return Access(ReadLimits(self.duckdb_memory_mb, self.duckdb_threads, self.batch_rows))
 
 
 def load_config(path: Path) -> Config:

@@ -23,8 +23,7 @@ from node.outcomes import Outcomes
 from node.retention import check_kept
 from node.rotation import Announced, announce
 from node.rpc import Attempt
-from node.sources import SourceColumn
-from node.sources.files import same_file
+from node.sources import SourceColumn, place_from_json
 from node.state import Dataset, RunState, State, StoredOutput, ask_desk, open_state, read_state
 from node.stops import apply_stop, covering
 from protocols.encoding import b64decode, b64encode
@@ -207,13 +206,13 @@ def register(state: State, dataset: Dataset) -> None:
     """Put a dataset into the catalogue; policies and jobs may name it from here on.
 
     Raises:
-        InputError: `source-twice`: its file has another name already, and what was spent under that one would
-            not count under this one.
+        InputError: `source-twice`: its table has another name already, and what was spent under that one
+            would not count under this one.
     """
     for other in state.datasets():
-        if other.name != dataset.name and same_file(dataset.path, other.path):
+        if other.name != dataset.name and dataset.place.same(other.place):
             raise InputError(
-                f"this file is registered as {other.name} already, and a file has one name",
+                f"this table is registered as {other.name} already, and a table has one name",
                 code="source-twice",
                 hint=f"name local:{other.name} in the policy; two aliases of it would share what is spent",
             )
@@ -236,7 +235,7 @@ def dataset_to_json(dataset: Dataset) -> dict[str, Any]:
     return {
         "name": dataset.name,
         "title": dataset.title,
-        "path": str(dataset.path),
+        "place": dataset.place.to_json(),
         "key": dataset.key,
         "columns": [[column.name, column.type] for column in dataset.columns],
         "rows": dataset.rows,
@@ -248,12 +247,10 @@ def dataset_to_json(dataset: Dataset) -> dict[str, Any]:
 
 def dataset_from_json(plain: Mapping[str, Any]) -> Dataset:
     """Return the catalogue entry of `dataset_to_json`'s output."""
-    from pathlib import Path
-
     return Dataset(
         name=DatasetName(plain["name"]),
         title=plain["title"],
-        path=Path(plain["path"]),
+        place=place_from_json(plain["place"]),
         key=plain["key"],
         columns=tuple(SourceColumn(name, kind) for name, kind in plain["columns"]),
         rows=plain["rows"],
@@ -318,7 +315,7 @@ def desk_of(
         home,
         state,
         force,
-        Gate(state, force, signer, now, log),
+        Gate(state, force, signer, now, log, access=home.config.access),
         now,
         lambda _attempt, _verdict: None,
         lambda: None,

@@ -19,6 +19,7 @@ from protocols.wire import utc_text
 
 if TYPE_CHECKING:
     from node.activation import InForce
+    from node.sources import Access
 
 MIN_DISK_BYTES: Final = 1 << 30
 
@@ -169,7 +170,7 @@ def _stored(home: Home, enrolled: Enrolled | None, now: datetime) -> Iterator[Fi
             yield from _witnesses(home, reader, force, now)
             yield from _clock(force, Heard.read(home.path), now)
             yield from _policy(force, reader, now)
-            yield from _datasets(reader)
+            yield from _datasets(reader, home.config.access)
     except MinshuError as error:
         yield Finding("state", "error", error.message, error.hint)
 
@@ -282,13 +283,13 @@ def _policy(force: "InForce", reader: Reader, now: datetime) -> Iterator[Finding
             )
 
 
-def _datasets(reader: Reader) -> Iterator[Finding]:
-    from node.sources import ReadLimits, open_source
+def _datasets(reader: Reader, access: "Access") -> Iterator[Finding]:
+    from node.datasets import open_dataset
 
     for dataset in reader.datasets():
         try:
-            source = open_source(dataset.path, ReadLimits())
-            columns, snapshot = source.columns(), source.snapshot()
+            with open_dataset(dataset, access) as source:
+                columns, snapshot = source.columns(), source.snapshot()
         except MinshuError as error:
             yield Finding(f"dataset {dataset.name}", "error", error.message, error.hint)
             continue

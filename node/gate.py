@@ -20,11 +20,12 @@ from typing import Any, Final
 from audit.entries import format_time, parse_time
 from node.activation import InForce
 from node.answers import ANSWERS, ATTEMPT_OVER, OLD_ATTEMPT, make_verdict, question_here, refusal, said_no
+from node.datasets import open_dataset
 from node.journal import job_facts, policy_ref
 from node.ledger import Ledger, Row, RowState
 from node.logs import Log
 from node.rpc import Attempt
-from node.sources import ReadLimits, check_columns, open_source
+from node.sources import DEFAULT_ACCESS, Access, check_columns
 from node.state import Dataset, Reader, RunState, State, StoredRun
 from node.workers import UNAVAILABLE, available
 from policies.approving import verify_approval
@@ -36,7 +37,7 @@ from policies.model import ActivePolicy, Policy
 from protocols.encoding import sha256_digest
 from protocols.envelope import JOB, Signer, decode_envelope, key_id, verify
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, StateConflict
-from protocols.ids import JobId, Role
+from protocols.ids import Digest, JobId, Role
 from protocols.jobs import job_type
 from protocols.jobs.job_type import Standing, Unit
 from protocols.succession import CLOCK_TOLERANCE
@@ -98,6 +99,7 @@ class Gate:
         trusted: Callable[[], datetime | None] | None = None,
         witnessing: Callable[[], Refused | None] = lambda: None,
         settling: Callable[[], bool] = lambda: False,
+        access: Access = DEFAULT_ACCESS,
     ) -> None:
         """Answer with `signer`'s signature, by what is in force.
 
@@ -110,8 +112,10 @@ class Gate:
             trusted: the clock where it can be believed, else None; `now` where nobody watches the clock.
             witnessing: returns why nothing may be decided before witnesses have seen more of this node's log.
             settling: tells whether that is so for a moment only, as after a start.
+            access: how datasets are read.
         """
         self._state = state
+        self._access = access
         self._force = force
         self._signer = signer
         self._now = now
@@ -332,6 +336,17 @@ class Gate:
             answered=answered,
         )
 
+    def _question(self, spec: JobSpec, dataset: Dataset | None) -> Digest:
+        """Return what is asked of a dataset as it is now; of none, of nothing.
+
+        Raises:
+            InputError: the dataset cannot be opened.
+        """
+        if dataset is None:
+            return question_here(spec, "", None)
+        with open_dataset(dataset, self._access) as source:
+            return question_here(spec, source.snapshot(), source)
+
     def _answered(self, spec: JobSpec, decision: Decision) -> str:
         """Return the earlier job of this requester and purpose that answered the very same question here.
 
@@ -344,10 +359,9 @@ class Gate:
             return ""
         try:
             dataset = dataset_of(self._state, self._force, spec)
-            snapshot = "" if dataset is None else open_source(dataset.path, ReadLimits()).snapshot()
+            question = self._question(spec, dataset)
         except InputError:
             return ""
-        question = question_here(spec, snapshot, dataset)
         found = self._state.answered(question, spec.requester, spec.purpose, spec.job_id)
         if found is None or any(o.deleted or o.expires <= self._now() for o in self._state.outputs(found)):
             return ""

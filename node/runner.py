@@ -52,7 +52,6 @@ from node.receipts import owe
 from node.releases import SealedRelease, Sealing, discard, keep, kept, seal_all
 from node.rpc import Attempt, ControlRequest
 from node.shelf import clear_leftovers, shelf_of
-from node.sources import ReadLimits
 from node.state import (
     NOT_OVER,
     WAITING,
@@ -562,10 +561,7 @@ class Runner:
         self._check_open(live)
         dataset = dataset_of(office.state, office.force, spec)
         if dataset is not None:
-            limits = ReadLimits(
-                office.config.duckdb_memory_mb, office.config.duckdb_threads, office.config.batch_rows
-            )
-            live.prepared = await self._prepare(live, dataset, limits)
+            live.prepared = await self._prepare(live, dataset)
         live.go_on()
         try:
             self._accept(live)
@@ -576,7 +572,7 @@ class Runner:
         office.log.info("admitted", job=live.attempt.job, attempt=live.attempt.number)
         office.post(rpc.admitted(live.attempt, live.envelope))
 
-    async def _prepare(self, live: _Live, dataset: Dataset, limits: ReadLimits) -> Prepared:
+    async def _prepare(self, live: _Live, dataset: Dataset) -> Prepared:
         """Read this node's own data; where a failure must tell nothing of it, what is wrong stays here.
 
         That is so where nobody is told its size, and where an attempt is free until it answers: a sentence
@@ -586,11 +582,12 @@ class Runner:
             InputError: see `prepare`.
         """
         office, spec = self._office, live.allowed.spec
+        access = office.config.access
         about = about_of(live.allowed.active.policy, spec, live.role)
         try:
             return await self._in_thread(
                 lambda: prepare(
-                    spec, live.role, dataset, limits, about=about, rand=office.rand, go_on=live.go_on
+                    spec, live.role, dataset, access, about=about, rand=office.rand, go_on=live.go_on
                 )
             )
         except InputError as error:

@@ -20,7 +20,7 @@ from audit.statements import budget_facts, returned_facts
 from node import ledger
 from node.ledger import Ledger, Rounds, Row
 from node.rpc import Attempt
-from node.sources import SourceColumn
+from node.sources import Place, SourceColumn, place_from_json
 from policies.attempts import paid_rounds, returned_lines, runs_in_rounds
 from policies.witnesses import Witnesses
 from protocols.dp.cost import Cost
@@ -29,10 +29,21 @@ from protocols.errors import StateConflict
 from protocols.ids import DatasetName, Digest, JobId, NodeName, Organisation, Role
 from protocols.wire import CostLine, JobSpec, parse_utc, utc_text
 
-FORMAT: Final = 5
-"""Of the tables below. A database of format 3 or 4 is brought to it, one of another release is refused."""
+FORMAT: Final = 6
+"""Of the tables below. A database of format 3, 4 or 5 is brought to it, one of another release is refused."""
 
-_ADDED: Final = {3: (ledger.ADD_PARTNERS, ledger.ADD_ROUNDS), 4: (ledger.ADD_ROUNDS,)}
+_PLACES: Final = (
+    "ALTER TABLE dataset RENAME COLUMN path TO place",
+    "UPDATE dataset SET place = json_object('file', place)",
+    "ALTER TABLE dataset ADD COLUMN description TEXT NOT NULL DEFAULT '{}'",
+)
+"""Makes the datasets of format 5 those of format 6: a table need not be a file."""
+
+_ADDED: Final = {
+    3: (ledger.ADD_PARTNERS, ledger.ADD_ROUNDS, *_PLACES),
+    4: (ledger.ADD_ROUNDS, *_PLACES),
+    5: _PLACES,
+}
 """What an older format lacks."""
 
 _FORMAT_OF: Final = """SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'pin'), user_version
@@ -49,9 +60,13 @@ _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS policy (
         version INTEGER PRIMARY KEY, digest TEXT NOT NULL, envelope BLOB NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS dataset (
-        name TEXT PRIMARY KEY, title TEXT NOT NULL, path TEXT NOT NULL, key TEXT NOT NULL,
+        name TEXT PRIMARY KEY, title TEXT NOT NULL, place TEXT NOT NULL, key TEXT NOT NULL,
         columns TEXT NOT NULL, rows INTEGER NOT NULL, distinct_keys INTEGER NOT NULL,
-        published_keys INTEGER NOT NULL, snapshot TEXT NOT NULL)""",
+        published_keys INTEGER NOT NULL, snapshot TEXT NOT NULL,
+        description TEXT NOT NULL DEFAULT '{}')""",
+    # What the newest look at a dataset found, and of which state of it: the record that admissions cite.
+    """CREATE TABLE IF NOT EXISTS preflight (
+        dataset TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, record BLOB NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS stop (
         digest TEXT PRIMARY KEY, envelope BLOB NOT NULL, lifted INTEGER)""",
     """CREATE TABLE IF NOT EXISTS job (
@@ -169,7 +184,7 @@ class Dataset:
 
     name: DatasetName
     title: str
-    path: Path
+    place: Place
     key: str
     columns: tuple[SourceColumn, ...]
     rows: int
@@ -546,7 +561,7 @@ def _dataset(row: sqlite3.Row) -> Dataset:
     return Dataset(
         name=DatasetName(row["name"]),
         title=row["title"],
-        path=Path(row["path"]),
+        place=place_from_json(json.loads(row["place"])),
         key=row["key"],
         columns=tuple(SourceColumn(name, kind) for name, kind in json.loads(row["columns"])),
         rows=row["rows"],
@@ -642,11 +657,12 @@ class Change:
     def put_dataset(self, dataset: Dataset) -> None:
         """Add or replace a catalogue entry."""
         self._connection.execute(
-            "INSERT OR REPLACE INTO dataset VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO dataset (name, title, place, key, columns, rows, distinct_keys,"
+            " published_keys, snapshot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 dataset.name,
                 dataset.title,
-                str(dataset.path),
+                json.dumps(dataset.place.to_json()),
                 dataset.key,
                 json.dumps([[column.name, column.type] for column in dataset.columns]),
                 dataset.rows,

@@ -58,7 +58,7 @@ def private(config: Config) -> tuple[Path, ...]:
     if config.home is None:
         return ()
     with read_state(Home(config.home).database) as reader:
-        return (config.home, *(dataset.path for dataset in reader.datasets()))
+        return (config.home, *(file for dataset in reader.datasets() for file in dataset.place.files()))
 
 
 def start_process(rows: "Rows | None", config: Config) -> Started:

@@ -40,7 +40,7 @@ from node.link import DataStream
 from node.logs import Log
 from node.record import Recorder
 from node.rpc import Attempt, ControlRequest, Message, read_control
-from node.sources import ReadLimits
+from node.sources import Access, FilePlace
 from node.state import Change, RunState, State, open_state
 from policies.decision import Ask
 from policies.sign import sign_policy, sign_stop
@@ -251,7 +251,7 @@ class World:
         for name in self.lists:  # each world may do to its files what it likes
             with contextlib.closing(sqlite3.connect(other.homes[name].database)) as database:
                 database.execute(
-                    "UPDATE dataset SET path = replace(path, ?, ?)", (f"{self.folder}/", f"{folder}/")
+                    "UPDATE dataset SET place = replace(place, ?, ?)", (f"{self.folder}/", f"{folder}/")
                 )
                 database.commit()
         other.policies = dict(self.policies)
@@ -410,11 +410,11 @@ issued = {(at or self.clock()).isoformat()}
         """Put a file into a department's catalogue, as the engineer's command does; its keys are in `id`."""
         found = catalogue.scan(
             dataset,
-            path,
+            FilePlace(path),
             title="",
             key="id",
             published_keys=None,
-            limits=ReadLimits(),
+            access=Access(),
             today=START.date(),
         )
         state = self.open(name)
@@ -432,11 +432,11 @@ issued = {(at or self.clock()).isoformat()}
             path = self.write_list(name, self.lists[name])
             found = catalogue.scan(
                 "people",
-                path,
+                FilePlace(path),
                 title="",
                 key="id",
                 published_keys=None,
-                limits=ReadLimits(),
+                access=Access(),
                 today=START.date(),
             )
             with state.change() as change:

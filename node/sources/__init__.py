@@ -1,5 +1,25 @@
 """Where a department's tables lie, and how a job reads the columns it declares."""
 
-from node.sources.source import ReadLimits, Source, SourceColumn, check_columns, open_source
+from node.sources.place import FilePlace, Place, place_from_json
+from node.sources.source import (
+    DEFAULT_ACCESS,
+    Access,
+    ReadLimits,
+    Source,
+    SourceColumn,
+    check_columns,
+    open_source,
+)
 
-__all__ = ["ReadLimits", "Source", "SourceColumn", "check_columns", "open_source"]
+__all__ = [
+    "DEFAULT_ACCESS",
+    "Access",
+    "FilePlace",
+    "Place",
+    "ReadLimits",
+    "Source",
+    "SourceColumn",
+    "check_columns",
+    "open_source",
+    "place_from_json",
+]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from node.sources.source import ReadLimits, SourceColumn, check_columns
 from protocols.encoding import sha256_digest
@@ -50,31 +50,33 @@ _TYPES: Final = {
 }
 
 
-def fingerprint(path: Path) -> str:
-    """Return a digest that changes whenever the file is written, twice within one second too.
-
-    It stays at this node: a snapshot says when a table was written, this would help to guess its size.
-
-    Raises:
-        InputError: the table is gone.
-    """
-    return sha256_digest(repr(_identity(path)).encode())
-
-
-def same_file(path: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, by whatever links; where one is gone, whether they would."""
-    try:
-        return path.samefile(other)
-    except OSError:
-        return path.resolve() == other.resolve()
-
-
 @dataclass(frozen=True, slots=True)
-class CsvFile:
-    """A CSV file in UTF-8 with one header line."""
+class _File:
+    """What the sources of files have in common: nothing is open between readings."""
 
     path: Path
     limits: ReadLimits
+
+    def __enter__(self) -> Self:
+        """Begin to read."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def snapshot(self) -> str:
+        """Return when the file was last written. Raises as `Source.snapshot`."""
+        return _written(self.path)
+
+    def fingerprint(self) -> str:
+        """Return a digest of which file it is. Raises as `Source.fingerprint`."""
+        return sha256_digest(repr(_identity(self.path)).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class CsvFile(_File):
+    """A CSV file in UTF-8 with one header line."""
+
     delimiter: str = ","
 
     def columns(self) -> tuple[SourceColumn, ...]:
@@ -98,10 +100,6 @@ class CsvFile:
             raise InputError("the header names a column twice", code="duplicate-column", hint=_CSV_HINT)
         return tuple(SourceColumn(name, "text") for name in header)
 
-    def snapshot(self) -> str:
-        """Return when the file was last written. Raises as `Source.snapshot`."""
-        return _written(self.path)
-
     def read(self, columns: Sequence[str]) -> Iterator["pa.RecordBatch"]:
         """Yield batches of text columns. Raises as `Source.read`."""
         known = self.columns()
@@ -116,11 +114,8 @@ class CsvFile:
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetFile:
+class ParquetFile(_File):
     """A Parquet file; columns keep their stored types."""
-
-    path: Path
-    limits: ReadLimits
 
     def columns(self) -> tuple[SourceColumn, ...]:
         """Return the stored columns. Raises as `Source.columns`."""
@@ -130,10 +125,6 @@ class ParquetFile:
                 "DESCRIBE SELECT * FROM read_parquet($path)", {"path": str(self.path.absolute())}
             ).fetchall()
         return tuple(SourceColumn(str(row[0]), _type(str(row[1]))) for row in rows)
-
-    def snapshot(self) -> str:
-        """Return when the file was last written. Raises as `Source.snapshot`."""
-        return _written(self.path)
 
     def read(self, columns: Sequence[str]) -> Iterator["pa.RecordBatch"]:
         """Yield batches of the columns. Raises as `Source.read`."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
+from node.sources.place import Place
 from protocols.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,8 +23,17 @@ class SourceColumn:
 class Source(Protocol):
     """One table. Opening it reads no row; a source is read from start to end, as often as asked.
 
-    Errors name columns, types, line numbers and counts, never a value or a path.
+    It is used in a `with` block: what one block reads is one state of the table, or an error. Errors name
+    columns, types, line numbers and counts, never a value, a path or a host.
     """
+
+    def __enter__(self) -> Self:
+        """Begin to read."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of whatever was opened."""
+        ...
 
     def columns(self) -> tuple[SourceColumn, ...]:
         """Return all columns in their order.
@@ -36,6 +45,16 @@ class Source(Protocol):
 
     def snapshot(self) -> str:
         """Return the moment the table was last written, `2026-11-22T08:00:00Z`.
+
+        Raises:
+            InputError: the table is gone.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a digest that changes whenever the table is written, twice within one second too.
+
+        It stays at this node: a snapshot says when a table was written, this would help to guess its size.
 
         Raises:
             InputError: the table is gone.
@@ -62,6 +81,16 @@ class ReadLimits:
     batch_rows: int = 65_536
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What this node's settings say of reading: how much, and which places it can reach."""
+
+    limits: ReadLimits = ReadLimits()
+
+
+DEFAULT_ACCESS: Final = Access()
+
+
 def check_columns(known: Sequence[SourceColumn], wanted: Sequence[str]) -> None:
     """Check that every wanted column exists.
 
@@ -79,21 +108,22 @@ def check_columns(known: Sequence[SourceColumn], wanted: Sequence[str]) -> None:
             )
 
 
-def open_source(path: Path, limits: ReadLimits) -> Source:
-    """Return the source in a file, by its ending.
+def open_source(place: Place, access: Access) -> Source:
+    """Return the source at a place; of a file, by its ending.
 
     Raises:
         InputError: no such file, or an ending nobody here reads.
     """
     from node.sources.files import CsvFile, ParquetFile
 
+    path = place.path
     match path.suffix.lower():
         case ".csv":
-            return CsvFile(path, limits)
+            return CsvFile(path, access.limits)
         case ".tsv":
-            return CsvFile(path, limits, delimiter="\t")
+            return CsvFile(path, access.limits, delimiter="\t")
         case ".parquet" | ".pq":
-            return ParquetFile(path, limits)
+            return ParquetFile(path, access.limits)
     raise InputError(
         "the file's ending names no format this node reads",
         code="unknown-format",

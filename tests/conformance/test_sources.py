@@ -7,22 +7,22 @@ import pyarrow.parquet as pq
 import pytest
 from conformance.check_source import Make, check_source
 
-from node.sources import ReadLimits, Source, open_source
+from node.sources import Access, FilePlace, ReadLimits, Source, open_source
 from protocols.errors import InputError
 
-SMALL = ReadLimits(batch_rows=4096)
+SMALL = Access(ReadLimits(batch_rows=4096))
 
 
 def as_csv(folder: Path, table: pa.Table) -> Source:
     path = folder / "t.csv"
     pyarrow.csv.write_csv(table, path)
-    return open_source(path, SMALL)
+    return open_source(FilePlace(path), SMALL)
 
 
 def as_tsv(folder: Path, table: pa.Table) -> Source:
     path = folder / "t.tsv"
     pyarrow.csv.write_csv(table, path, pyarrow.csv.WriteOptions(delimiter="\t"))
-    return open_source(path, SMALL)
+    return open_source(FilePlace(path), SMALL)
 
 
 def as_csv_of_an_office_program(folder: Path, table: pa.Table) -> Source:
@@ -30,13 +30,13 @@ def as_csv_of_an_office_program(folder: Path, table: pa.Table) -> Source:
     path = folder / "t.csv"
     pyarrow.csv.write_csv(table, path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    return open_source(path, SMALL)
+    return open_source(FilePlace(path), SMALL)
 
 
 def as_parquet(folder: Path, table: pa.Table) -> Source:
     path = folder / "t.parquet"
     pq.write_table(table, path, compression="zstd", row_group_size=4096)
-    return open_source(path, SMALL)
+    return open_source(FilePlace(path), SMALL)
 
 
 @pytest.mark.parametrize("make", [as_csv, as_tsv, as_csv_of_an_office_program, as_parquet])
@@ -54,7 +54,7 @@ def bad(tmp_path: Path, data: bytes, name: str = "t.csv") -> InputError:
     """Return what reading a file of these bytes ends in."""
     path = tmp_path / name
     path.write_bytes(data)
-    return failing(lambda: list(open_source(path, SMALL).read(["id"])))
+    return failing(lambda: list(open_source(FilePlace(path), SMALL).read(["id"])))
 
 
 SECRET = b"11010519491231002X"
@@ -78,7 +78,7 @@ def test_a_broken_csv_file_is_a_clear_error_that_quotes_no_row(
 ) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(data)
-    error = failing(lambda: list(open_source(path, SMALL).read(["id", "name"])))
+    error = failing(lambda: list(open_source(FilePlace(path), SMALL).read(["id", "name"])))
     assert error.code == code
     assert SECRET.decode() not in f"{error} {error.hint} {error.__cause__}"
     assert error.__suppress_context__ or error.__context__ is None
@@ -88,7 +88,7 @@ def test_a_file_with_an_undecodable_line_names_the_line(tmp_path: Path) -> None:
     rows = b"".join(b"%018d,x\n" % n for n in range(50))
     path = tmp_path / "t.csv"
     path.write_bytes(b"id,name\n" + rows + SECRET + b",\xd5\xc5\n")
-    error = failing(lambda: list(open_source(path, SMALL).read(["id", "name"])))
+    error = failing(lambda: list(open_source(FilePlace(path), SMALL).read(["id", "name"])))
     assert "line 52" in error.message
 
 
@@ -97,7 +97,7 @@ def test_bytes_that_are_no_parquet_are_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_an_ending_nobody_reads_is_refused(tmp_path: Path) -> None:
-    assert bad(tmp_path, b"", "t.xls").code == "unknown-format"
+    assert bad(tmp_path, b"", "t.doc").code == "unknown-format"
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_query_reaches_no_other_file(tmp_path: Path) -> None:
 
     (tmp_path / "t.csv").write_text("id\n1\n")
     (tmp_path / "other.csv").write_text("id\n1\n")
-    with _connect(tmp_path / "t.csv", SMALL) as connection:
+    with _connect(tmp_path / "t.csv", SMALL.limits) as connection:
         assert connection.execute(f"SELECT * FROM '{tmp_path}/t.csv'").fetchall()
         for query in (
             f"SELECT * FROM '{tmp_path}/other.csv'",

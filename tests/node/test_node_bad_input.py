@@ -12,7 +12,7 @@ from simulator import START, Station, Task, World, approve_all, over, person, ru
 
 from node import catalogue
 from node.catalogue import rounded
-from node.sources import ReadLimits
+from node.sources import Access, FilePlace
 from protocols.errors import InputError
 
 
@@ -52,7 +52,7 @@ def repoint(world: World, name: str, path: Path) -> None:
     """Point a registered dataset at another file, as if that had taken its place."""
     state = world.open(name)
     with state.journal.transaction() as connection:
-        connection.execute("UPDATE dataset SET path = ?", (str(path),))
+        connection.execute("UPDATE dataset SET place = json_object('file', ?)", (str(path),))
     state.close()
 
 
@@ -145,8 +145,9 @@ def test_a_source_of_one_row_and_an_empty_answer_are_no_error(world: World) -> N
 
 
 def scanned(path: Path, **how: object) -> catalogue.Dataset:
-    options = {"title": "", "key": "", "published_keys": None, "limits": ReadLimits(), "today": START.date()}
-    return catalogue.scan("people", path, **(options | how))  # type: ignore[arg-type]  # names checked by the call
+    options = {"title": "", "key": "", "published_keys": None, "access": Access(), "today": START.date()}
+    place = FilePlace(path)
+    return catalogue.scan("people", place, **(options | how))  # type: ignore[arg-type]  # names checked by the call
 
 
 def written(folder: Path, text: str) -> Path:
@@ -200,11 +201,11 @@ def test_a_dataset_name_is_a_name(folder: Path) -> None:
     with pytest.raises(InputError):
         catalogue.scan(
             "../people",
-            path,
+            FilePlace(path),
             title="",
             key="",
             published_keys=None,
-            limits=ReadLimits(),
+            access=Access(),
             today=date(2026, 1, 1),
         )
 

@@ -67,7 +67,7 @@ Report = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def told(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Report:
     """Run the command at the health department's node; return its code, output and errors."""
-    monkeypatch.setattr("node.cli._now", world.clock)
+    monkeypatch.setattr("node.page._now", world.clock)
 
     def run(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -423,7 +423,7 @@ def test_the_budget_command_says_what_is_left_and_what_spent_the_rest(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = spent(world)
-    monkeypatch.setattr("node.cli._now", world.clock)
+    monkeypatch.setattr("node.page._now", world.clock)
     home = str(world.homes["health"].path)
     capsys.readouterr()
     assert main(["budget", "--home", home, "--json"]) == 0

@@ -91,7 +91,7 @@ def test_errors_of_every_kind_carry_no_identifier(world: World) -> None:
     path.write_bytes(b"id,street,seen\n" + b"".join(f"{i},x\n".encode() for i in PLANTED))
     state = world.open("health")
     with state.journal.transaction() as connection:
-        connection.execute("UPDATE dataset SET path = ?", (str(path),))
+        connection.execute("UPDATE dataset SET place = json_object('file', ?)", (str(path),))
     state.close()
 
     async def go() -> Post:

@@ -13,15 +13,14 @@ from simulator import START, World, person
 from node import catalogue
 from node.cli import main
 from node.desk import register
-from node.sources import ReadLimits
-from node.sources.files import fingerprint, same_file
+from node.sources import DEFAULT_ACCESS, Access, FilePlace, open_source
 from node.state import Dataset, State
 from protocols.errors import InputError
 
 
 def scanned(name: str, path: Path) -> Dataset:
     return catalogue.scan(
-        name, path, title="", key="id", published_keys=None, limits=ReadLimits(), today=START.date()
+        name, FilePlace(path), title="", key="id", published_keys=None, access=Access(), today=START.date()
     )
 
 
@@ -35,7 +34,7 @@ def health(world: World) -> Iterator[State]:
 
 def registered(state: State) -> Path:
     [people] = state.datasets()
-    return people.path
+    return people.place.path
 
 
 def twice(state: State, path: Path) -> InputError:
@@ -83,25 +82,25 @@ def test_paths_lead_to_one_file_or_to_two(folder: Path) -> None:
     one, two = folder / "one", folder / "two"
     one.write_bytes(b"")
     two.write_bytes(b"")
-    assert same_file(one, folder / "." / "one")
-    assert not same_file(one, two)
-    assert not same_file(one, folder / "gone")
+    assert FilePlace(one).same(FilePlace(folder / "." / "one"))
+    assert not FilePlace(one).same(FilePlace(two))
+    assert not FilePlace(one).same(FilePlace(folder / "gone"))
 
 
 def test_a_fingerprint_tells_every_writing_apart(folder: Path) -> None:
     path = folder / "list.csv"
     path.write_text("id\n1\n")
     os.utime(path, ns=(0, 5 * 10**9))
-    first = fingerprint(path)
-    assert fingerprint(path) == first
+    first = open_source(FilePlace(path), DEFAULT_ACCESS).fingerprint()
+    assert open_source(FilePlace(path), DEFAULT_ACCESS).fingerprint() == first
     os.utime(path, ns=(0, 5 * 10**9 + 1))
-    assert fingerprint(path) != first
+    assert open_source(FilePlace(path), DEFAULT_ACCESS).fingerprint() != first
     path.write_text("id\n12\n")
     os.utime(path, ns=(0, 5 * 10**9))
-    assert fingerprint(path) != first
+    assert open_source(FilePlace(path), DEFAULT_ACCESS).fingerprint() != first
     path.unlink()
     with pytest.raises(InputError) as caught:
-        fingerprint(path)
+        open_source(FilePlace(path), DEFAULT_ACCESS).fingerprint()
     assert caught.value.code == "file-missing"
 
 
@@ -118,11 +117,11 @@ def lamps(folder: Path, count: int = 1234) -> Path:
 def unpersonal(path: Path, *, key: str = "", published_keys: int | None = None) -> Dataset:
     return catalogue.scan(
         "lamps",
-        path,
+        FilePlace(path),
         title="",
         key=key,
         published_keys=published_keys,
-        limits=ReadLimits(),
+        access=Access(),
         today=START.date(),
         persons=False,
     )
@@ -142,7 +141,7 @@ def test_a_table_about_no_persons_is_registered_without_a_key_column(health: Sta
 
 def scanned_anyhow(path: Path) -> Dataset:
     return catalogue.scan(
-        "lamps", path, title="", key="", published_keys=None, limits=ReadLimits(), today=START.date()
+        "lamps", FilePlace(path), title="", key="", published_keys=None, access=Access(), today=START.date()
     )
 
 

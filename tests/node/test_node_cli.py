@@ -202,7 +202,7 @@ def test_a_draft_is_signed_with_openssl_elsewhere_and_recorded_here(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.cli._now", world.clock)
+    monkeypatch.setattr("node.page._now", world.clock)
     home, draft = world.homes["health"].path, folder / "yes.json"
     officer = folder / "officer"
     officer.mkdir()
@@ -241,7 +241,7 @@ def test_everything_an_officer_is_shown_is_there_as_json(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.cli._now", world.clock)
+    monkeypatch.setattr("node.page._now", world.clock)
     home = world.homes["health"].path
     code, out, _ = command("approve", waiting, "--json", "--home", home, capsys=capsys)
     assert code == 0
@@ -267,7 +267,7 @@ def test_a_key_may_be_named_by_a_uri(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.cli._now", world.clock)
+    monkeypatch.setattr("node.page._now", world.clock)
     key = pem(folder / "dpo.pem", world.staff["health"].dpo)
     home = world.homes["health"].path
     words = ("approve", waiting, "--key", f"file://{key}", "--yes", "--home", home)
@@ -325,7 +325,7 @@ def test_a_stop_reaches_a_running_node(
 def test_registering_a_dataset_is_journaled(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.cli._now", world.clock)
+    monkeypatch.setattr("node.page._now", world.clock)
     path = world.write_list("health", range(20), at=world.folder / "more.csv")
     home = world.homes["health"].path
     code, _, _ = command("dataset", "add", "more", path, "--home", home, capsys=capsys)
@@ -443,7 +443,7 @@ def test_the_doctor_finds_a_dataset_that_is_gone_or_changed(world: World) -> Non
     own = world.write_list("health", range(5), at=world.folder / "own.csv")
     state = world.open("health")
     with state.journal.transaction() as connection:
-        connection.execute("UPDATE dataset SET path = ?", (str(own),))
+        connection.execute("UPDATE dataset SET place = json_object('file', ?)", (str(own),))
     state.close()
     own.write_text("id,street\nx,y\n")
     assert findings(home)["dataset people"] == "error: column seen is gone or has another type"

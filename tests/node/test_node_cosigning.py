@@ -626,7 +626,7 @@ def test_status_and_doctor_say_how_far_the_journal_is_cosigned(
     assert 2 <= len(standing.by) <= 3
     assert (standing.witnesses.quorum, standing.since) == (2, None)
     home = world.homes["health"]
-    monkeypatch.setattr("node.cli._now", world.clock)
+    monkeypatch.setattr("node.page._now", world.clock)
     assert cli.main(["status", "--home", str(home.path)]) == 0
     assert f"  cosigned {standing.size} of {standing.size} entries, by " in capsys.readouterr().out
     assert {f.state for f in examine(home, world.clock()) if f.what == "witnesses"} == {"ok"}

@@ -18,7 +18,7 @@ from node.explaining import MAX_A_MINUTE, Explaining
 from node.gate import MAX_OFFER_BYTES, Gate
 from node.logs import Log
 from node.rpc import Attempt, ControlRequest
-from node.sources import ReadLimits, open_source
+from node.sources import Access, open_source
 from node.sources.files import CsvFile
 from node.state import State
 from policies.decision import Ask
@@ -183,7 +183,7 @@ class Opened(Exception):
 def test_no_data_is_touched(health: Desk, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     dataset = health.state.dataset("people")
     assert dataset is not None
-    watched = {str(dataset.path), str(dataset.path.resolve())}
+    watched = {str(dataset.place.path), str(dataset.place.path.resolve())}
 
     def opens(event: str, arguments: tuple[Any, ...]) -> None:
         if armed and event == "open" and str(arguments[0]) in watched:
@@ -198,9 +198,9 @@ def test_no_data_is_touched(health: Desk, monkeypatch: pytest.MonkeyPatch, answe
     monkeypatch.setattr(CsvFile, "columns", touches)
     try:
         with pytest.raises(Opened):
-            dataset.path.read_bytes()
+            dataset.place.path.read_bytes()
         with pytest.raises(Opened):
-            open_source(dataset.path, ReadLimits()).columns()
+            open_source(dataset.place, Access()).columns()
         spec = health.world.spec(**({"purpose": "P-9"} if answer == "refuse" else {}))
         assert health.explain(spec).answer == answer
     finally:
@@ -211,10 +211,10 @@ def test_a_dataset_whose_file_nobody_can_open_is_explained_all_the_same(health: 
     dataset = health.state.dataset("people")
     assert dataset is not None
     known = health.explain(health.world.spec())
-    dataset.path.unlink()
-    dataset.path.mkdir()
+    dataset.place.path.unlink()
+    dataset.place.path.mkdir()
     with pytest.raises((InputError, OSError)):
-        list(open_source(dataset.path, ReadLimits()).read(["id"]))
+        list(open_source(dataset.place, Access()).read(["id"]))
     asked = health.explain(health.world.spec())
     assert replace(asked, job=known.job) == known
 

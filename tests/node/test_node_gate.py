@@ -23,7 +23,7 @@ from node.answers import IN_CHINESE, question_here, refusal
 from node.gate import MAX_OFFER_BYTES, Gate
 from node.logs import Log
 from node.rpc import Attempt
-from node.sources import ReadLimits, open_source
+from node.sources import Access, open_source
 from node.sources import source as source_module
 from node.state import Reader, RunState, State
 from node.stops import apply_stop
@@ -429,7 +429,7 @@ def test_a_list_written_again_within_the_same_second_is_another_question(office:
     known = office.state.dataset("people")
     assert known is not None
     second = int(parse_utc(known.snapshot).timestamp()) * 10**9
-    os.utime(known.path, ns=(second, second))
+    os.utime(known.place.path, ns=(second, second))
     with office.state.change() as change:
         change.add_job(
             first.job_id, b"", requester=first.requester, purpose=first.purpose, received=office.world.clock()
@@ -438,11 +438,11 @@ def test_a_list_written_again_within_the_same_second_is_another_question(office:
         change.start(Attempt(first.job_id, 1), question_here(first, known.snapshot, known))
         change.move(Attempt(first.job_id, 1), RunState.DONE)
     assert office.ask(office.world.spec()).answered == first.job_id
-    data = known.path.read_bytes()
+    data = known.place.path.read_bytes()
     # Of the same length, and only the fraction of the second differs: no snapshot shows it.
-    known.path.write_bytes(data.replace(b"S1", b"S2"))
-    os.utime(known.path, ns=(second, second + 900_000_000))
-    assert open_source(known.path, ReadLimits()).snapshot() == known.snapshot
+    known.place.path.write_bytes(data.replace(b"S1", b"S2"))
+    os.utime(known.place.path, ns=(second, second + 900_000_000))
+    assert open_source(known.place, Access()).snapshot() == known.snapshot
     assert office.ask(office.world.spec()).answered == ""
 
 

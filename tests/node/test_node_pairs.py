@@ -95,10 +95,18 @@ def test_partners_that_were_altered_behind_its_back_are_found(book: sqlite3.Conn
         assert caught.value.code == "ledger-damaged"
 
 
+def forget_places(connection: sqlite3.Connection) -> None:
+    """Make the datasets those of a release to which every table was a file."""
+    connection.execute("ALTER TABLE dataset RENAME COLUMN place TO path")
+    connection.execute("UPDATE dataset SET path = json_extract(path, '$.file')")
+    connection.execute("ALTER TABLE dataset DROP COLUMN description")
+
+
 def older(database: Path) -> None:
     """Turn a database into one of format 3, whose ledger did not say with whom."""
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         stored = Ledger(connection).rows("people")
+        forget_places(connection)
         connection.execute("ALTER TABLE ledger DROP COLUMN partners")
         connection.execute("ALTER TABLE ledger DROP COLUMN rounds")
         for row in stored:
@@ -143,6 +151,7 @@ def test_a_ledger_of_format_4_which_knew_no_rounds_is_read_on(world: World) -> N
     before = state.ledger().rows("people")
     state.close()
     with contextlib.closing(sqlite3.connect(home.database, isolation_level=None)) as connection:
+        forget_places(connection)
         connection.execute("ALTER TABLE ledger DROP COLUMN rounds")
         connection.execute("PRAGMA user_version = 4")
     state = world.open("health")
@@ -150,6 +159,19 @@ def test_a_ledger_of_format_4_which_knew_no_rounds_is_read_on(world: World) -> N
     state.close()
     with contextlib.closing(sqlite3.connect(home.database)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+
+
+def test_a_dataset_of_format_5_which_was_a_file_is_found_where_it_was(world: World) -> None:
+    home = world.homes["health"]
+    with read_state(home.database) as reader:
+        before = reader.datasets()
+    with contextlib.closing(sqlite3.connect(home.database, isolation_level=None)) as connection:
+        forget_places(connection)
+        connection.execute("PRAGMA user_version = 5")
+    world.open("health").close()
+    with read_state(home.database) as reader:
+        assert reader.datasets() == before
+        assert reader.datasets()
 
 
 def test_the_digest_of_a_row_without_partners_is_the_one_that_format_3_had() -> None:
@@ -188,7 +210,7 @@ def test_a_second_job_with_the_same_departments_is_refused_after_a_restart_too(w
 def test_officers_read_what_each_pair_has_left(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.cli._now", world.clock)
+    monkeypatch.setattr("node.page._now", world.clock)
     world.activate("health", scope="per-pair", queries=4, rows=None)
 
     def told(*words: str) -> str:

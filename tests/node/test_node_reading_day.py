@@ -13,7 +13,7 @@ from table_case import DISTRICT, table_spec
 
 from node.admission import Prepared, prepare
 from node.gate import About
-from node.sources import ReadLimits
+from node.sources import Access, FilePlace
 from node.state import Dataset
 from protocols.identifiers import resident_id
 from protocols.jobs.job_type import Unit, source
@@ -33,10 +33,10 @@ def read(tmp_path: Path) -> Callable[[JobSpec, datetime], Prepared]:
         rows = [f"{resident_id('990101', day, 1)},east" for day in BORN]
         path.write_text("\n".join(["id,the_district", *rows]), "utf-8")
         os.utime(path, (written.timestamp(),) * 2)
-        dataset = Dataset("people", "", path, "id", (), 3, 3, 3, "2026-01-01T00:00:00Z")
+        dataset = Dataset("people", "", FilePlace(path), "id", (), 3, 3, 3, "2026-01-01T00:00:00Z")
         rand = random.Random(1).randbytes
-        limits = ReadLimits()
-        return prepare(spec, source(1), dataset, limits, about=ABOUT, rand=rand, go_on=lambda: None)
+        access = Access()
+        return prepare(spec, source(1), dataset, access, about=ABOUT, rand=rand, go_on=lambda: None)
 
     return once
 

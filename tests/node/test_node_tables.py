@@ -25,7 +25,7 @@ from node.gate import About
 from node.ledger import RowState
 from node.releases import decode_content, release_info
 from node.rpc import Attempt
-from node.sources import ReadLimits, open_source
+from node.sources import Access, FilePlace, ReadLimits, open_source
 from node.state import RunState
 from protocols.channel import suites
 from protocols.channel.frame import Header
@@ -293,7 +293,9 @@ def _as_parquet(world: TableWorld, rows: list[Row]) -> None:
     pq.write_table(table, path)
     state = world.open("health")
     with state.journal.transaction() as connection:
-        connection.execute("UPDATE dataset SET path = ? WHERE name = 'cases'", (str(path),))
+        connection.execute(
+            "UPDATE dataset SET place = json_object('file', ?) WHERE name = 'cases'", (str(path),)
+        )
     state.close()
 
 
@@ -533,7 +535,10 @@ def test_rows_are_read_in_the_order_in_which_they_are_stored(folder: Path, endin
         path.write_text("n\n" + "\n".join(numbers.column(0).to_pylist()) + "\n")
     else:
         pq.write_table(numbers, path, row_group_size=20_000)
-    read = [batch.column(0) for batch in open_source(path, ReadLimits(threads=threads)).read(["n"])]
+    read = [
+        batch.column(0)
+        for batch in open_source(FilePlace(path), Access(ReadLimits(threads=threads))).read(["n"])
+    ]
     assert pa.chunked_array(read).equals(numbers.column(0))
 
 

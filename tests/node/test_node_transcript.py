@@ -105,7 +105,7 @@ def test_the_transcript_is_what_happens(
     waiting, done = prepared(world, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr("node.cli._now", world.clock)
+    monkeypatch.setattr("node.page._now", world.clock)
     capfd.readouterr()
     written = path.read_text("utf-8")
     seen = ""

@@ -212,7 +212,7 @@ def test_p1_nothing_is_decided_before_the_witnesses_before_have_seen_that_others
             await until(lambda: code(police) == "" and owes(police) is None)
 
     asyncio.run(change())
-    monkeypatch.setattr("node.cli._now", world.clock)
+    monkeypatch.setattr("node.page._now", world.clock)
     assert cli.main(["status", "--home", str(home.path)]) == 0
     assert "the witnesses changed: 2 of those before have to see that, too" in capsys.readouterr().out
     [finding] = [f for f in examine(home, world.clock()) if f.what == "witnesses"]

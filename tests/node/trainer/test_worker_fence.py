@@ -455,7 +455,7 @@ def test_a_node_keeps_its_folder_and_every_dataset_from_its_workers(world: World
     state = world.open("health")
     try:
         home = world.homes["health"]
-        datasets = [dataset.path for dataset in state.datasets()]
+        datasets = [dataset.place.path for dataset in state.datasets()]
         assert datasets
         assert private(Home(home.path).config) == (home.path, *datasets)
     finally:
