@@ -20,12 +20,13 @@ from node import gate as gate_module
 from node import ledger as ledger_module
 from node.activation import InForce, activate_policy, activate_roster, take_freshness
 from node.answers import IN_CHINESE, question_here, refusal
+from node.datasets import open_dataset
 from node.gate import MAX_OFFER_BYTES, Gate
 from node.logs import Log
 from node.rpc import Attempt
-from node.sources import Access, open_source
+from node.sources import DEFAULT_ACCESS, Source
 from node.sources import source as source_module
-from node.state import Reader, RunState, State
+from node.state import Dataset, Reader, RunState, State
 from node.stops import apply_stop
 from policies.attempts import MAX_GIVEN_UP
 from policies.sign import sign_policy
@@ -87,6 +88,10 @@ def opened(world: World, name: str, *, roster: bool = True) -> Iterator[Office]:
     log = Log(None, world.clock)
     yield Office(world, name, state, force, Gate(state, force, home.signer, world.clock, log))
     state.close()
+
+
+def table_of(dataset: Dataset) -> Source:
+    return open_dataset(dataset, DEFAULT_ACCESS)
 
 
 def charge(office: Office, spec: JobSpec, number: int = 1) -> None:
@@ -419,7 +424,7 @@ def test_an_answer_over_other_data_is_no_answer(office: Office) -> None:
     assert known is not None
     snapshot = known.snapshot
     with office.state.change() as change:
-        change.start(Attempt(first.job_id, 1), question_here(first, snapshot, known))
+        change.start(Attempt(first.job_id, 1), question_here(first, snapshot, table_of(known)))
         change.move(Attempt(first.job_id, 1), RunState.DONE)
     assert office.ask(office.world.spec()).answered == first.job_id
 
@@ -435,14 +440,14 @@ def test_a_list_written_again_within_the_same_second_is_another_question(office:
             first.job_id, b"", requester=first.requester, purpose=first.purpose, received=office.world.clock()
         )
         change.put_run(Attempt(first.job_id, 1), RunState.CHECKING, b"")
-        change.start(Attempt(first.job_id, 1), question_here(first, known.snapshot, known))
+        change.start(Attempt(first.job_id, 1), question_here(first, known.snapshot, table_of(known)))
         change.move(Attempt(first.job_id, 1), RunState.DONE)
     assert office.ask(office.world.spec()).answered == first.job_id
     data = known.place.path.read_bytes()
     # Of the same length, and only the fraction of the second differs: no snapshot shows it.
     known.place.path.write_bytes(data.replace(b"S1", b"S2"))
     os.utime(known.place.path, ns=(second, second + 900_000_000))
-    assert open_source(known.place, Access()).snapshot() == known.snapshot
+    assert table_of(known).snapshot() == known.snapshot
     assert office.ask(office.world.spec()).answered == ""
 
 
@@ -456,7 +461,7 @@ def test_an_answer_for_another_purpose_is_not_named(office: Office) -> None:
             first.job_id, b"", requester=first.requester, purpose="P-9", received=office.world.clock()
         )
         change.put_run(Attempt(first.job_id, 1), RunState.CHECKING, b"")
-        change.start(Attempt(first.job_id, 1), question_here(first, snapshot, known))
+        change.start(Attempt(first.job_id, 1), question_here(first, snapshot, table_of(known)))
         change.move(Attempt(first.job_id, 1), RunState.DONE)
     assert office.ask(office.world.spec()).answered == ""
 
