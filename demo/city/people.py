@@ -55,7 +55,7 @@ _ILLNESS: Final = (5_000, 20_000, 60_000, 180_000, 520_000, 1_600_000, 12_000_00
 _ILL_PER_MILLE: Final = 400
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class People:
     """One block of people, in random order; every array has one entry per person.
 

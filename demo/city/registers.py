@@ -115,9 +115,12 @@ class Extract:
     def counting(self, inside: Flags) -> Ints:
         """Return one row per person: of those `inside` the last confirmed, the first of several."""
         rows = np.flatnonzero(inside & (self.who >= 0))
-        rows = rows[np.argsort(self.ago[rows], kind="stable")]
-        _, first = np.unique(self.who[rows], return_index=True)
-        return rows[first]
+        # Sorted latest first and written back to front: the first of each person stays. Small integers are
+        # sorted by radix.
+        rows = rows[np.argsort(self.ago[rows].astype(np.int16), kind="stable")]
+        first = np.full(int(self.who.max(initial=-1)) + 1, -1, dtype=np.int64)
+        first[self.who[rows[::-1]]] = rows[::-1]
+        return first[first >= 0]
 
     def newest(self, persons: int) -> Ints:
         """Return the last confirmed row of each of the block's persons, -1 for whom it does not list."""
@@ -131,7 +134,7 @@ def extract(table: str, people: People, seed: int, block: int) -> Extract:
     """Return one block's part of the register called `organisation/table`."""
     rng = generator(seed, table, block)
     sheet = REGISTERS[table](people, rng)
-    listed = len(np.unique(sheet.who))
+    listed = int(np.count_nonzero(np.bincount(sheet.who)))
     order, original = with_repeats(rng, len(sheet.who))
     who = sheet.who[order]
     log = Log(len(order))

@@ -7,6 +7,7 @@ from any other table's stream.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import exp, factorial
 from typing import Final
 
@@ -66,8 +67,9 @@ class Uptake:
     vaccinated: Flags
 
 
+@lru_cache(maxsize=4)
 def uptake(people: People) -> Uptake:
-    """Return what is so of a block's people."""
+    """Return what is so of a block's people; several tables of a block ask, one block after the other."""
     age, floating, everybody = people.age, ~people.household, np.arange(len(people.age))
     old = age >= _OLD
     village = people.village(everybody, people.street) >= 0
