@@ -157,8 +157,9 @@ def spell_ids(rng: np.random.Generator, ids: Text, repeated: Flags, born_19xx: F
         lengths[rows] = texts.shape[1]
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     data = np.empty(int(offsets[-1]), dtype=np.uint8)
-    plain = np.flatnonzero(lengths == 18)
-    for rows, texts in ((plain, spelled[plain]), *others):
+    plain = lengths == 18
+    data[np.repeat(plain, lengths)] = spelled[plain].reshape(-1)
+    for rows, texts in others:
         data[offsets[rows][:, None] + np.arange(texts.shape[1])] = texts
     return pa.StringArray.from_buffers(count, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data))
 

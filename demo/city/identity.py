@@ -34,10 +34,17 @@ _YEAR_START: Final = (
 ).astype(np.int64)
 
 
+_THREE_DIGITS: Final = (np.arange(1000)[:, None] // (100, 10, 1) % 10 + 0x30).astype(np.uint8)
+
+
 def _digits(values: Ints, width: int) -> Text:
     """Return decimal digits, zero-padded, as ASCII."""
-    powers = 10 ** np.arange(width - 1, -1, -1, dtype=np.int64)
-    return (values[:, None] // powers % 10 + 0x30).astype(np.uint8)
+    out = np.empty((len(values), width), dtype=np.uint8)
+    for end in range(width, 0, -3):
+        values, three = np.divmod(values, 1000)
+        first = max(end - 3, 0)
+        out[:, first:end] = _THREE_DIGITS[three, first - end + 3 :]
+    return out
 
 
 def _rows(texts: list[str]) -> Text:
@@ -46,7 +53,6 @@ def _rows(texts: list[str]) -> Text:
 
 _DAY_DIGITS: Final = _rows([str(day).replace("-", "") for day in _ALL_DAYS])
 _AREA_DIGITS: Final = _rows(list(AREA_CODES))
-_SEQUENCE_DIGITS: Final = _digits(np.arange(1000), 3)
 
 
 def generator(seed: int, table: str, block: int) -> np.random.Generator:
@@ -100,7 +106,7 @@ def resident_ids(area: Ints, male: npt.NDArray[np.bool_], day: Ints, slot: Ints)
     body = np.empty((len(area), 18), dtype=np.uint8)
     body[:, :6] = _AREA_DIGITS[area]
     body[:, 6:14] = _DAY_DIGITS[day]
-    body[:, 14:17] = _SEQUENCE_DIGITS[2 * slot + np.where(male, 1, 2)]
+    body[:, 14:17] = _THREE_DIGITS[2 * slot + np.where(male, 1, 2)]
     body[:, 17] = resident_id_check_digits(np.ascontiguousarray(body[:, :17]))
     return body
 
