@@ -50,6 +50,29 @@ class Trainer:
 
 
 @dataclass(frozen=True, slots=True)
+class Compute:
+    """The table `[compute]`: where exponentiations of long lists are done; by default on this process's cores.
+
+    Attributes:
+        processes: so many processes of their own; 0 for none.
+        cluster: the scheduler of a Dask cluster of the department's own, `tls://host:port`; without TLS only
+            on this machine. Its workers see identifiers and this node's keys of an attempt: they are part of
+            the node. Empty for none.
+        ca: who vouches for the cluster's machines, a file of certificates in PEM.
+        cert: this node's certificate for the cluster, in PEM.
+        key: its private key, in PEM.
+        timeout_s: the longest wait for one piece of work, some 50 ms of one core, in seconds.
+    """
+
+    processes: int = field(default=0, metadata=_OR_NONE)
+    cluster: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The settings of one node. Everything but the name has a default.
 
@@ -70,6 +93,7 @@ class Config:
         batch_rows: rows handed over at a time while reading a dataset.
         queue_frames: frames waiting between link and protocol in each direction, at most 1 MiB each.
         trainer: limits of worker processes.
+        compute: where exponentiations are done.
         home: the folder that the settings were read in; no setting. What lies there no worker may read.
     """
 
@@ -88,6 +112,7 @@ class Config:
     batch_rows: int = 65_536
     queue_frames: int = 16
     trainer: Trainer = Trainer()
+    compute: Compute = Compute()
     home: Path | None = field(default=None, metadata=_NOT_SET)
 
     @property
@@ -120,12 +145,18 @@ def load_config(path: Path) -> Config:
     return replace(_config(plain, path.name), home=path.parent)
 
 
+_TABLES: Final[dict[str, type[Any]]] = {"trainer": Trainer, "compute": Compute}
+
+
 def _config(plain: dict[str, Any], where: str) -> Config:
-    trainer = plain.pop("trainer", {})
-    if not isinstance(trainer, dict):
-        raise InputError(f"{where}: trainer is not a table", code="bad-config", hint="write [trainer]")
+    tables: dict[str, Any] = {}
+    for name, kind in _TABLES.items():
+        table = plain.pop(name, {})
+        if not isinstance(table, dict):
+            raise InputError(f"{where}: {name} is not a table", code="bad-config", hint=f"write [{name}]")
+        tables[name] = _read(kind, table, f"{where}, [{name}]")
     node_name(plain.get("name"))
-    return _read(Config, {**plain, "trainer": _read(Trainer, trainer, f"{where}, [trainer]")}, where)
+    return _read(Config, {**plain, **tables}, where)
 
 
 def _read(kind: type[_T], plain: dict[str, Any], where: str) -> _T:
@@ -140,7 +171,7 @@ def _read(kind: type[_T], plain: dict[str, Any], where: str) -> _T:
         )
     for key, value in plain.items():
         setting = known[key]
-        kinds: dict[Any, Any] = {int: int, float: (int, float), Trainer: Trainer}
+        kinds: dict[Any, Any] = {int: int, float: (int, float), Trainer: Trainer, Compute: Compute}
         expected = kinds.get(setting.type, str)
         if not isinstance(value, expected) or isinstance(value, bool):
             raise InputError(f"{where}: {key} has a value of another type", code="bad-config")

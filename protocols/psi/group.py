@@ -210,7 +210,7 @@ def _powers(base: Points, scalars: npt.NDArray[np.uint8], stride: int) -> Points
         )
 
     if bool((source[:, -1] & 0x80).any()) or _each(work, len(source)):
-        raise _bad_point()
+        raise bad_point()
     return result
 
 
@@ -266,11 +266,12 @@ def _pairs(call: _Call, left: Points, right: Points) -> Points:
         return sum(map(call, *(range(where + span[0], where + span[1], POINT_BYTES) for where in (to, a, b))))
 
     if bool(((first[:, -1] | second[:, -1]) & 0x80).any()) or _each(work, len(first)):
-        raise _bad_point()
+        raise bad_point()
     return result
 
 
-def _bad_point() -> ProtocolAborted:
+def bad_point() -> ProtocolAborted:
+    """Return the error of a point that is none, or the identity."""
     # One for each time: an exception keeps the frames that it passed, which hold scalars.
     return ProtocolAborted(
         "a received point is not the canonical encoding of a group element, or is the identity",

@@ -1,0 +1,193 @@
+"""Exponentiations elsewhere are the same ones, and what is handed over shows nowhere."""
+
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from tls_authority import Authority
+
+from node.compute import Guarded, open_executor
+from node.config import Compute
+from protocols.errors import InputError, ProtocolAborted, StateConflict
+from protocols.psi import group, spread
+
+if TYPE_CHECKING:
+    from distributed import LocalCluster
+
+DST = b"minshu/test/1"
+CANARY = b"RIC:99010119900101123X"
+ITEMS = [CANARY, *(b"RIC:%018d" % n for n in range(2 * spread.PIECE + 7))]
+SCALAR = group.random_scalar(secrets.token_bytes)
+
+
+def go_on() -> None:
+    """Nothing stops these."""
+
+
+def agrees(executor: Executor) -> None:
+    expected = group.power(group.hash_to_group(ITEMS, DST), SCALAR)
+    blinded = spread.blind(ITEMS, DST, SCALAR, executor)
+    assert np.array_equal(blinded, expected)
+    assert np.array_equal(
+        spread.power(blinded, group.invert(SCALAR), executor), group.hash_to_group(ITEMS, DST)
+    )
+    broken = blinded.copy()
+    broken[spread.PIECE + 3] = 0xFF
+    with pytest.raises(ProtocolAborted) as caught:
+        spread.power(broken, SCALAR, executor)
+    assert caught.value.code == "bad-point"
+
+
+def test_without_an_executor_this_process_computes() -> None:
+    with open_executor(Compute(), go_on) as executor:
+        assert executor is None
+    blinded = spread.blind(ITEMS, DST, SCALAR)
+    assert np.array_equal(spread.power(blinded, group.invert(SCALAR)), group.hash_to_group(ITEMS, DST))
+
+
+class Here(Executor):
+    """Runs everything at once, and remembers what it was given."""
+
+    def __init__(self, problem: BaseException | None = None) -> None:
+        self.seen: list[Any] = []
+        self.problem = problem
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.seen += args
+        future: Future[Any] = Future()
+        if self.problem is None:
+            future.set_result(fn(*args, **kwargs))
+        else:
+            future.set_exception(self.problem)
+        return future
+
+
+def test_work_is_cut_into_pieces_that_print_nothing() -> None:
+    inner = Here()
+    agrees(Guarded(inner, 1.0, go_on))
+    assert len(inner.seen) > 6
+    assert {repr(work) for work in inner.seen} == {"Work()"}
+    assert {str(work) for work in inner.seen} == {"Work()"}
+
+
+@pytest.mark.parametrize("problem", [OSError("gone"), TimeoutError(), RuntimeError(CANARY.decode())])
+def test_a_loss_is_a_clear_error_that_quotes_nothing(problem: BaseException) -> None:
+    with pytest.raises(StateConflict) as caught:
+        spread.power(group.hash_to_group(ITEMS, DST), SCALAR, Guarded(Here(problem), 1.0, go_on))
+    assert caught.value.code == "compute-lost"
+    assert CANARY.decode() not in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_stop_ends_the_waiting() -> None:
+    def over() -> None:
+        raise StateConflict("over", code="stopped")
+
+    with pytest.raises(StateConflict) as caught:
+        spread.power(group.hash_to_group(ITEMS, DST), SCALAR, Guarded(Here(), 1.0, over))
+    assert caught.value.code == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (Compute(cluster="tcp://10.0.0.7:8786"), "without TLS"),
+        (Compute(cluster="tcp://scheduler.internal:8786"), "without TLS"),
+        (Compute(cluster="tls://scheduler.internal:8786"), "without ca, cert and key"),
+        (Compute(cluster="scheduler.internal:8786"), "no address"),
+        (Compute(cluster="tcp://127.0.0.1"), "no address"),
+        (Compute(cluster="tcp://127.0.0.1:nine"), "no address"),
+    ],
+)
+def test_a_way_on_which_others_read_along_is_refused(settings: Compute, says: str) -> None:
+    with pytest.raises(InputError) as caught, open_executor(settings, go_on):
+        raise AssertionError("opened")
+    assert caught.value.code == "bad-config"
+    assert says in caught.value.message
+
+
+@pytest.mark.alone
+def test_processes_compute_the_same() -> None:
+    with open_executor(Compute(processes=2), go_on) as executor:
+        assert executor is not None
+        agrees(executor)
+
+
+# -- a real cluster ----------------------------------------------------------------------------------------
+
+
+def certificates(folder: Path) -> dict[str, str]:
+    """Write an authority and one certificate of it, good for both ends on this machine."""
+    authority = Authority()
+    leaf, key = authority.leaf("127.0.0.1")
+    written = {}
+    for what, pem in {"ca": authority.pem, "cert": leaf, "key": key}.items():
+        (folder / what).write_bytes(pem)
+        written[what] = str(folder / what)
+    return written
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple["LocalCluster", Compute]]:
+    from distributed import LocalCluster, Security
+
+    files = certificates(tmp_path_factory.mktemp("cluster"))
+    security = Security(
+        tls_ca_file=files["ca"],
+        require_encryption=True,
+        **{
+            f"tls_{role}_{what}": files[what]
+            for role in ("scheduler", "worker", "client")
+            for what in ("cert", "key")
+        },
+    )
+    with LocalCluster(
+        n_workers=3,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        protocol="tls://",
+        security=security,
+        dashboard_address=None,
+        silence_logs=False,
+    ) as local:
+        yield local, Compute(cluster=local.scheduler_address, **files)
+
+
+@pytest.mark.alone
+def test_a_cluster_of_three_workers_computes_the_same_over_tls_and_logs_nothing_of_it(
+    cluster: tuple["LocalCluster", Compute],
+) -> None:
+    local, settings = cluster
+    assert settings.cluster.startswith("tls://127.0.0.1:")
+    with open_executor(settings, go_on) as executor:
+        assert executor is not None
+        agrees(executor)
+        held = local.scheduler.tasks
+        logs = str(local.get_logs())
+    assert logs
+    for secret in (CANARY.decode(), repr(CANARY), repr(SCALAR), SCALAR.hex()):
+        assert secret not in logs
+        assert not any(secret in str(key) for key in held)
+
+
+@pytest.mark.alone
+def test_who_has_no_certificate_of_the_cluster_gets_in_nowhere(
+    cluster: tuple["LocalCluster", Compute], tmp_path: Path
+) -> None:
+    _, settings = cluster
+    others = Compute(cluster=settings.cluster, **certificates(tmp_path))
+    with pytest.raises(StateConflict) as caught, open_executor(others, go_on):
+        raise AssertionError("let in")
+    assert caught.value.code == "cluster-unreachable"
+
+
+@pytest.mark.alone
+def test_a_cluster_that_is_not_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.compute.CONNECT_S", 1.0)
+    with pytest.raises(StateConflict) as caught, open_executor(Compute(cluster="tcp://127.0.0.1:9"), go_on):
+        raise AssertionError("reached")
+    assert caught.value.code == "cluster-unreachable"
