@@ -15,6 +15,8 @@ from protocols.envelope import ADMISSION, decode_envelope, sign
 from protocols.ids import JobId, NodeName, Role
 from protocols.wire import Admission, JobSpec
 
+pytestmark = pytest.mark.alone  # towns in memory with a coordinator that lies, 20 s together
+
 # -- equivocation: nothing derived from data leaves --------------------------------------------------------
 
 

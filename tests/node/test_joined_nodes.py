@@ -45,6 +45,8 @@ from protocols.party import Outgoing
 from protocols.sums.masks import SEED_BYTES
 from protocols.wire import JobSpec, ReleaseNote
 
+pytestmark = pytest.mark.alone  # six whole nodes each time, 13 s together
+
 BY_ITSELF = pytest.mark.long
 """With these six nodes are ten seconds busy; they are a step of CI by themselves."""
 

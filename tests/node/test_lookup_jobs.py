@@ -30,6 +30,8 @@ from protocols.jobs.lookup import OWNER
 from protocols.lookup.plan import ASK, BUILT, GO_ON
 from protocols.statistics.differencing import Query
 
+pytestmark = pytest.mark.alone  # sessions of whole nodes, 15 s together
+
 ASKS, ALSO = CLERKS
 
 

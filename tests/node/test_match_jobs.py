@@ -24,6 +24,8 @@ from protocols.jobs.match import RECEIVER, SENDER
 from protocols.match import dh
 from protocols.wire import JobSpec
 
+pytestmark = pytest.mark.alone  # whole nodes, 11 s together
+
 OURS, THEIRS = STATUS[RECEIVES], STATUS[SENDS]
 
 

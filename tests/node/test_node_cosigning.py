@@ -43,6 +43,8 @@ from protocols.errors import MinshuError, Refused, StateConflict
 from protocols.ids import Digest, JobId
 from protocols.wire import Head
 
+pytestmark = pytest.mark.alone  # nodes that wait for witnesses, 16 s together
+
 Letter = audit_pb2.Letter
 
 
