@@ -1,6 +1,7 @@
 """What people write in their own words: what of it leaves a department, and what a terminal shows."""
 
 import re
+import unicodedata
 from typing import Final
 
 # Controls, line separators, direction marks, invisible and tag characters: people approve what they read.
@@ -20,3 +21,8 @@ def could_identify(text: str) -> bool:
 def printable(text: str) -> str:
     r"""Return a line of text for a terminal: what is unreadable in it is spelled out, such as `\x1b`."""
     return UNREADABLE.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def folded(text: str) -> str:
+    """Return a text as it is looked for: without blanks, in one width and one case (Unicode NFKC)."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -14,15 +14,12 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from protocols.codes.national import DEMO_DISTRICTS, GBT2260_PROVINCES
 from protocols.errors import InputError
 
 _CODE = re.compile(r"[0-9]{6}|[0-9]{4}|[0-9]{2}", re.ASCII)
 
-_PROVINCES: Final = (
-    "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65"
-)
-
-_DEMO_DISTRICTS: Final = tuple(str(code) for code in range(990101, 990112))
+_ELSEWHERE: Final = ("71", "81", "82")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,12 +95,12 @@ def province_area_table() -> AreaTable:
     full list of codes, past ones included, with `AreaTable.parse`. 71, 81, 82 and 83 are left out on purpose:
     numbers with 810000, 820000 and 830000 are residence permits and have a type of their own.
     """
-    return AreaTable.of(_PROVINCES.split())
+    return AreaTable.of(code[:2] for code in GBT2260_PROVINCES.titles if not code.startswith(_ELSEWHERE))
 
 
 def demo_area_table() -> AreaTable:
     """Return the eleven fictional districts 990101 to 990111. No real number begins with 99 0."""
-    return AreaTable.of(_DEMO_DISTRICTS)
+    return AreaTable.of(DEMO_DISTRICTS)
 
 
 AREA_TABLES: Final[Mapping[str, Callable[[], AreaTable]]] = {

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
+from protocols.codes.national import GBT2261_1, GBT2261_2
 from protocols.identifiers.names import normalise_name
 
 
@@ -16,23 +16,10 @@ class Coded:
     note: str = ""
 
 
-SEX: Final[Mapping[str, str]] = MappingProxyType(
-    {"0": "未知的性别", "1": "男性", "2": "女性", "9": "未说明的性别"}
-)
+SEX: Final[Mapping[str, str]] = GBT2261_1.titles
 """GB/T 2261.1-2003, code to title."""
 
-MARITAL: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "10": "未婚",
-        "20": "已婚",
-        "21": "初婚",
-        "22": "再婚",
-        "23": "复婚",
-        "30": "丧偶",
-        "40": "离婚",
-        "90": "未说明的婚姻状况",
-    }
-)
+MARITAL: Final[Mapping[str, str]] = GBT2261_2.titles
 """GB/T 2261.2-2003, code to title."""
 
 DE_FACTO_NOTE: Final = "de-facto-marriage"
