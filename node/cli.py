@@ -9,8 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from node.catalogue_cli import add_catalogue_commands
 from node.dataset_cli import add_dataset_commands
-from node.page import OK, ask_node, home_of, print_result, utc_now, whole_number
+from node.mapping_cli import add_mapping_commands
+from node.page import OK, ask_node, home_of, print_result, shown, utc_now, whole_number
+from node.quality_cli import add_quality_command
 from protocols.errors import InputError, MinshuError
 
 if TYPE_CHECKING:
@@ -30,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.call(arguments))
     except MinshuError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        print(shown(f"{PROGRAM}: error: {error}"), file=sys.stderr)
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print(shown(f"hint: {error.hint}"), file=sys.stderr)
         return REFUSED
     except BrokenPipeError:
         # Whoever read our output has closed it; what they wanted they have.
@@ -79,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     enrol.add_argument("token", metavar="TOKEN")
     enrol.add_argument("--roots", required=True, metavar="sha256:…", help="fingerprint of the root keys")
     add_dataset_commands(group("dataset", "register the department's datasets"), command)
+    add_quality_command(commands, command)
+    add_mapping_commands(group("mapping", "how local values become standard codes"), command)
+    add_catalogue_commands(group("catalogue", "what others can read about the datasets"), command)
     policy = group("policy", "the department's policy")
     activate = command(policy, "activate", _policy_activate, "put a signed policy into force")
     activate.add_argument("file", type=Path, metavar="policy.dsse")

@@ -2,19 +2,22 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from node.sources.connections import Connection
 from node.sources.source import Access, ReadLimits
 from protocols.errors import InputError
 from protocols.ids import NodeName
+from protocols.resources import SPILL_ROWS
 
 MAX_CONFIG_BYTES: Final = 64 << 10
 NAME_HINT: Final = "write organisation and node in lower case, such as police.gz.example/node-a"
 
 _NODE = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?/[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
-
+_CONNECTION = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 _OR_NONE: Final = {"least": 0}
 """Of a setting that may be 0."""
@@ -51,13 +54,13 @@ class Trainer:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """The table `[compute]`: where exponentiations of long lists are done; by default on this process's cores.
+    """The table `[compute]`: where exponentiations of long lists are done; else on the cores of this process.
 
     Attributes:
         processes: so many processes of their own; 0 for none.
-        cluster: the scheduler of a Dask cluster of the department's own, `tls://host:port`; without TLS only
-            on this machine. Its workers see identifiers and this node's keys of an attempt: they are part of
-            the node. Empty for none.
+        cluster: the scheduler of a Dask cluster of the department's own, `tls://host:port`. Its workers see
+            identifiers and this node's keys of an attempt: they are part of the node. `tcp://` only on this
+            machine, and it authenticates nobody: each account of the machine gets in. Empty for none.
         ca: who vouches for the cluster's machines, a file of certificates in PEM.
         cert: this node's certificate for the cluster, in PEM.
         key: its private key, in PEM.
@@ -92,8 +95,11 @@ class Config:
         duckdb_threads: threads that read a dataset.
         batch_rows: rows handed over at a time while reading a dataset.
         queue_frames: frames waiting between link and protocol in each direction, at most 1 MiB each.
+        spill_rows: rows of a list that are held in memory at once; longer lists go to the folder scratch/,
+            encrypted. Some 0.5 KB of memory for each.
         trainer: limits of worker processes.
         compute: where exponentiations are done.
+        connections: the tables `[connections.NAME]`: databases with datasets, by name.
         home: the folder that the settings were read in; no setting. What lies there no worker may read.
     """
 
@@ -111,14 +117,18 @@ class Config:
     duckdb_threads: int = 1
     batch_rows: int = 65_536
     queue_frames: int = 16
+    spill_rows: int = SPILL_ROWS
     trainer: Trainer = Trainer()
     compute: Compute = Compute()
+    connections: Mapping[str, Connection] = field(default_factory=dict, metadata=_NOT_SET)
     home: Path | None = field(default=None, metadata=_NOT_SET)
 
     @property
     def access(self) -> Access:
         """How datasets are read."""
-        return Access(ReadLimits(self.duckdb_memory_mb, self.duckdb_threads, self.batch_rows))
+        limits = ReadLimits(self.duckdb_memory_mb, self.duckdb_threads, self.batch_rows)
+        codes = None if self.home is None else self.home / "codes"
+        return Access(limits, codes=codes, connections=self.connections)
 
 
 def load_config(path: Path) -> Config:
@@ -142,7 +152,46 @@ def load_config(path: Path) -> Config:
         plain = tomllib.loads(data.decode("utf-8"))
     except ValueError as error:
         raise InputError(f"{path.name} is not TOML in UTF-8: {error}", code="bad-config") from None
-    return replace(_config(plain, path.name), home=path.parent)
+    connections = _connections(plain, path.name, path.parent)
+    return replace(_config(plain, path.name), connections=connections, home=path.parent)
+
+
+def _connections(plain: dict[str, Any], where: str, folder: Path) -> dict[str, Connection]:
+    """Take `[connections.NAME]` out of the settings and return them by name."""
+    tables = plain.pop("connections", {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise InputError(
+            f"{where}: connections is not a table of tables",
+            code="bad-config",
+            hint="write [connections.NAME]",
+        )
+    found: dict[str, Connection] = {}
+    seen: dict[tuple[str, str, int, str, str], str] = {}
+    for name, table in tables.items():
+        at = f"{where}, [connections.{name}]"
+        if not _CONNECTION.fullmatch(name):
+            raise InputError(
+                f"{where}: the name of a connection does not have the expected form",
+                code="bad-config",
+                hint="use lower-case letters, digits, - and _, beginning with a letter",
+            )
+        if "url" not in table:
+            raise InputError(f"{at}: url is missing", code="bad-config", hint="name the database")
+        connection = replace(_read(Connection, table, at), name=name, folder=folder)
+        connection.check()
+        to = connection.address
+        same = (to.dialect, connection.socket or to.host, to.port, to.database, connection.schema)
+        # Two names for one database would let one table be registered twice, each with quotas of its own.
+        for other in {same, (*same[:4], "")} if connection.schema else [k for k in seen if k[:4] == same[:4]]:
+            if other in seen:
+                raise InputError(
+                    f"{at}: names the database of [connections.{seen[other]}] again",
+                    code="bad-config",
+                    hint="a database has one connection here; name schemas where it has several",
+                )
+        found[name] = connection
+        seen[same] = name
+    return found
 
 
 _TABLES: Final[dict[str, type[Any]]] = {"trainer": Trainer, "compute": Compute}

@@ -18,6 +18,7 @@ journal.generation            the number of the present one, from the second on
 releases/                     class-B lists, sealed
 outbox/                       releases on their way to the coordinator, sealed
 shelf/                        what job types keep from job to job: keys and tables of look-ups
+scratch/                      unnamed encrypted files, for lists that do not fit into memory
 lookup.sock                   where people at this node ask, only while a session is open
 node.log                      plain lines with codes
 """
@@ -133,6 +134,11 @@ class Home:
     def outbox(self) -> Path:
         """Sealed releases that the coordinator has not confirmed yet."""
         return self.path / "outbox"
+
+    @property
+    def scratch(self) -> Path:
+        """Where files without a name lie, encrypted, while attempts need them."""
+        return self.path / "scratch"
 
     @property
     def log(self) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from protocols.errors import InputError
+from protocols.freetext import UNREADABLE, printable
 
 if TYPE_CHECKING:
     from node.home import Home
@@ -52,10 +53,20 @@ def _now() -> datetime:
 def print_result(arguments: argparse.Namespace, result: Mapping[str, Any], *lines: str) -> int:
     """Print a result: `lines` for people, `result` with --json."""
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
+        plain = json.dumps(result, ensure_ascii=False)
+        # All of these stand inside JSON's strings, so they can be written as its escapes.
+        print(UNREADABLE.sub(lambda found: json.dumps(found.group())[1:-1], plain))
     else:
-        print(*lines, sep="\n")
+        print(*map(shown, lines), sep="\n")
     return OK
+
+
+def shown(text: str) -> str:
+    """Return a text of several lines for a terminal.
+
+    A name that a table or another department chose moves no cursor and turns no line around.
+    """
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def ask_node(home: "Home", kind: str, body: Mapping[str, Any]) -> dict[str, Any]:

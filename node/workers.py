@@ -50,7 +50,7 @@ def available() -> bool:
 
 
 def private(config: Config) -> tuple[Path, ...]:
-    """Return what no worker may be able to read: the node's folder, and its datasets wherever they lie.
+    """Return what no worker may be able to read: the node's folder, datasets and passwords.
 
     Raises:
         StateConflict: the node's state cannot be read.
@@ -58,7 +58,9 @@ def private(config: Config) -> tuple[Path, ...]:
     if config.home is None:
         return ()
     with read_state(Home(config.home).database) as reader:
-        return (config.home, *(file for dataset in reader.datasets() for file in dataset.place.files()))
+        files = (file for dataset in reader.datasets() for file in dataset.place.files())
+        passwords = (file for each in config.connections.values() for file in each.secrets())
+        return (config.home, *files, *passwords)
 
 
 def start_process(rows: "Rows | None", config: Config) -> Started:

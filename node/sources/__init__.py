@@ -1,6 +1,7 @@
 """Where a department's tables lie, and how a job reads the columns it declares."""
 
-from node.sources.place import FilePlace, Place, place_from_json
+from node.sources.connections import Connection
+from node.sources.place import FilePlace, Place, TablePlace, place_from_json
 from node.sources.source import (
     DEFAULT_ACCESS,
     Access,
@@ -14,11 +15,13 @@ from node.sources.source import (
 __all__ = [
     "DEFAULT_ACCESS",
     "Access",
+    "Connection",
     "FilePlace",
     "Place",
     "ReadLimits",
     "Source",
     "SourceColumn",
+    "TablePlace",
     "check_columns",
     "open_source",
     "place_from_json",

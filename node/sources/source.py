@@ -1,15 +1,22 @@
 """What a source is: a table somewhere in the department, of which a job may read declared columns."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from node.sources.place import Place
+from node.sources.connections import Connection
+from node.sources.place import Place, TablePlace
 from protocols.errors import InputError
+from protocols.freetext import UNREADABLE
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_PERMIT = re.compile(r"[A-Z]{1,2}[0-9]{7,10}", re.IGNORECASE)
+"""A passport or a permit; its digits alone are too few to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class Source(Protocol):
         """Return all columns in their order.
 
         Raises:
-            InputError: the table is gone or cannot be understood.
+            InputError: the table is gone or cannot be understood; or as `check_header`.
         """
         ...
 
@@ -83,12 +90,67 @@ class ReadLimits:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What this node's settings say of reading: how much, and which places it can reach."""
+    """What this node's settings say of reading: how much, and which places it can reach.
+
+    Attributes:
+        limits: what reading may use.
+        codes: the folder of the department's own code tables, None for none.
+        connections: how its databases are reached, by name.
+    """
 
     limits: ReadLimits = ReadLimits()
+    codes: Path | None = None
+    connections: Mapping[str, Connection] = field(default_factory=dict)
 
 
 DEFAULT_ACCESS: Final = Access()
+
+
+def check_header(names: Sequence[str], *, folded: bool = True) -> None:
+    """Check that names can be those of columns: the catalogue publishes them, commands and errors print them.
+
+    Where a table begins without a header, its first record stands in the place of names; an identifier gives
+    it away. Nothing of a name is in the error.
+
+    Args:
+        names: of all columns, in their order.
+        folded: whether two names that differ by their case are one.
+
+    Raises:
+        InputError: `no-header`: no columns, one without a name, or what looks like a record;
+            `unreadable-name`: a character that cannot be seen; `duplicate-column`.
+    """
+    from audit.identifiers_scan import identifying
+
+    if not names or not all(names):
+        raise InputError(
+            "the table has no header, or a column without a name",
+            code="no-header",
+            hint="name every column, in the first line of a file",
+        )
+    for at, name in enumerate(names, 1):
+        if identifying(name) or _PERMIT.fullmatch(name.strip()):
+            raise InputError(
+                f"the header holds what looks like records: column {at} is named like an identifier",
+                code="no-header",
+                hint="write a line with the columns' names before the first record",
+            )
+        if UNREADABLE.search(name):
+            raise InputError(
+                f"the name of column {at} has a character that cannot be seen, such as a line end",
+                code="unreadable-name",
+                hint="rename the column; one of a database's table in a view",
+            )
+    first: dict[str, int] = {}
+    for at, name in enumerate(names, 1):
+        same = first.setdefault(name.casefold() if folded else name, at)
+        if same != at:
+            raise InputError(
+                f"the header names a column twice: columns {same} and {at}"
+                + (", if case is left aside" if name != names[same - 1] else ""),
+                code="duplicate-column",
+                hint="give each column a name of its own, whose case alone tells it from no other",
+            )
 
 
 def check_columns(known: Sequence[SourceColumn], wanted: Sequence[str]) -> None:
@@ -112,20 +174,12 @@ def open_source(place: Place, access: Access) -> Source:
     """Return the source at a place; of a file, by its ending.
 
     Raises:
-        InputError: no such file, or an ending nobody here reads.
+        InputError: no such file, an ending nobody here reads, or a connection that is not configured.
     """
-    from node.sources.files import CsvFile, ParquetFile
+    if isinstance(place, TablePlace):
+        from node.sources.database import open_table
 
-    path = place.path
-    match path.suffix.lower():
-        case ".csv":
-            return CsvFile(path, access.limits)
-        case ".tsv":
-            return CsvFile(path, access.limits, delimiter="\t")
-        case ".parquet" | ".pq":
-            return ParquetFile(path, access.limits)
-    raise InputError(
-        "the file's ending names no format this node reads",
-        code="unknown-format",
-        hint="give a .csv, .tsv or .parquet file",
-    )
+        return open_table(place, access.connections, access.limits)
+    from node.sources.files import open_file
+
+    return open_file(place, access.limits)

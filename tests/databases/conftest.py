@@ -1,0 +1,3 @@
+from databases.servers import mariadb, postgres
+
+__all__ = ["mariadb", "postgres"]

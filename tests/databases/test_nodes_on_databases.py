@@ -1,0 +1,166 @@
+"""A whole job over tables in real databases: the same answer as over files, and no password anywhere."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.csv as pacsv
+import pytest
+from databases.servers import Server
+from databases.tables import create
+from simulator import START, World, approve_all, over, person, running, until
+
+from node import catalogue, dataset_cli
+from node.cli import main
+from node.desk import register
+from node.doctor import examine
+from node.home import Home
+from node.releases import decode_content, kept, open_release, release_info
+from node.sources import TablePlace
+from node.state import RunState
+from protocols.channel import suites
+from protocols.envelope import decode_envelope
+from protocols.errors import InputError
+from protocols.ids import DatasetName
+from protocols.wire import ReleaseNote
+
+pytestmark = pytest.mark.alone
+
+
+def move(world: World, name: str, server: Server) -> str:
+    """Put a department's list into a database, as its engineer would; return the table."""
+    table = server.new_name("people")
+    text = pacsv.ConvertOptions(column_types=dict.fromkeys(("id", "street", "seen", "phone"), "string"))
+    create(server, table, pacsv.read_csv(world.folder / f"{name}.csv", convert_options=text))
+    home = world.homes[name]
+    secret = home.path / "registers.password"
+    secret.touch(mode=0o600)
+    secret.write_text(server.reader_password)
+    with (home.path / "node.toml").open("a", encoding="utf-8") as file:
+        file.write(
+            f'[connections.registers]\nurl = "{server.url}"\nuser = "{server.reader}"\n'
+            'password_file = "registers.password"\n'
+        )
+    world.homes[name] = home = Home(home.path)  # settings are read once
+    state = world.open(name)
+    found = catalogue.scan(
+        "people",
+        TablePlace("registers", table),
+        title="",
+        key="id",
+        published_keys=None,
+        access=home.config.access,
+        today=START.date(),
+    )
+    with state.change() as change:
+        change.put_dataset(found)
+    state.close()
+    return table
+
+
+def play(world: World) -> tuple[list[dict[str, Any]], set[str], bytes]:
+    """Return what the standard question is answered with: the table, the list, and all that went out."""
+
+    async def go() -> tuple[list[dict[str, Any]], set[str], bytes]:
+        async with running(world) as (post, stations):
+            job = post.submit(world.spec())
+            await approve_all(post, stations, job)
+            task = await over(post, job)
+            assert {e.state for e in task.ended.values()} == {"DONE"}, [e.code for e in task.ended.values()]
+            police = stations["police"]
+            await until(lambda: police.run(job) is RunState.DONE)
+            [release] = task.uploads
+            info = release_info(release, job)
+            opened = suites.open_sealed(2, world.analyst_private, info, post.release(job))
+            table, _ = decode_content(opened)
+            [records] = [o for o in police.state.outputs(job) if o.output_class == "B"]
+            note = ReleaseNote.decode(decode_envelope(records.note).payload)
+            sealed = kept(police.home.releases, records)
+            listed, _ = open_release(sealed, note, police.home.recipient_private())
+            sent = b"".join(post.control) + b"".join(frame for _, frame in post.frames)
+            return table.to_pylist(), set(listed.column("key").to_pylist()), sent
+
+    return asyncio.run(go())
+
+
+def test_a_cross_check_over_tables_has_the_answer_that_files_have(
+    postgres: Server, mariadb: Server, tmp_path: Path
+) -> None:
+    world = World(tmp_path / "files")
+    of_files = play(world)
+    there = World(tmp_path / "tables")
+    move(there, "health", postgres)
+    move(there, "human-resources", mariadb)
+    of_tables = play(there)
+    assert of_tables[:2] == of_files[:2]
+    assert of_tables[1] == {f"RIC:{person(n)}" for n in range(300, 312)}
+
+    # No password, role or port is in anything but node.toml and the password's own file.
+    for server, name in ((postgres, "health"), (mariadb, "human-resources")):
+        for file in there.homes[name].path.rglob("*"):
+            if file.is_file() and file.name not in ("node.toml", "registers.password"):
+                data = file.read_bytes()
+                assert server.reader_password.encode() not in data, file.name
+                assert server.reader.encode() not in data, file.name
+        assert server.reader_password.encode() not in of_tables[2]
+        assert server.reader.encode() not in of_tables[2]
+
+
+def test_a_table_has_one_name_and_the_doctor_says_what_became_of_it(postgres: Server, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    table = move(world, "health", postgres)
+    home = world.homes["health"]
+    state = world.open("health")
+    [dataset] = state.datasets()
+    with pytest.raises(InputError) as caught:
+        register(state, replace(dataset, name=DatasetName("others")))
+    assert caught.value.code == "source-twice"
+    state.close()
+
+    def finding() -> tuple[str, str]:
+        [found] = [each for each in examine(home, START) if each.what == "dataset people"]
+        return found.state, found.found
+
+    assert finding()[0] == "ok"
+    postgres.run(f"ALTER TABLE {table} ALTER COLUMN street TYPE integer USING 1")
+    assert finding()[0] != "ok"
+    postgres.run(f"DROP TABLE {table}")
+    state_now, says = finding()
+    assert state_now == "error"
+    assert table not in says
+
+
+def test_a_job_on_a_column_that_changed_type_is_refused_before_a_row_is_read(
+    postgres: Server, tmp_path: Path
+) -> None:
+    world = World(tmp_path)
+    table = move(world, "health", postgres)
+    postgres.run(f"ALTER TABLE {table} ALTER COLUMN street TYPE integer USING 1")
+
+    async def go() -> list[str]:
+        async with running(world) as (post, stations):
+            job = post.submit(world.spec())
+            await approve_all(post, stations, job)
+            task = await over(post, job)
+            assert not task.uploads
+            return [task.ended["health"].state, task.ended["health"].code]
+
+    assert asyncio.run(go()) == ["FAILED", "column-type-changed"]
+
+
+def test_whoever_registers_a_table_is_told_that_nothing_says_when_it_was_written(
+    postgres: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path)
+    table = move(world, "police", postgres)
+    postgres.run(f"ALTER TABLE {table} ADD COLUMN day date", f"UPDATE {table} SET day = '2026-03-02'")
+
+    def added(*words: str) -> str:
+        home = str(world.homes["police"].path)
+        place = ["--connection", "registers", "--table", table, "--key", "id"]
+        assert main(["dataset", "add", "people", *place, *words, "--home", home]) == 0
+        return capsys.readouterr().out
+
+    assert dataset_cli.UNKNOWN_WRITE in added()
+    assert dataset_cli.UNKNOWN_WRITE not in added("--updated", "day")
