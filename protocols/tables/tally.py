@@ -24,6 +24,7 @@ from protocols.ids import Digest
 from protocols.jobs.job_type import UNIT, Unit
 from protocols.months import END_MONTH, FIRST_MONTH, UNKNOWN_MONTH, months_of
 from protocols.tables import numbers
+from protocols.tables.grouped import Asked, Form, Groups, covered_places, form_of
 from protocols.tables.layout import MAX_CELLS, MAX_ROWS, MAX_TEXT, Axis, Filter, Layout
 
 I64 = npt.NDArray[np.int64]
@@ -226,6 +227,14 @@ class Units:
         self._keys.append(_fixed(found.keys if all_count else found.keys[np.searchsorted(found.rows, here)]))
         return here
 
+    def take_counted(self, rows: int) -> None:
+        """Go by so many rows that were counted elsewhere, all of units with a usable key."""
+        self._usable += rows
+
+    def form(self) -> Form | None:
+        """Return which texts are certainly keys as they stand; None: nobody can say."""
+        return form_of(self._unit.kind, self._as_of, self._areas)
+
     def refuse(self, rows: int) -> None:
         """Refuse data that do not say whom they are about; `rows` is how many there are in all.
 
@@ -245,6 +254,10 @@ class Units:
                 hint="check which column the policy names as the unit, its type there, and the area table",
             )
 
+    def numbered(self) -> npt.NDArray[np.int32]:
+        """Return a number for each row's unit."""
+        return _numbered(self._keys)[0]
+
     def bounded(self, latest: I64 | None, most: int) -> tuple[npt.NDArray[np.int32], Any, Mask]:
         """Return a number for each row's unit, the units by number, in Arrow, and which rows are kept.
 
@@ -259,7 +272,7 @@ class Units:
         units, keys = _numbered(chunks)
         keep = _bounded(units, len(keys), latest, min(self._unit.max_rows, most))
         if not keep.all():
-            self._reasons["over-bound"] = int((~keep).sum())
+            self._reasons["over-bound"] += int((~keep).sum())
         return units, keys, keep
 
 
@@ -302,7 +315,7 @@ class TallyBuilder:
         if keys and layout.axes:
             raise ValueError("cells are either a column's own values or a layout's")
         self._layout, self._unit, self._clamp, self._keyed = layout, unit, clamp, keys
-        self._areas = areas
+        self._areas, self._as_of = areas, as_of
         self._covered = covered
         self._axes = [AxisCells(axis) for axis in layout.axes]
         self._filters = [FilterRows(each) for each in layout.filters]
@@ -313,6 +326,7 @@ class TallyBuilder:
         self._reasons: Counter[str] = Counter()
         self._units = None if unit is None else Units(unit, as_of, areas, self._reasons)
         self._bad = self._beyond = self._clamped = 0
+        self._groups: Groups | None = None
 
     @cached_property
     def _required(self) -> frozenset[str]:
@@ -332,13 +346,7 @@ class TallyBuilder:
             raise InputError("columns of a batch differ in length, or come and go", code="length-mismatch")
         self._dated = dated
         rows = len(next(iter(batch.values())))
-        self._rows += rows
-        if self._rows > MAX_ROWS:
-            raise InputError(
-                f"the table has more than {MAX_ROWS} rows",
-                code="too-many-rows",
-                hint="register the part of it that jobs are about as a dataset of its own",
-            )
+        self._count_rows(rows)
         if not rows:
             return
         # (1) Filters, then cells. (2) Units. (3) Amounts.
@@ -354,6 +362,66 @@ class TallyBuilder:
             self._reasons["no-date"] += int((moments == NEVER).sum())
             self._found.latest.append(moments)
 
+    def asked(self) -> Asked:
+        """Return what a source that counts by itself has to count: just what this builder would."""
+        layout, unit = self._layout, self._unit
+        along, splits = covered_places(self._covered, layout.shape)
+        return Asked(
+            layout=layout,
+            unit=unit,
+            as_of=self._as_of if unit is None or unit.as_of is None else unit.as_of,
+            areas=self._areas,
+            form=None if self._units is None else self._units.form(),
+            identifiers=unit is not None and unit.kind in IDENTIFIERS,
+            most=layout.unit_rows if unit is None else min(unit.max_rows, layout.unit_rows),
+            clamp=self._clamp,
+            keys=self._keyed,
+            covered=along,
+            splits=splits,
+        )
+
+    def add_groups(self, groups: Groups) -> None:
+        """Take what a source counted of its rows, once; no unit of theirs is in a batch that is added.
+
+        Raises:
+            InputError: `count-mismatch`, or too many rows or keys.
+            ValueError: this was done before.
+        """
+        if self._groups is not None:
+            raise ValueError("a tally takes the groups of one source")
+        groups.check(self.asked())
+        self._groups = groups
+        self._count_rows(groups.rows)
+        if self._units is not None:
+            self._units.take_counted(groups.rows)
+        over = groups.here - int(groups.counted.sum())
+        self._reasons.update(
+            {
+                "outside": groups.rows - groups.here,
+                "over-bound": over,
+                "no-date": groups.undated,
+                "no-value": groups.no_value,
+            }
+        )
+        self._clamped += groups.clamped
+
+    def rests_on_order(self) -> bool:
+        """Whether rows in another order might be counted otherwise: some unit has equally late ones.
+
+        Of the batches so far. Only what an outsider may not choose is asked: rows that are equal in all that
+        is counted are interchangeable.
+        """
+        if self._units is None:
+            return False
+        found = self._found
+        latest = np.concatenate(found.latest) if found.latest else None
+        cells = np.concatenate([np.zeros(0, dtype=np.int32), *found.cells]).astype(np.int64)
+        told = [cells]
+        for place in range(len(self._layout.measures)):
+            told += [np.concatenate([np.zeros(0, np.int64), *(each[place] for each in found.amounts)])]
+            told += [np.concatenate([np.zeros(0, np.int64), *(each[place] for each in found.present)])]
+        return _straddles(self._units.numbered(), latest, told, self.asked().most)
+
     def finish(self) -> Tally:
         """Bound every unit's rows and return the vectors.
 
@@ -362,15 +430,21 @@ class TallyBuilder:
         """
         self._refuse()
         kept, names = self._named(self._bound())
-        counted, persons = kept.counted(), kept.persons()
+        counted, persons, distinct = kept.counted(), kept.persons(), kept.distinct
         added = {
             measure.slot: kept.added(place, ranked=not self._clamp and measure.low >= 0)
             for place, measure in enumerate(self._layout.measures)
         }
+        if self._groups is not None:
+            both = _Both(names, self._groups, kept.size, keyed=bool(self._keyed))
+            names, distinct = both.names, distinct + self._groups.units
+            counted = both.sum(counted, self._groups.counted)
+            persons = both.sum(persons, self._groups.persons)
+            added = {slot: both.added(each, place) for place, (slot, each) in enumerate(added.items())}
         return Tally(
             layout=self._layout,
             rows=self._rows,
-            distinct_keys=kept.distinct,
+            distinct_keys=distinct,
             rule_version=f"{RULES}+{rule_version(self._areas)}",
             _persons=persons,
             _counted=counted,
@@ -379,6 +453,15 @@ class TallyBuilder:
             _reasons={code: count for code, count in self._reasons.items() if count},
             about_units=self._unit is not None,
         )
+
+    def _count_rows(self, rows: int) -> None:
+        self._rows += rows
+        if self._rows > MAX_ROWS:
+            raise InputError(
+                f"the table has more than {MAX_ROWS} rows",
+                code="too-many-rows",
+                hint="register the part of it that jobs are about as a dataset of its own",
+            )
 
     # -- batches ---------------------------------------------------------------------------------------------
 
@@ -516,6 +599,47 @@ class _Kept:
         others[leader[leader >= 0]] = False
         np.maximum.at(second, places[others], amounts[others])
         return _fixed_vector(top), _fixed_vector(second)
+
+
+class _Both:
+    """Adds what a source counted to what was counted here: of no unit is there anything in both."""
+
+    def __init__(self, names: tuple[str, ...], groups: Groups, size: int, *, keyed: bool) -> None:
+        """Find a place for every cell of both parts; `names` and `size` are of the cells here."""
+        self.names, self._groups = names, groups
+        self._size, self._own, self._theirs = size, np.arange(size), groups.cells
+        if keyed:
+            self.names = tuple(sorted({*names, *groups.keys}))
+            place = {name: at for at, name in enumerate(self.names)}
+            self._size = len(place)
+            self._own = np.array([place[name] for name in names], dtype=np.int64)
+            self._theirs = np.array([place[name] for name in groups.keys], dtype=np.int64)
+
+    def sum(self, own: I64, theirs: I64) -> I64:
+        """Return the sum of one vector."""
+        found = self._spread(own)
+        found[self._theirs] += theirs
+        return _fixed_vector(found)
+
+    def added(self, own: _Added, place: int) -> _Added:
+        """Return what both say of the measure at `place`."""
+        groups = self._groups
+        tops = None
+        if own.tops is not None:
+            first, second = (self._spread(each) for each in own.tops)
+            at = self._theirs
+            top, next_ = groups.tops[:, place]
+            # Of four, the two largest: a source's second is never above its first.
+            second[at] = np.maximum(np.minimum(first[at], top), np.maximum(second[at], next_))
+            first[at] = np.maximum(first[at], top)
+            tops = _fixed_vector(first), _fixed_vector(second)
+        present = self.sum(own.present, groups.present[place])
+        return _Added(present, self.sum(own.total, groups.total[place]), tops)
+
+    def _spread(self, own: I64) -> I64:
+        found = np.zeros(self._size, dtype=np.int64)
+        found[self._own] = own
+        return found
 
 
 def _fixed_vector(values: npt.NDArray[Any]) -> I64:
@@ -795,6 +919,26 @@ def _bounded(units: npt.NDArray[np.int32], distinct: int, latest: I64 | None, mo
     order = many[np.lexsort((~recent, units[many]))]
     keep[order[_rank(units[order]) < most]] = True
     return keep
+
+
+def _straddles(
+    units: npt.NDArray[np.int32], latest: I64 | None, told: list[npt.NDArray[Any]], most: int
+) -> bool:
+    """Whether some unit has equally late rows that differ in what is told, some kept and some not."""
+    recent = np.zeros(len(units), dtype=np.int64) if latest is None else latest
+    order = np.lexsort((~recent, units))
+    who, when = units[order], recent[order]
+    first = np.ones(len(order), dtype=np.bool_)
+    first[1:] = (who[1:] != who[:-1]) | (when[1:] != when[:-1])
+    starts = np.flatnonzero(first)
+    before = _rank(who)[starts]
+    after = before + np.diff(np.append(starts, len(order)))
+    split = (before < most) & (most < after)
+    alike = np.ones(len(order), dtype=np.bool_)
+    for each in told:
+        alike[1:] &= each[order][1:] == each[order][:-1]
+    group = np.cumsum(first) - 1
+    return bool((split[group] & ~first & ~alike).any())
 
 
 def _rank(groups: npt.NDArray[Any]) -> I64:
