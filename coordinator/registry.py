@@ -23,6 +23,7 @@ from coordinator.handout import PEM
 from coordinator.requests import MAX_AGE, MAX_REQUEST_BYTES, NONCE_MEMORY, Request
 from coordinator.store import Enrolment, Entry, Store, StoredRoster, StoredRotation, Token
 from protocols import succession
+from protocols.catalogue import read_catalogue
 from protocols.encoding import canonical_json, decode_json, sha256_digest
 from protocols.envelope import (
     ADMISSION,
@@ -68,7 +69,8 @@ if TYPE_CHECKING:
 
 TOKEN_LIFE: Final = timedelta(minutes=15)
 MAX_ENROLMENT_BYTES: Final = 32 << 10
-MAX_CATALOGUE_BYTES: Final = 512 << 10
+MAX_CATALOGUE_BYTES: Final = 1 << 20
+"""166 datasets of 35 fully described columns take 900 KiB in base64. Hello fits into one message."""
 MAX_JOB_ENVELOPE_BYTES: Final = 512 << 10
 MAX_OUTCOME_BYTES: Final = 8 << 10
 MAX_ROTATION_BYTES: Final = 8 << 10
@@ -504,12 +506,14 @@ class Registry:
         return note
 
     def catalogue(self, node: NodeName, envelope: bytes) -> None:
-        """Check that a catalogue is the node's own.
+        """Check that a catalogue is the node's own, and that everybody can read it.
 
         Raises:
-            DecodeError, SignatureInvalid: it is not.
+            DecodeError, SignatureInvalid: it is not, or names another node.
         """
-        self._signed_by(node, CATALOGUE, envelope, MAX_CATALOGUE_BYTES)
+        document = self._signed_by(node, CATALOGUE, envelope, MAX_CATALOGUE_BYTES)
+        if read_catalogue(document.payload).name != node:
+            raise SignatureInvalid("the catalogue is another node's", code="wrong-subject")
 
     def former_catalogue(self, node: NodeName, envelope: bytes, version: int) -> bool:
         """Return whether a catalogue was the node's own under an earlier roster, where it had another key."""
@@ -524,10 +528,13 @@ class Registry:
         return True
 
     def catalogues(self) -> list[bytes]:
-        """Return the members' catalogues; one under a key that the roster no longer names is left out."""
+        """Return the members' catalogues.
+
+        Left out is one under a key that the roster no longer names, and what an earlier release kept unread.
+        """
         held = []
         for node, envelope in self._store.catalogues().items():
-            with suppress(SignatureInvalid):
+            with suppress(SignatureInvalid, DecodeError):
                 self.catalogue(node, envelope)
                 held.append(envelope)
         return held

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator import command
+from coordinator.client.catalogue_cli import add_catalogue_commands, unreadable_json, unreadable_lines
 
 if TYPE_CHECKING:
     from coordinator.client.model import Kept
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(call=_list)
     catalogue = commands.add_parser("catalogue", help="show what the members offer")
     catalogue.set_defaults(call=_catalogue)
+    asked = add_catalogue_commands(catalogue)
 
     command.options(
         parser,
@@ -120,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         usage,
         listing,
         catalogue,
+        *asked,
     )
     return parser
 
@@ -358,16 +361,21 @@ def _size(release: "Release") -> str:
 
 
 def _catalogue(arguments: argparse.Namespace) -> int:
+    from protocols.wire import utc_text
+
     with _bureau(arguments) as bureau:
         catalogues = bureau.catalogue()
     lines: list[str] = []
     for catalogue in catalogues:
-        lines.append(catalogue.node)
+        lines.append(f"{catalogue.node}  issued {utc_text(catalogue.issued)}")
         lines += [f"  {line}" for dataset in catalogue.datasets for line in dataset.lines()]
     command.show(
         arguments,
-        {"catalogues": {one.node: dict(one.content) for one in catalogues}},
-        lines or ["no member has published a catalogue"],
+        {
+            "catalogues": {one.node: dict(one.content) for one in catalogues},
+            "unreadable": unreadable_json(catalogues),
+        },
+        [*(lines or ["no member has published a catalogue"]), *unreadable_lines(catalogues)],
     )
     return command.OK
 

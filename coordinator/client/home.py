@@ -1,7 +1,9 @@
 """The analyst's home folder: keys, what `connect` pinned, the newest roster, what was asked and received."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -10,13 +12,13 @@ from coordinator.drafting import ANALYST_NAME, Card
 from coordinator.files import read_bounded, replace_file, write_new
 from coordinator.handout import COLLABORATION, Invite
 from protocols import succession
-from protocols.encoding import sha256_digest
+from protocols.encoding import canonical_json, decode_json, sha256_digest
 from protocols.envelope import MAX_ENVELOPE_BYTES, decode_envelope
 from protocols.errors import DecodeError, InputError, SignatureInvalid, StateConflict
-from protocols.ids import JobId, Organisation
+from protocols.ids import JobId, NodeName, Organisation
 from protocols.roots import MAX_ROOTS_BYTES, Roots
 from protocols.succession import Trusted
-from protocols.wire import JobSpec, Roster
+from protocols.wire import JobSpec, Roster, parse_utc, utc_text
 
 if TYPE_CHECKING:
     from protocols.envelope import KeySigner
@@ -25,6 +27,8 @@ CONFIG: Final = "analyst.toml"
 _ROOTS: Final = "roots.json"
 _MAX_CONFIG_BYTES: Final = 64 << 10
 _MAX_KEY_BYTES: Final = 4 << 10
+_CATALOGUES: Final = "catalogues.json"
+_MAX_SEEN_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,29 @@ class AnalystHome:
             if envelope.payload_digest == digest:
                 return since
         return []
+
+    def catalogues_seen(self) -> dict[NodeName, datetime]:
+        """Return when the newest catalogue was signed that was seen of each node.
+
+        Raises:
+            DecodeError: what was kept is not what it was.
+        """
+        path = self.path / _CATALOGUES
+        if not path.exists():
+            return {}
+        plain = decode_json(read_bounded(path, _MAX_SEEN_BYTES), limit=_MAX_SEEN_BYTES)
+        if not isinstance(plain, dict) or not all(isinstance(text, str) for text in plain.values()):
+            raise DecodeError(
+                f"{_CATALOGUES} is not what was kept", code="bad-field", hint=f"delete {_CATALOGUES}"
+            )
+        return {NodeName(node): parse_utc(text) for node, text in plain.items()}
+
+    def keep_catalogues_seen(self, seen: Mapping[NodeName, datetime]) -> None:
+        """Remember when the newest catalogues were signed: an older one is not taken for the newest again."""
+        data = canonical_json({node: utc_text(moment) for node, moment in seen.items()})
+        path = self.path / _CATALOGUES
+        if not path.exists() or read_bounded(path, _MAX_SEEN_BYTES) != data:
+            replace_file(path, data)
 
     @property
     def releases(self) -> Path:

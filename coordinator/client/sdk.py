@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from coordinator.client.catalogue import Catalogues
 from coordinator.client.connection import Connection
 from coordinator.client.explanation import Explanation, explained
 from coordinator.client.home import AnalystHome
@@ -38,6 +39,7 @@ from coordinator.files import read_bounded, replace_file
 from protocols import succession
 from protocols.envelope import CATALOGUE, EXPLAIN, JOB, OUTCOME, decode_envelope, key_id, sign, verify
 from protocols.errors import (
+    DecodeError,
     InputError,
     MinshuError,
     ProtocolAborted,
@@ -149,27 +151,50 @@ class Bureau:
                 self._home.keep_freshness(after.version, answer.freshness)
             return fresher
 
-    def catalogue(self) -> tuple[Catalogue, ...]:
+    def catalogue(self) -> Catalogues:
         """Return every member's catalogue, each checked with its node's key in the roster.
+
+        `bureau.catalogue().search("婚姻")` finds datasets. One that its node signed and that
+        cannot be read, or that is older than what this home has seen of that node, is left out and named in
+        `unreadable`: no member decides whether the others' are seen.
 
         Raises:
             SignatureInvalid: a catalogue is no member's own.
+            DecodeError: an envelope is none, or there are two of the same node.
             Unreachable: no coordinator.
         """
         roster = self.roster()
         answer = self._connection.call("Catalogue")
         keys = {key_id(node.identity_key): node for node in roster.nodes}
-        found = []
+        found: list[Catalogue] = []
+        unreadable: list[tuple[NodeName, str]] = []
+        seen, nodes = self._home.catalogues_seen(), set[NodeName]()
         for envelope in answer.catalogues:
             document = decode_envelope(envelope)
             signers = verify(
                 document, CATALOGUE, {identifier: node.identity_key for identifier, node in keys.items()}
             )
-            catalogue = Catalogue.decode(document.payload)
-            if {keys[signer].name for signer in signers} != {catalogue.node}:
+            [node] = {keys[signer].name for signer in signers}
+            if node in nodes:
+                raise DecodeError("two catalogues of one node", code="bad-catalogue")
+            nodes.add(node)
+            try:
+                catalogue = Catalogue.decode(document.payload)
+            except DecodeError as error:
+                unreadable.append((node, error.code))
+                continue
+            if node != catalogue.node:
                 raise SignatureInvalid("a catalogue is not signed by the node it names", code="wrong-node")
+            if node in seen and catalogue.issued < seen[node]:
+                unreadable.append((node, "older-catalogue"))
+                continue
+            # A node whose clock was ahead once is not refused for that until it is caught up with.
+            seen[node] = min(catalogue.issued, max(self._now(), seen.get(node, catalogue.issued)))
             found.append(catalogue)
-        return tuple(sorted(found, key=lambda one: one.node))
+        self._home.keep_catalogues_seen(seen)
+        titles = {each.name: each.title for each in roster.organisations}
+        members = tuple(sorted(found, key=lambda one: one.node))
+        return Catalogues(members, titles, tuple(sorted(unreadable)))
 
     def submit(self, job: str | Path | JobSpec) -> "Job":
         """Sign and submit a job: the path of a job.toml, or a finished spec.

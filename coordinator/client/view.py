@@ -2,19 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from coordinator.client.outcomes import FiledOutcome, Recipients, read_outcomes
 from coordinator.lifecycle import JOB_ENDS
+from protocols.catalogue import Announced, Published, PublishedColumn, read_catalogue
 from protocols.encoding import decode_json
 from protocols.envelope import decode_envelope
 from protocols.errors import DecodeError
 from protocols.figures import shown
 from protocols.ids import JobId, NodeName
-from protocols.wire import Fields, Roster, Verdict
+from protocols.wire import Roster, Verdict
 
 if TYPE_CHECKING:
     from minshu.v1 import jobs_pb2
+
+NO_DEFINITION: Final = ("", "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,59 +163,147 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a dataset in a catalogue; empty text for what its node does not say.
+
+    Attributes:
+        name: in the table.
+        type: `text`, `integer`, `decimal`, `date`, `time`, `boolean` or `other`.
+        title: what people call it.
+        item: its own catalogue id.
+        code_table: the table of its codes and its version, such as `gbt2261.1@2003`.
+        unit: of its numbers.
+        nullable: whether it may be missing.
+        authoritative: whether the dataset is its one source (一数一源).
+        organisation: who is responsible for it, where it is not who is for the dataset.
+    """
+
+    name: str
+    type: str
+    title: str = ""
+    item: str = ""
+    code_table: str = ""
+    unit: str = ""
+    nullable: bool = True
+    authoritative: bool = False
+    organisation: str = ""
+
+    def words(self) -> str:
+        """Return it for people."""
+        about = (self.name, self.title, self.type, self.unit, self.code_table)
+        return " ".join(filter(None, (*about, "authoritative" if self.authoritative else "")))
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
-    """One dataset of a catalogue; counts as its node published them."""
+    """One dataset of a catalogue, as its node published it; empty text for what the node does not say.
+
+    Attributes:
+        name: what jobs call it.
+        title: what people do.
+        rows: rounded; None of one that is announced only, which no job can name yet.
+        distinct_keys: rounded; None of one that is announced only.
+        columns: in their order.
+        key: the column of identifiers, empty where rows are about no persons.
+        snapshot: when the table was last written.
+        item: its catalogue id.
+        organisation: who is responsible for it, where it is not the node's own organisation.
+        grade: GB/T 43697-2024.
+        sharing: `unconditional`, `conditional` or `none`.
+        purposes: what it is held for.
+        update_days: how often it is brought up to date, in days; 0 where that is not said.
+        definition: id and version of the definition that it follows, and a sentence; all empty for none.
+        legal_basis: by what right it is held.
+        quality: what its node measured last, shares rounded to 0.1 %; empty where it does not say.
+    """
 
     name: str
     title: str
-    rows: int
-    distinct_keys: int
-    columns: tuple[tuple[str, str], ...]
+    rows: int | None
+    distinct_keys: int | None
+    columns: tuple[Column, ...]
+    key: str = ""
+    snapshot: str = ""
+    item: str = ""
+    organisation: str = ""
+    grade: str = ""
+    sharing: str = ""
+    purposes: tuple[str, ...] = ()
+    update_days: int = 0
+    definition: tuple[str, str, str] = NO_DEFINITION
+    legal_basis: str = ""
+    quality: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> str:
+        """How large it is, for people."""
+        counts = f"{self.rows} rows, {self.distinct_keys} keys"
+        return "announced, not registered" if self.rows is None else counts
 
     def lines(self) -> list[str]:
         """Return it for people."""
-        return [
-            f"{self.name}  {self.title}  {self.rows} rows, {self.distinct_keys} keys",
-            f"  {', '.join(f'{name} {kind}' for name, kind in self.columns)}",
-        ]
+        columns = ", ".join(f"{column.name} {column.type}" for column in self.columns)
+        return [f"{self.name}  {self.title}  {self.size}", *([f"  {columns}"] if columns else [])]
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What a node publishes about its datasets; `content` is the whole document its key signed."""
+    """What a node publishes about its datasets; `content` is the whole document its key signed.
+
+    `issued` is when it was signed, by the node's own clock.
+    """
 
     node: NodeName
     datasets: tuple[Dataset, ...]
     content: Mapping[str, Any]
+    issued: datetime
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
-        """Read a catalogue; what a later version adds to it stays in `content`.
+        """Read a catalogue strictly, see `protocols.catalogue.read_catalogue`.
 
         Raises:
-            DecodeError: another schema, or a field without its form.
+            DecodeError: another schema, an unknown field, or one without its form.
         """
-        content = decode_json(payload)
-        f = Fields(content, "catalogue")
-        f.schema("minshu-catalogue/1")
-        return cls(
-            node=NodeName(f.text("node")),
-            datasets=tuple(_dataset(item) for item in f.items("datasets", maximum=4096)),
-            content=content,
-        )
+        found = read_catalogue(payload)
+        every = (*found.datasets, *found.announced)
+        return cls(found.name, tuple(map(_dataset, every)), decode_json(payload), found.moment)
 
 
-def _dataset(value: Any) -> Dataset:
-    f = Fields(value, "catalogue dataset")
+def _dataset(said: Announced) -> Dataset:
+    of_registered: dict[str, Any] = {"rows": None, "distinct_keys": None}
+    if isinstance(said, Published):
+        of_registered = {
+            name: getattr(said, name) for name in ("rows", "distinct_keys", "key", "snapshot", "quality")
+        }
+    definition = said.definition
     return Dataset(
-        name=f.text("name"),
-        title=f.text("title"),
-        rows=f.count("rows"),
-        distinct_keys=f.count("distinct_keys"),
-        columns=tuple(_column(item) for item in f.items("columns", maximum=4096)),
+        name=said.name,
+        title=said.title,
+        columns=tuple(_column(each) for each in said.columns),
+        item=said.item or "",
+        organisation=said.organisation or "",
+        grade=said.grade or "",
+        sharing=said.sharing or "",
+        purposes=said.purposes,
+        update_days=said.update_days or 0,
+        definition=NO_DEFINITION
+        if definition is None
+        else (definition.id, definition.version, definition.text or ""),
+        legal_basis=said.legal_basis or "",
+        **of_registered,
     )
 
 
-def _column(value: Any) -> tuple[str, str]:
-    f = Fields(value, "catalogue column")
-    return f.text("name"), f.text("type")
+def _column(said: PublishedColumn) -> Column:
+    return Column(
+        name=said.name,
+        type=said.type,
+        title=said.title or "",
+        item=said.item or "",
+        code_table=said.code_table or "",
+        unit=said.unit or "",
+        nullable=said.nullable,
+        authoritative=said.authoritative,
+        organisation=said.organisation or "",
+    )

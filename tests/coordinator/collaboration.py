@@ -422,7 +422,7 @@ class Collaboration:
                     "columns": [{"name": "resident_id", "type": "text"}, {"name": "street", "type": "text"}],
                     "rows": 1200,
                     "distinct_keys": 1190,
-                    "snapshot": "2026-12-01",
+                    "snapshot": "2026-12-01T00:00:00Z",
                 }
             ],
         } | changes

@@ -1281,6 +1281,18 @@ def test_a_catalogue_is_kept_only_from_its_own_node(bureau):
     assert set(bureau.store.catalogues()) == {POLICE}
 
 
+def test_a_catalogue_that_nobody_could_read_is_refused_when_its_node_says_hello(bureau):
+    for wrong in ({"evil": {"x": 1}}, {"datasets": [{"name": "a"}]}, {"schema": "minshu-catalogue/9"}):
+        with pytest.raises(DecodeError):
+            bureau.nodes[POLICE].connect(catalogue=bureau.world.catalogue(POLICE, **wrong))
+    with pytest.raises(SignatureInvalid):
+        bureau.nodes[POLICE].connect(catalogue=bureau.world.catalogue(HEALTH, by=POLICE))
+    assert bureau.store.catalogues() == {}
+    # What an earlier release kept unread is handed out no more.
+    bureau.store.put_catalogue(POLICE, bureau.world.catalogue(POLICE, evil={"x": 1}))
+    assert bureau.registry.catalogues() == []
+
+
 def test_a_catalogue_that_came_before_the_first_roster_is_kept_with_it(world):
     store = SqlStore(None)
     bureau = FakeBureau.__new__(FakeBureau)

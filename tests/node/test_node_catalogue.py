@@ -3,7 +3,9 @@
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +17,10 @@ from node.cli import main
 from node.desk import register
 from node.sources import DEFAULT_ACCESS, Access, FilePlace, open_source
 from node.state import Dataset, State
+from protocols.catalogue import read_catalogue
+from protocols.envelope import decode_envelope
 from protocols.errors import InputError
+from protocols.ids import NodeName
 
 
 def scanned(name: str, path: Path) -> Dataset:
@@ -195,3 +200,62 @@ def test_serial_numbers_of_eighteen_digits_are_no_persons(folder: Path) -> None:
     numbers = [f"{draw.randrange(10**18):018d}" for _ in range(999)]
     path.write_text("lamp\n" + "\n".join([*numbers, person(1)]) + "\n")  # one hit in a thousand
     assert unpersonal(path).rows == 1000
+
+
+# -- what is signed ------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, header: str) -> Path:
+    path = folder / "table.csv"
+    path.write_text(header + "\n" + "x,y\n" * 30, encoding="utf-8")
+    return path
+
+
+def about(path: Path, **said: Any) -> Dataset:
+    given = {"title": "", "key": "", "published_keys": None, "persons": False, **said}
+    return catalogue.scan("lamps", FilePlace(path), access=Access(), today=START.date(), **given)
+
+
+@pytest.mark.parametrize("name", ["n" * 64, "a b", "街 道", "1a", "x-y", "n" * 600])
+def test_a_column_that_no_job_can_name_is_not_published(
+    world: World, health: State, folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = about(written(folder, f"{name},b"))
+    assert catalogue.unpublished(found.columns) == 1
+    register(health, found)
+    said = read_catalogue(catalogue.document(health.datasets(), [], NodeName("health.gz.example/a"), START))
+    lamps = next(each for each in said.datasets if each.name == "lamps")
+    assert [column.name for column in lamps.columns] == ["b"]
+    health.close()
+    home = str(world.homes["health"].path)
+    assert main(["dataset", "add", "lamps", str(folder / "table.csv"), "--no-persons", "--home", home]) == 0
+    assert "not in the catalogue: 1 columns" in capsys.readouterr().out
+
+
+def test_what_a_node_signs_everybody_can_read(world: World, health: State) -> None:
+    signer, now = world.homes["health"].signer, START
+    datasets = health.datasets()
+    figures = {"people": {"completeness": {"id": "99.9", "a b": "50.0"}, "drift": "0.1"}}
+    node = NodeName("health.gz.example/a")
+    signed = catalogue.publish(datasets, node, signer, now, quality=figures)
+    [people] = read_catalogue(decode_envelope(signed).payload).datasets
+    assert people.quality == {"completeness": {"id": "99.9"}, "drift": "0.1"}
+    # A title of an earlier release that no terminal should show gives way to the name.
+    odd = [replace(datasets[0], title="\x1b[31mevil")]
+    [people] = read_catalogue(decode_envelope(catalogue.publish(odd, node, signer, now)).payload).datasets
+    assert people.title == "people"
+
+
+@pytest.mark.parametrize("title", ["\x1b[31mevil", "a\u200bb", "x" * 129, "call 13800138000", " \n"])
+def test_a_title_that_no_catalogue_may_show_is_refused(folder: Path, title: str) -> None:
+    with pytest.raises(InputError) as caught:
+        about(written(folder, "a,b"), title=title)
+    assert caught.value.code == "bad-title"
+
+
+def test_a_catalogue_that_nobody_could_read_is_not_registered(health: State) -> None:
+    [people] = health.datasets()
+    size = health.journal.size
+    with pytest.raises(InputError) as caught:
+        register(health, replace(people, snapshot="yesterday"))
+    assert (caught.value.code, health.journal.size) == ("bad-time", size)
