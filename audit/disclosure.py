@@ -7,8 +7,8 @@ published cells of a table, how much of each withheld cell follows? Tables with 
 noise that their job paid for. Nothing here needs the true counts, which nobody but the node ever had.
 
 Tables of streets, districts and a city are looked at here, cross-tabs and noisy ones in `disclosure_tables`,
-overlaps in `disclosure_overlap`, statistics of joined persons in `disclosure_joined`, models in
-`disclosure_models`.
+the quality of tables in `disclosure_quality`, overlaps in `disclosure_overlap`, statistics of joined persons
+in `disclosure_joined`, models in `disclosure_models`.
 """
 
 import csv
@@ -32,7 +32,7 @@ from protocols.wire import Constraints, InputSummary, JobSpec, ReleaseNote
 NOT_OPENED: Final = "opened releases, as their recipients have saved them (--release)"
 NO_RULES: Final = (
     "rules for tables of this form; this version knows street tables, cross-tabs, noisy tables, overlaps, "
-    "statistics of joined persons and models"
+    "the quality of tables, statistics of joined persons and models"
 )
 NO_FACTS: Final = (
     "the Arrow stream beside a CSV file: the file alone shows neither that it is the release nor what that "
@@ -45,11 +45,15 @@ NO_JOB: Final = (
 CELL_TABLES: Final = frozenset({"table/1", "release/1"})
 """Job types whose releases are tables of cells."""
 
+QUALITY: Final = "quality/1"
 OVERLAP: Final = "overlap/1"
 JOINED_TABLE: Final = "joined-table/1"
 JOINED_MOMENTS: Final = "joined-moments/1"
 JOINED: Final = frozenset({JOINED_TABLE, JOINED_MOMENTS})
 TRAIN_JOINED: Final = "train-joined/1"
+
+_WITH_FACTS: Final = frozenset({QUALITY, *JOINED, TRAIN_JOINED})
+"""Job types of whose releases nothing is sure without what stands beside them."""
 
 MODEL: Final = "model"
 """Name of the releases of class C that are models; others are figures of one."""
@@ -148,7 +152,7 @@ def disclose(opened: Mapping[str, bytes], releases: Mapping[str, Released], chec
             continue
         if found.spec is None and model:
             check.lacks(NO_JOB)
-        elif facts is None and found.spec is not None and found.spec.job_type in {*JOINED, TRAIN_JOINED}:
+        elif facts is None and found.spec is not None and found.spec.job_type in _WITH_FACTS:
             check.lacks(NO_FACTS)
         else:
             check.saw(f"{name}, {found.where}")
@@ -168,6 +172,10 @@ def _problems(
         from audit.disclosure_tables import examine_cells
 
         return examine_cells(columns, facts or {}, found.spec, found.constraints, persons=found.persons)
+    if found.spec is not None and found.spec.job_type == QUALITY:
+        from audit.disclosure_quality import examine_quality
+
+        return examine_quality(columns, facts, found.spec, found.constraints)
     if found.spec is not None and found.spec.job_type == OVERLAP:
         from audit.disclosure_overlap import examine_overlap
 

@@ -2,7 +2,8 @@
 
 It decides from what queries select, never from data, so that a refusal tells nothing about anybody. Queries
 over one dataset may both be answered exactly when they select the same rows, or rows that cannot overlap;
-every other pair needs noise on one of the two.
+every other pair needs noise on one of the two. A code says which rows it stands for only together with how
+local values become codes: under two mappings, neither are equal codes the same rows nor others other rows.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final, Self
 
-from protocols.encoding import canonical_json, decode_json
+from protocols.encoding import canonical_json, decode_json, digest_bytes
 from protocols.errors import DecodeError, InputError
+from protocols.ids import Digest
 
 MAX_QUERY_BYTES: Final = 512 << 10
 """Bound on the text of a query: twice that of a job, whose values and columns it repeats. SPEC.md of dp."""
@@ -54,12 +56,14 @@ class Query:
         noisy: every number that leaves has calibrated noise and is charged to a budget.
         amounts: exact sums or means leave: asked once more, after a row has changed, the same question gives
             away that row's amount.
+        mapped: of the columns that it filters by, those whose local values become codes → digest of how.
     """
 
     asks: str
     filters: Mapping[str, frozenset[str] | Between] = field(default_factory=dict)
     noisy: bool = False
     amounts: bool = False
+    mapped: Mapping[str, Digest] = field(default_factory=dict)
 
     def encode(self) -> str:
         """Return the one text form.
@@ -71,9 +75,11 @@ class Query:
             column: {"values": sorted(kept)} if isinstance(kept, frozenset) else kept.to_json()
             for column, kept in self.filters.items()
         }
-        # Texts from before there was such a thing as amounts do not name them.
-        amounts = {"amounts": True} if self.amounts else {}
-        data = canonical_json({"asks": self.asks, "filters": plain, "noisy": self.noisy, **amounts})
+        # Texts from before there was such a thing as amounts or mappings do not name them.
+        later: dict[str, Any] = {"amounts": True} if self.amounts else {}
+        if self.mapped:
+            later["mapped"] = dict(self.mapped)
+        data = canonical_json({"asks": self.asks, "filters": plain, "noisy": self.noisy, **later})
         if len(data) > MAX_QUERY_BYTES:
             raise InputError(
                 f"what the job selects takes {len(data)} bytes, at most {MAX_QUERY_BYTES} are kept",
@@ -92,11 +98,12 @@ class Query:
         bad = DecodeError("not the text form of a query", code="bad-query")
         value = decode_json(text.encode("utf-8"), limit=MAX_QUERY_BYTES)
         amounts = isinstance(value, dict) and value.pop("amounts", None) is True
+        mapped = value.pop("mapped", {}) if isinstance(value, dict) else {}
         match value:
             case {"asks": str(asks), "filters": dict(filters), "noisy": bool(noisy)} if len(value) == 3:
                 try:
                     kept = {column: _kept(each) for column, each in filters.items()}
-                    found = cls(asks, kept, noisy, amounts)
+                    found = cls(asks, kept, noisy, amounts, _digests(mapped))
                 except (TypeError, ValueError, ZeroDivisionError):
                     raise bad from None
             case _:
@@ -104,6 +111,14 @@ class Query:
         if found.encode() != text:
             raise bad
         return found
+
+
+def _digests(value: Any) -> dict[str, Digest]:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ValueError
+    for each in value.values():
+        digest_bytes(each)
+    return {column: Digest(each) for column, each in value.items()}
 
 
 def _kept(value: Any) -> frozenset[str] | Between:
@@ -127,9 +142,16 @@ def _bound(text: Any) -> Fraction | None:
 
 
 def disjoint(one: Query, other: Query) -> bool:
-    """Return whether no row can be in both: some column is filtered by both to values that exclude."""
+    """Return whether no row can be in both: some column is filtered by both to values that exclude.
+
+    A column that is mapped otherwise by now excludes nothing: the same row may have had another code.
+    """
     shared = one.filters.keys() & other.filters.keys()
-    return any(_exclude(one.filters[column], other.filters[column]) for column in shared)
+    return any(
+        _exclude(one.filters[column], other.filters[column])
+        for column in shared
+        if one.mapped.get(column) == other.mapped.get(column)
+    )
 
 
 def _exclude(one: frozenset[str] | Between, other: frozenset[str] | Between) -> bool:
@@ -148,5 +170,9 @@ def differenced(asked: Query, answered: Query) -> bool:
     """Return whether an exact answer to both would answer a third question nobody approved."""
     if asked.noisy or answered.noisy:
         return False
-    same = asked.asks == answered.asks and dict(asked.filters) == dict(answered.filters)
+    same = (
+        asked.asks == answered.asks
+        and dict(asked.filters) == dict(answered.filters)
+        and dict(asked.mapped) == dict(answered.mapped)
+    )
     return not same and not disjoint(asked, answered)

@@ -4,7 +4,7 @@ Published are street cells, district totals and the city total, so a withheld ce
 subtraction. `protect_table` withholds cells until that fails, then rounds what is left.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
@@ -45,7 +45,12 @@ def rounded(count: int, base: int) -> int:
 
 
 def protect_table(
-    counts: Mapping[str, int], groups: Mapping[str, str], minimum: int, base: int
+    counts: Mapping[str, int],
+    groups: Mapping[str, str],
+    minimum: int,
+    base: int,
+    *,
+    also: Collection[str] = (),
 ) -> ProtectedTable:
     """Return the table with small cells withheld, others withheld to shield them, and the rest rounded.
 
@@ -64,6 +69,9 @@ def protect_table(
         groups: district by street, for every street of `counts`.
         minimum: smallest published count above zero, 1 or more.
         base: 1 or more.
+        also: streets, districts, and "" for the city, that are withheld like small ones though they are not.
+            No street is called as a district, unless it is the only one there. What is withheld for a
+            district or the city holds for all of its streets, too.
 
     Raises:
         ValueError: a negative count, a street without district, or a bound below 1.
@@ -78,8 +86,8 @@ def protect_table(
     totals = {district: sum(counts[s] for s in streets) for district, streets in sorted(members.items())}
     city = sum(totals.values())
 
-    def small(count: int) -> bool:
-        return 0 < count < minimum
+    def small(count: int, name: str) -> bool:
+        return 0 < count < minimum or (count > 0 and name in also)
 
     def shielded(streets: Iterable[str]) -> bool:
         sizes = [counts[street] for street in streets]
@@ -87,8 +95,8 @@ def protect_table(
         return not sizes or (len(sizes) > 1 and sum(sizes) - (len(sizes) - 1) >= minimum)
 
     # (1)
-    withheld = {street for street, count in counts.items() if small(count)}
-    dark = {district for district, count in totals.items() if small(count)}
+    withheld = {street for street, count in counts.items() if small(count, street)}
+    dark = {district for district, count in totals.items() if small(count, district)}
 
     def next_street(districts: Iterable[str]) -> str | None:
         """Return the smallest street of these districts that can still be withheld."""
@@ -104,7 +112,7 @@ def protect_table(
             else:
                 withheld.add(partner)
     # (2) Across the districts without a total, by the city's.
-    city_dark = small(city)
+    city_dark = small(city, "")
     while dark and not city_dark:
         unknown = [s for d in dark for s in members[d] if s in withheld]
         if len(dark) > 1 and shielded(unknown):

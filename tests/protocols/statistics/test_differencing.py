@@ -2,12 +2,14 @@
 
 from fractions import Fraction
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocols.errors import DecodeError, InputError
+from protocols.ids import Digest
 from protocols.statistics.differencing import MAX_QUERY_BYTES, Between, Query, differenced, disjoint
 from protocols.tables.layout import fraction
 
@@ -47,6 +49,39 @@ def selected(query: Query) -> frozenset[tuple[str, int]]:
         return (wanted.low is None or wanted.low <= number) and (wanted.high is None or number <= wanted.high)
 
     return frozenset(row for row in ROWS if kept("street", row[0]) and kept("age", row[1]))
+
+
+ONE, OTHER = Digest("sha256:" + "1" * 64), Digest("sha256:" + "2" * 64)
+
+
+def by_sex(value: str, mapped: Digest | None, **more: Any) -> Query:
+    return Query("x", {"sex": frozenset({value})}, mapped={} if mapped is None else {"sex": mapped}, **more)
+
+
+def test_codes_of_two_mappings_neither_exclude_nor_equal_each_other():
+    assert not differenced(by_sex("1", ONE), by_sex("2", ONE))
+    assert not differenced(by_sex("1", ONE), by_sex("1", ONE))
+    for then in (OTHER, None):
+        for value in ("1", "2"):
+            assert differenced(by_sex("1", ONE), by_sex(value, then))
+            assert not differenced(by_sex("1", ONE, noisy=True), by_sex(value, then))
+    # A column that is mapped in neither still tells the groups apart.
+    ages = [{"age": Between(Fraction(low), Fraction(low + 4))} for low in (0, 5)]
+    young, old = (
+        Query("x", {**age, "sex": frozenset("1")}, mapped={"sex": m})
+        for age, m in zip(ages, (ONE, OTHER), strict=True)
+    )
+    assert not differenced(young, old)
+
+
+def test_a_query_over_mapped_columns_is_one_text_and_one_without_is_as_before():
+    query = by_sex("1", ONE, amounts=True)
+    assert Query.decode(query.encode()) == query
+    assert "mapped" not in by_sex("1", None).encode()
+    for wrong in ('"mapped":{}', '"mapped":{"sex":"1"}', '"mapped":{"sex":1}', '"mapped":1'):
+        text = by_sex("1", None).encode().replace('"noisy"', wrong + ',"noisy"')
+        with pytest.raises(DecodeError):
+            Query.decode(text)
 
 
 @given(QUERIES, QUERIES)
