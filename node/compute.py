@@ -3,6 +3,9 @@
 A cluster's workers get identifiers and the keys of an attempt, as this process has them. So the way to it is
 TLS with certificates of both sides, or it is on this machine; and nothing that is handed over is ever part of
 a message that the cluster logs, see `protocols.psi.spread`.
+
+Without TLS a cluster knows nobody: every account of this machine can connect to the scheduler's port, read
+what is handed over and have code run as the workers' user. That is for a machine on which nobody else works.
 """
 
 import contextlib
@@ -56,8 +59,13 @@ class Guarded(Executor):
         self._inner, self._timeout_s, self._go_on = inner, timeout_s, go_on
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Hand over one call."""
-        with _lost():
+        """Hand over one call.
+
+        Raises:
+            StateConflict: `compute-lost`: the executor takes no more.
+        """
+        # RuntimeError is how an executor says so; of a call that was taken it would be an error in the call.
+        with _lost(RuntimeError):
             return self._inner.submit(fn, *args, **kwargs)
 
     def map(
@@ -85,10 +93,10 @@ class Guarded(Executor):
 
 
 @contextlib.contextmanager
-def _lost() -> Iterator[None]:
+def _lost(*more: type[BaseException]) -> Iterator[None]:
     try:
         yield
-    except _losses() as error:
+    except (*_losses(), *more) as error:
         # Only the type: what a cluster says of a call may quote its arguments.
         raise StateConflict(
             f"the machines that compute for this node are gone, or too slow ({type(error).__name__})",
@@ -99,7 +107,7 @@ def _lost() -> Iterator[None]:
 
 def _losses() -> tuple[type[BaseException], ...]:
     """Return what a call ends in that its executor lost."""
-    known = (CancelledError, BrokenExecutor, TimeoutError, OSError, RuntimeError)
+    known = (CancelledError, BrokenExecutor, TimeoutError, OSError)
     if "distributed" not in sys.modules:
         return known
     from distributed.scheduler import KilledWorker

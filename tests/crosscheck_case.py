@@ -15,7 +15,9 @@ from protocols.ids import DatasetName, Digest, KeyId, NodeName, Organisation, Ro
 from protocols.jobs.crosscheck import MATCHER, REGISTER, Crosscheck
 from protocols.jobs.job_type import Content, Setup, source
 from protocols.party import Party, Rand, Sent, run
-from protocols.psi.keyed_list import KeyedList
+from protocols.psi.keyed_list import Entries, KeyedList, SpilledList
+from protocols.psi.tagging import SpilledTags
+from protocols.resources import Resources, in_memory
 from protocols.wire import Constraints, InputSummary, JobInput, JobSpec, organisation_of
 
 CROSSCHECK = Crosscheck()
@@ -93,17 +95,45 @@ def graced_spec(sources: int = 2, **params: Any) -> JobSpec:
     return replace(spec, inputs=inputs)
 
 
-def prepared(spec: JobSpec, role: Role, rows: Mapping[int, Row]) -> KeyedList:
+HELD_ROWS: int | None = None
+"""How many rows parties hold in memory; None: all. Tests that run on both paths set it."""
+
+
+def resources() -> Resources:
+    """Return what a party may use, with room in memory for `HELD_ROWS`; each has its own."""
+    return in_memory() if HELD_ROWS is None else Resources(spill_rows=HELD_ROWS)
+
+
+def prepared(
+    spec: JobSpec, role: Role, rows: Mapping[int, Row], on: Resources | None = None
+) -> KeyedList | SpilledList:
     """Return a list as its node would prepare it."""
-    builder = CROSSCHECK.builder(spec, role)
+    builder = CROSSCHECK.builder_with(spec, role, None, on or in_memory())
     batch: dict[str, Any] = {"key": pa.array([person(number) for number in rows], pa.string())}
     if role != REGISTER:
         batch["street"] = pa.array([street for street, _ in rows.values()], pa.string())
         batch["last_seen"] = pa.array([month for _, month in rows.values()], pa.string())
     builder.add(batch)
     listed = builder.finish()
-    assert isinstance(listed, KeyedList)
+    assert isinstance(listed, KeyedList | SpilledList)
     return listed
+
+
+def entries(listed: KeyedList | SpilledList) -> Entries:
+    """Return all rows of a list."""
+    if isinstance(listed, SpilledList):
+        return listed.of(listed.entries.read(0, len(listed.entries)))
+    return Entries(listed.keys, listed.streets, listed.months, listed.street_names)
+
+
+def under_tags(party: Any) -> list[tuple[bytes, bytes]]:
+    """Return key and V of each row of a list owner, in the order of tags; it has tagged its list."""
+    tagged = party._tagged()
+    if isinstance(tagged, SpilledTags):
+        rows = tagged.rows.read(0, len(tagged.rows))
+        return list(zip(rows["key"].tolist(), (value.tobytes() for value in rows["value"]), strict=True))
+    keys = party.listed.keys[tagged.order].tolist()
+    return list(zip(keys, (value.tobytes() for value in tagged.values), strict=True))
 
 
 @dataclass
@@ -112,8 +142,9 @@ class Case:
 
     spec: JobSpec
     setup: Setup
-    lists: dict[Role, KeyedList]
+    lists: dict[Role, KeyedList | SpilledList]
     parties: dict[Role, Party]
+    on: dict[Role, Resources]
     sent: list[Sent] = field(default_factory=list)
 
     def run(self) -> dict[Role, Any]:
@@ -139,7 +170,8 @@ def case(
     spec = job_spec(len(lists) - 1, key_holder=key_holder, **params)
     CROSSCHECK.check(spec)
     owners = (REGISTER, *(source(i) for i in range(1, len(lists))))
-    ready = {role: prepared(spec, role, rows) for role, rows in zip(owners, lists, strict=True)}
+    on = {role: resources() for role in spec.roles}
+    ready = {role: prepared(spec, role, rows, on[role]) for role, rows in zip(owners, lists, strict=True)}
     summaries = {
         role: InputSummary(
             listed.rows,
@@ -156,6 +188,7 @@ def case(
         summaries[REGISTER] = replace(summaries[REGISTER], catalogue_keys=catalogue)
     setup = Setup(spec, 1, CTX, constraints, summaries)
     parties = {
-        role: CROSSCHECK.party(role, setup, ready.get(role), seeded(f"{seed}/{role}")) for role in spec.roles
+        role: CROSSCHECK.party_on(role, setup, ready.get(role), seeded(f"{seed}/{role}"), resources=on[role])
+        for role in spec.roles
     }
-    return Case(spec, setup, ready, parties)
+    return Case(spec, setup, ready, parties, on)

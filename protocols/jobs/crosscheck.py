@@ -49,22 +49,38 @@ from protocols.jobs.sources import (
     check_summaries,
 )
 from protocols.party import Finished, Incoming, Outgoing, Party, Progress, Rand, Step, Waiting
-from protocols.psi import group, locks
+from protocols.psi import locks
 from protocols.psi.envelopes import (
     CONTENT_KEY_BYTES,
     ENVELOPE_BYTES,
     KEY_TYPE,
+    RECORD_BYTES,
     RECORDS,
     Inbox,
+    Listed,
     check_selected,
-    padded,
+    padded_shuffle,
     plaintexts,
     record,
     records,
     sealed,
 )
-from protocols.psi.keyed_list import KeyedList, KeyedListBuilder
-from protocols.psi.tagging import MAX_LISTS, TAG_BYTES, Plan, Tagged, Tagging, check_chunk, is_tagging
+from protocols.psi.group import Points
+from protocols.psi.keyed_list import KeyedList, KeyedListBuilder, SpilledList
+from protocols.psi.runs import Reader, Rows, Shuffle, merge
+from protocols.psi.series import DayTagging
+from protocols.psi.streams import check_ascending, messages
+from protocols.psi.tagging import (
+    MAX_LISTS,
+    TAG_BYTES,
+    Plan,
+    SpilledTags,
+    Tagged,
+    Tagging,
+    check_chunk,
+    is_tagging,
+)
+from protocols.resources import Resources, in_memory
 from protocols.statistics.differencing import Query
 from protocols.statistics.suppress import MIN_GROUP, ROUNDING, protect_table
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
@@ -436,16 +452,28 @@ class Crosscheck:
                 hint="add sources",
             )
 
-    def builder(self, spec: JobSpec, role: Role, unit: Unit | None = None) -> InputBuilder:  # noqa: ARG002
+    def builder(self, spec: JobSpec, role: Role, unit: Unit | None = None) -> InputBuilder:
         """Return an empty builder; ages are judged as of the day the job was created.
 
         Each key counts once, whatever `unit` says.
         """
+        return self.builder_with(spec, role, unit, in_memory())
+
+    def builder_with(
+        self,
+        spec: JobSpec,
+        role: Role,
+        unit: Unit | None,  # noqa: ARG002  # each key counts once
+        resources: Resources,
+    ) -> InputBuilder:
+        """Return what `builder` does; a list longer than is held in memory goes to scratch."""
         if not self.columns(spec, role):
             raise InputError(f"the role {role} brings no dataset", code="no-dataset")
         params = Params.of(spec)
         until = None if role == REGISTER or params.grace is None else params.grace.until
-        return KeyedListBuilder(as_of=spec.created.date(), areas=params.areas, kind=KEY_TYPE, until=until)
+        return KeyedListBuilder(
+            as_of=spec.created.date(), areas=params.areas, kind=KEY_TYPE, until=until, resources=resources
+        )
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; only the register's has outputs: records and street table.
@@ -454,14 +482,26 @@ class Crosscheck:
             ProtocolAborted: a guard on the lists' sizes fails.
             TypeError: the prepared input is not what `builder` of that role returns.
         """
+        return self.party_on(role, setup, prepared, rand, resources=in_memory())
+
+    def party_on(
+        self,
+        role: Role,
+        setup: Setup,
+        prepared: PreparedInput | None,
+        rand: Rand,
+        *,
+        resources: Resources,
+    ) -> Party:
+        """Return what `party` does: of long lists no more than a part is in memory at any moment."""
         params = Params.of(setup.spec)
         self.check_inputs(setup.spec, setup.inputs, setup.constraints)
         if role == MATCHER:
-            return Matcher(params, setup, rand)
-        if not isinstance(prepared, KeyedList):
+            return Matcher(params, setup, rand, resources)
+        if not isinstance(prepared, KeyedList | SpilledList):
             raise TypeError(f"the role {role} needs the list that its builder returns")
         kind = Register if role == REGISTER else Source
-        return kind(role, params, setup, prepared, rand)
+        return kind(role, params, setup, prepared, rand, resources=resources)
 
 
 _ONE_LIST_EACH: Final = "nothing new, but one organisation would count as two of the k"
@@ -572,6 +612,7 @@ ENVELOPES: Final = 0x1400
 
 CHUNK_TAGS: Final = 32768
 CHUNK_ROWS: Final = 4096
+_UNLOCKED_AT_ONCE: Final = 4096
 
 LOCKED_BYTES: Final = ENVELOPE_BYTES + locks.GCM_TAG_BYTES
 ROW_BYTES: Final = locks.SHARE_BYTES + LOCKED_BYTES
@@ -593,10 +634,23 @@ def _items(message: Incoming, width: int) -> int:
 class _ListOwner:
     """What register and sources share: tag the own list, serve as key-holder, send the tags."""
 
-    def __init__(self, role: Role, params: Params, setup: Setup, listed: KeyedList, rand: Rand) -> None:
+    def __init__(
+        self,
+        role: Role,
+        params: Params,
+        setup: Setup,
+        listed: KeyedList | SpilledList,
+        rand: Rand,
+        *,
+        tagging: Tagging | DayTagging | None = None,
+        resources: Resources | None = None,
+    ) -> None:
         self.role, self.params, self.setup, self.listed, self.rand = role, params, setup, listed, rand
         self.index = params.owners.index(role)
-        self.tagging = Tagging(_plan(params, setup), role, listed.keys, rand)
+        if tagging is None:
+            keys = listed.keys if isinstance(listed, KeyedList) else listed.entries
+            tagging = Tagging(plan_of(params, setup), role, keys, rand, resources)
+        self.tagging = tagging
         self._tags_sent = False
         self._ready = False
 
@@ -610,27 +664,53 @@ class _ListOwner:
     def _tag(self, message: Incoming) -> Step:
         """Take a tagging message; once the own list is tagged, its tags go to the matcher."""
         following = self.tagging.receive(message)
-        if self.tagging.tagged is not None and not self._tags_sent:
+        tagged = self._tagged()
+        if tagged is not None and not self._tags_sent:
             self._tags_sent = True
-            return Waiting(chain(following, self._tags(self.tagging.tagged)), self._progress())
+            return Waiting(chain(following, self._tags(tagged)), self._progress())
         return Waiting(following, self._progress())
 
-    def _tags(self, tagged: Tagged) -> Iterator[Outgoing]:
-        return _stream(MATCHER, TAGS, tagged.tags.tobytes(), TAG_BYTES, CHUNK_TAGS)
+    def _tagged(self) -> Tagged | SpilledTags | None:
+        """Return the own list under its tags, once it is."""
+        spilled = self.tagging.spilled if isinstance(self.tagging, Tagging) else None
+        return spilled if self.tagging.tagged is None else self.tagging.tagged
 
-    def _take_ready(self, message: Incoming) -> Tagged:
+    def _tags(self, tagged: Tagged | SpilledTags) -> Iterator[Outgoing]:
+        if isinstance(tagged, Tagged):
+            tags = tagged.tags
+            return messages(MATCHER, TAGS, len(tags), CHUNK_TAGS, lambda start, stop: tags[start:stop])
+        rows = tagged.rows
+        return messages(
+            MATCHER, TAGS, len(rows), CHUNK_TAGS, lambda start, stop: rows.read(start, stop)["tag"]
+        )
+
+    def _parts(self, tagged: Tagged | SpilledTags) -> Iterator[tuple[Points, Listed, npt.NDArray[np.uint32]]]:
+        """Yield the tagged list in tag order, `CHUNK_ROWS` at a time: V, and a list with its rows there."""
+        if isinstance(tagged, Tagged):
+            assert isinstance(self.listed, KeyedList)
+            for start in range(0, len(tagged.order), CHUNK_ROWS):
+                part = slice(start, start + CHUNK_ROWS)
+                yield tagged.values[part], self.listed, tagged.order[part]
+        else:
+            assert isinstance(self.listed, SpilledList)
+            for block in tagged.rows.blocks(CHUNK_ROWS):
+                yield block["value"], self.listed.of(block), np.arange(len(block), dtype=np.uint32)
+
+    def _take_ready(self, message: Incoming) -> Tagged | SpilledTags:
         """Check the matcher's word that every guard has passed, and return the tagged list."""
         if message.sender != MATCHER or message.round != READY:
             raise _unexpected(message, "expected none")
-        if self._ready or self.tagging.tagged is None or self.tagging.serving:
+        tagged = self._tagged()
+        if self._ready or tagged is None or self.tagging.serving:
             raise _unexpected(message, "out of turn")
         if message.body or not message.last:
             raise ProtocolAborted("the matcher's ready is not empty", code="bad-length")
         self._ready = True
-        return self.tagging.tagged
+        return tagged
 
 
-def _plan(params: Params, setup: Setup) -> Plan:
+def plan_of(params: Params, setup: Setup) -> Plan:
+    """Return who tags what."""
     return Plan(
         owners=params.owners,
         key_holders=(REGISTER, params.key_holder),
@@ -663,15 +743,9 @@ def most_flagged(params: Params, counts: Sequence[int], limits: Constraints) -> 
     return most if limits.max_rows is None else min(most, limits.max_rows)
 
 
-def _room(params: Params, setup: Setup) -> int:
-    return most_flagged(params, _plan(params, setup).counts, setup.constraints)
-
-
-def _stream(to: Role, number: int, body: bytes, width: int, chunk: int) -> Iterator[Outgoing]:
-    """Yield `body`, items of `width` bytes, in messages of `chunk` items; an empty body is one message."""
-    step = width * chunk
-    for start in range(0, len(body) or 1, step):
-        yield Outgoing(to, number, body[start : start + step], last=start + step >= len(body))
+def room_of(params: Params, setup: Setup) -> int:
+    """Return how many records the stream of envelopes has, padding and all."""
+    return most_flagged(params, plan_of(params, setup).counts, setup.constraints)
 
 
 class Source(_ListOwner):
@@ -686,26 +760,44 @@ class Source(_ListOwner):
         key = Outgoing(REGISTER, CONTENT_KEY, content_key)
         return Finished(chain(self._rows(tagged, content_key), (key,)), ())
 
-    def _rows(self, tagged: Tagged, content_key: bytes) -> Iterator[Outgoing]:
-        count = len(tagged.order)
-        for start in range(0, count, CHUNK_ROWS):
-            stop = min(start + CHUNK_ROWS, count)
-            plain = plaintexts(self.listed, tagged.order[start:stop])
+    def _rows(self, tagged: Tagged | SpilledTags, content_key: bytes) -> Iterator[Outgoing]:
+        start, count = 0, len(tagged)
+        for points, listed, places in self._parts(tagged):
+            plain, values = plaintexts(listed, places), points.tobytes()
             envelopes = sealed(plain, content_key, self.setup.ctx, self.index, start)
-            values = tagged.values[start:stop].tobytes()
             rows = locks.lock(
-                values, self.params.share_index(self.index), self.params.k, self.setup.ctx, envelopes
+                values,
+                self.params.share_index(self.index),
+                self.params.k,
+                self.setup.ctx,
+                self._inside(values, envelopes),
             )
-            yield Outgoing(MATCHER, ROWS, b"".join(rows), last=stop == count)
+            start += len(points)
+            yield Outgoing(MATCHER, ROWS, b"".join(rows), last=start == count)
+
+    def _inside(self, values: bytes, envelopes: Iterator[bytes]) -> Iterator[bytes]:
+        """Return what lies in the locks of these V, 32 bytes each: their envelopes."""
+        del values
+        return envelopes
 
 
 class Register(_ListOwner):
     """The register: first key-holder and the only one to open envelopes. Outputs records and street table."""
 
-    def __init__(self, role: Role, params: Params, setup: Setup, listed: KeyedList, rand: Rand) -> None:
-        super().__init__(role, params, setup, listed, rand)
+    def __init__(
+        self,
+        role: Role,
+        params: Params,
+        setup: Setup,
+        listed: KeyedList | SpilledList,
+        rand: Rand,
+        *,
+        tagging: Tagging | DayTagging | None = None,
+        resources: Resources | None = None,
+    ) -> None:
+        super().__init__(role, params, setup, listed, rand, tagging=tagging, resources=resources)
         self._content_keys: dict[int, bytes] = {}
-        self._inbox = Inbox(_room(params, setup), setup.constraints.max_rows)
+        self._inbox = Inbox(room_of(params, setup), setup.constraints.max_rows, resources)
 
     def receive(self, message: Incoming) -> Step:
         """Take a tagging message, `ready` (with `all`), a content key or envelopes."""
@@ -730,18 +822,15 @@ class Register(_ListOwner):
             outgoing, Progress("opening", self._inbox.received, self._inbox.room), answering=bool(outgoing)
         )
 
-    def _shares(self, tagged: Tagged) -> Iterator[Outgoing]:
+    def _shares(self, tagged: Tagged | SpilledTags) -> Iterator[Outgoing]:
         """Yield the register's own shares: with `all`, its list counts as one of the k."""
-        count = len(tagged.values)
-        for start in range(0, count, CHUNK_ROWS):
-            stop = min(start + CHUNK_ROWS, count)
+        start, count = 0, len(tagged)
+        for points, _, _ in self._parts(tagged):
             pairs = locks.shares_and_keys(
-                tagged.values[start:stop].tobytes(),
-                self.params.share_index(self.index),
-                self.params.k,
-                self.setup.ctx,
+                points.tobytes(), self.params.share_index(self.index), self.params.k, self.setup.ctx
             )
-            yield Outgoing(MATCHER, ROWS, b"".join(share for share, _ in pairs), last=stop == count)
+            start += len(points)
+            yield Outgoing(MATCHER, ROWS, b"".join(share for share, _ in pairs), last=start == count)
 
     def _take_content_key(self, message: Incoming) -> None:
         index = self.params.owners.index(message.sender) if message.sender in self.params.owners else 0
@@ -767,12 +856,12 @@ class Register(_ListOwner):
             as_of=self.setup.spec.created.date(),
             areas=self.params.areas,
         )
-        check_selected(opened.keys, self.listed.keys, on=self.params.everywhere)
+        check_selected(opened.keys, self.listed.key_blocks(), on=self.params.everywhere)
         roles, minimum = self.setup.spec.roles, self.setup.constraints.min_group_size
         owners = {i: (owner, organisation_of(roles[owner])) for i, owner in enumerate(self.params.owners)}
         return (
             records(opened, owners),
-            street_table(Counter(opened.streets), MIN_GROUP if minimum is None else minimum),
+            street_table(opened.by_street(), MIN_GROUP if minimum is None else minimum),
         )
 
 
@@ -821,17 +910,22 @@ def street_table(counts: Mapping[str, int], minimum: int) -> Content:
     return Content(STREET_TABLE, table, facts)
 
 
+_PLACE: Final = np.dtype([("place", np.uint64), ("number", np.uint64)])
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The tags that the question asks for: which lists hold each, and where.
+    """The tags that the question asks for, numbered in ascending order: which lists hold each, and where.
 
-    `masks[t]` has bit i for list i; `wanted[i]` are the places in list i's tag order of the selected tags it
-    holds, ascending, and `chosen[i]` the numbers t of those tags.
+    Attributes:
+        masks: by number, bit i for list i.
+        wanted: of each list its places, in its tag order, of selected tags, with the tags' numbers.
+        kept: of each list the rows at these places, as they come.
     """
 
-    masks: npt.NDArray[np.uint64]
-    wanted: tuple[npt.NDArray[np.int64], ...]
-    chosen: tuple[npt.NDArray[np.int64], ...]
+    masks: Rows
+    wanted: tuple[Rows, ...]
+    kept: tuple[Rows, ...]
 
 
 def regions(lists: Sequence[npt.NDArray[np.bytes_]]) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.uint64]]:
@@ -853,14 +947,19 @@ def regions(lists: Sequence[npt.NDArray[np.bytes_]]) -> tuple[npt.NDArray[np.byt
 class Matcher:
     """The matcher: compares tags, guards, opens one lock per selected tag; sees no key, opens no envelope."""
 
-    def __init__(self, params: Params, setup: Setup, rand: Rand) -> None:
+    row_bytes = ROW_BYTES
+    """Bytes of a source's row."""
+
+    def __init__(self, params: Params, setup: Setup, rand: Rand, resources: Resources | None = None) -> None:
         self.params, self.setup, self.rand = params, setup, rand
-        self._counts = _plan(params, setup).counts
-        self._tags: list[list[bytes]] = [[] for _ in self._counts]
-        self._seen = [0] * len(self._counts)
+        self._resources = resources or in_memory()
+        self._counts = plan_of(params, setup).counts
+        total = sum(self._counts)
+        self._tags = [Rows(self._resources.store(total), f"S{TAG_BYTES}") for _ in self._counts]
+        self._last = [np.empty(0, dtype=f"S{TAG_BYTES}") for _ in self._counts]  # tag of each list
         self._selection: Selection | None = None
-        self._passed: list[int] = []  # rows that have come, by list, once guards have passed
-        self._kept: list[npt.NDArray[np.uint8]] = []  # rows of selected tags, by list
+        self._passed = [0] * len(self._counts)  # rows that have come, by list, once guards have passed
+        self._places: list[Reader] = []  # of each list, where the next rows of selected tags are
 
     def start(self) -> Step:
         """Wait for tags."""
@@ -881,47 +980,65 @@ class Matcher:
     def _width(self, index: int) -> int:
         """Return the bytes per row that list `index` sends: with `at_least` the register sends none."""
         if index:
-            return ROW_BYTES
+            return self.row_bytes
         return locks.SHARE_BYTES if self.params.everywhere else 0
 
     def _take_tags(self, index: int, message: Incoming) -> Step:
-        found = _items(message, TAG_BYTES)
-        check_chunk(self._seen[index], found, self._counts[index], CHUNK_TAGS, last=message.last)
-        self._seen[index] += found
-        self._tags[index].append(message.body)
-        if self._seen != list(self._counts):
-            return Waiting((), Progress("collecting", sum(self._seen), sum(self._counts)))
-        lists = [np.frombuffer(b"".join(chunks), dtype=f"S{TAG_BYTES}") for chunks in self._tags]
-        self._tags = []
+        found, held = _items(message, TAG_BYTES), self._tags[index]
+        check_chunk(len(held), found, self._counts[index], CHUNK_TAGS, last=message.last)
+        tags = np.frombuffer(message.body, dtype=held.dtype)
         # Ascending and without repeats: one person is one row, and the order says nothing about the input.
-        if any(bool((each[1:] <= each[:-1]).any()) for each in lists):
-            raise ProtocolAborted("a list's tags are not in ascending order, each once", code="bad-tags")
-        self._selection = self._select(lists)
-        self._passed = [0] * len(lists)
-        self._kept = [
-            np.empty((len(wanted), self._width(i)), dtype=np.uint8)
-            for i, wanted in enumerate(self._selection.wanted)
-        ]
+        check_ascending(np.concatenate([self._last[index], tags]))
+        self._last[index] = tags[-1:].copy()
+        held.append(tags)
+        seen = [len(each) for each in self._tags]
+        if seen != list(self._counts):
+            return Waiting((), Progress("collecting", sum(seen), sum(self._counts)))
+        self._selection = self._select()
+        self._places = [Reader(each, "place", CHUNK_ROWS) for each in self._selection.wanted]
         ready = (Outgoing(owner, READY, b"") for i, owner in enumerate(self.params.owners) if self._width(i))
         return Waiting(ready, self._row_progress())
 
-    def _select(self, lists: Sequence[npt.NDArray[np.bytes_]]) -> Selection:
+    def _select(self) -> Selection:
         """Compare the lists, check the guards, and return what is asked for.
+
+        Tags ascend in every list, so the lists are gone through side by side: once to count, and once more,
+        when every guard has passed, to note what is asked for.
 
         Raises:
             ProtocolAborted: a guard fails. Nothing but tags has left any source so far.
         """
-        tags, masks = regions(lists)
-        sets, sizes = np.unique(masks, return_counts=True)
-        asked = self._guarded({int(mask): int(size) for mask, size in zip(sets, sizes, strict=True)})
-        picked = np.isin(masks, np.array(asked, dtype=np.uint64))
-        tags, masks = tags[picked], masks[picked]
-        chosen = tuple(
-            np.flatnonzero(masks & np.uint64(1 << i)) if self._width(i) else np.empty(0, dtype=np.int64)
-            for i in range(len(lists))
-        )
-        wanted = tuple(np.searchsorted(lists[i], tags[numbers]) for i, numbers in enumerate(chosen))
-        return Selection(masks, wanted, chosen)
+        venn: Counter[int] = Counter()
+        for lists in merge(self._tags, self._resources.spill_rows):
+            sets, sizes = np.unique(regions(lists)[1], return_counts=True)
+            venn.update(dict(zip(sets.tolist(), sizes.tolist(), strict=True)))
+        asked = self._guarded(venn)
+        selection = self._noted(np.array(asked, dtype=np.uint64), sum(venn[mask] for mask in asked))
+        for each in self._tags:
+            each.drop()
+        return selection
+
+    def _noted(self, asked: npt.NDArray[np.uint64], count: int) -> Selection:
+        """Return which tags are asked for, `count` of them, and where they are."""
+        lists_of, room = range(len(self._counts)), count * len(self._counts)
+        numbered = Rows(self._resources.store(room), np.uint64)
+        wanted = tuple(Rows(self._resources.store(room), _PLACE) for _ in lists_of)
+        starts = [0] * len(self._counts)
+        for lists in merge(self._tags, self._resources.spill_rows):
+            tags, masks = regions(lists)
+            picked = np.isin(masks, asked)
+            tags, masks = tags[picked], masks[picked]
+            for i in lists_of:
+                if self._width(i):
+                    here = np.flatnonzero(masks & np.uint64(1 << i))
+                    rows = np.empty(len(here), dtype=_PLACE)
+                    rows["place"] = starts[i] + np.searchsorted(lists[i], tags[here])
+                    rows["number"] = len(numbered) + here
+                    wanted[i].append(rows)
+                starts[i] += len(lists[i])
+            numbered.append(masks)
+        kept = tuple(Rows(self._resources.store(room), f"V{self._width(i) or 1}") for i in lists_of)
+        return Selection(numbered, wanted, kept)
 
     def _guarded(self, venn: Mapping[int, int]) -> list[int]:
         """Return the sets of lists that the question asks for, once every guard has passed.
@@ -978,51 +1095,81 @@ class Matcher:
         return Progress("receiving", sum(self._passed), total)
 
     def _take_rows(self, index: int, message: Incoming, selection: Selection) -> Step:
-        width = self._width(index)
-        found = _items(message, width)
+        found = _items(message, self._width(index))
         start = self._passed[index]
         check_chunk(start, found, self._counts[index], CHUNK_ROWS, last=message.last)
         self._passed[index] += found
-        wanted = selection.wanted[index]
-        low, high = np.searchsorted(wanted, (start, start + found))
-        rows = np.frombuffer(message.body, dtype=np.uint8).reshape(found, width)
-        self._kept[index][low:high] = rows[wanted[low:high] - start]
+        places = self._places[index].below(start + found)["place"].astype(np.int64) - start
+        kept = selection.kept[index]
+        kept.append(np.frombuffer(message.body, dtype=kept.dtype)[places])
         if all(self._passed[i] == count for i, count in enumerate(self._counts) if self._width(i)):
             # All locks are off before the first envelope leaves.
-            chosen = b"".join(self._records(selection))
-            return Finished(padded(REGISTER, ENVELOPES, chosen, _room(self.params, self.setup)), ())
+            return self._answer(self._records(selection))
         return Waiting((), self._row_progress())
 
-    def _records(self, selection: Selection) -> Iterator[bytes]:
-        """Yield one opened envelope for each selected tag, in random order, from a random source of each."""
+    def _answer(self, drawn: Shuffle) -> Step:
+        """Return the step that all locks being off leads to; `drawn` are the records, in random order."""
+        return Finished(padded_shuffle(REGISTER, ENVELOPES, drawn, room_of(self.params, self.setup)), ())
+
+    def _records(self, selection: Selection) -> Shuffle:
+        """Return one opened envelope for each selected tag, from a random source of each, in random order."""
         count = len(selection.masks)
-        lots = np.frombuffer(self.rand(8 * count), dtype=np.uint64)  # bias below 2^-57
+        inside = self.row_bytes - locks.SHARE_BYTES - locks.GCM_TAG_BYTES
+        width = f"V{RECORD_BYTES - ENVELOPE_BYTES + inside}"
+        drawn = Shuffle(self._resources, width, count, self.rand)
+        places = [Reader(each, "number", _UNLOCKED_AT_ONCE) for each in selection.wanted]
+        seen = [0] * len(places)
+        for start in range(0, count, _UNLOCKED_AT_ONCE):
+            masks = selection.masks.read(start, min(start + _UNLOCKED_AT_ONCE, count))
+            held = []
+            for i, reader in enumerate(places):
+                found = reader.below(start + len(masks))["place"].tolist()
+                rows = selection.kept[i].read(seen[i], seen[i] + len(found))
+                seen[i] += len(found)
+                held.append((found, rows.tobytes()))
+            drawn.add(np.frombuffer(b"".join(self._unlocked(masks, held)), dtype=width))
+        for each in (selection.masks, *selection.wanted, *selection.kept):
+            each.drop()
+        return drawn
+
+    def _unlocked(
+        self, masks: npt.NDArray[np.uint64], held: Sequence[tuple[Sequence[int], bytes]]
+    ) -> Iterator[bytes]:
+        """Yield a record for each of these tags.
+
+        Args:
+            masks: which lists hold each.
+            held: of each list the places of those that it holds, and its rows there.
+        """
+        lots = np.frombuffer(self.rand(8 * len(masks)), dtype=np.uint64)  # bias below 2^-57
         weights: dict[int, tuple[list[int], dict[int, int]]] = {}
-        row_of = [
-            dict(zip(numbers.tolist(), range(len(numbers)), strict=True)) for numbers in selection.chosen
-        ]
-        for number in group.permutation(count, self.rand).tolist():
-            mask = int(selection.masks[number])
+        next_of = [0] * len(held)
+        for mask, lot in zip(masks.tolist(), lots.tolist(), strict=True):
             if mask not in weights:
-                holders = [i for i in range(len(self._counts)) if mask >> i & 1 and self._width(i)]
+                holders = [i for i in range(len(held)) if mask >> i & 1 and self._width(i)]
                 weights[mask] = (
-                    [i for i in holders if i],
+                    holders,
                     locks.secret_weights(self.params.share_index(i) for i in holders[: self.params.k]),
                 )
-            sources, weight = weights[mask]
-            index = sources[int(lots[number]) % len(sources)]
-            shares = {
-                self.params.share_index(i): self._kept[i][row_of[i][number]][: locks.SHARE_BYTES].tobytes()
-                for i in range(len(self._counts))
-                if self.params.share_index(i) in weight
-            }
-            place = row_of[index][number]
-            envelope = locks.unlock(
-                shares,
-                weight,
-                self.setup.ctx,
-                self.params.share_index(index),
-                self._kept[index][place][locks.SHARE_BYTES :].tobytes(),
-            )
-            position = int(selection.wanted[index][place])
-            yield record(index, position, envelope)
+            holders, weight = weights[mask]
+            rows: dict[int, tuple[int, bytes]] = {}
+            for i in holders:
+                places, body = held[i]
+                at, width = next_of[i], self._width(i)
+                rows[i] = places[at], body[at * width : (at + 1) * width]
+                next_of[i] += 1
+            sources = [i for i in holders if i]
+            index = sources[lot % len(sources)]
+            yield record(index, rows[index][0], self._taken(rows, weight, index))
+
+    def _taken(self, rows: Mapping[int, tuple[int, bytes]], weights: Mapping[int, int], index: int) -> bytes:
+        """Return what is in the lock of list `index`.
+
+        Args:
+            rows: of one tag, by list that holds it: its place there, and its row.
+            weights: `locks.secret_weights` of k of these lists.
+            index: whose lock it is.
+        """
+        shares = {self.params.share_index(i): row[: locks.SHARE_BYTES] for i, (_, row) in rows.items()}
+        locked = rows[index][1][locks.SHARE_BYTES :]
+        return locks.unlock(shares, weights, self.setup.ctx, self.params.share_index(index), locked)

@@ -48,7 +48,9 @@ class ListBuilder:
 
     def finish(self) -> KeyedList:
         """Return the list."""
-        return self._builder.finish()
+        found = self._builder.finish()
+        assert isinstance(found, KeyedList)  # it has no scratch
+        return found
 
 
 def without_unit(batch: Mapping[str, Any], unit: Unit | None) -> dict[str, Any]:

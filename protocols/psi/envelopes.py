@@ -4,10 +4,11 @@ Whoever carries an envelope cannot open it. It is named by its place in the tag 
 nothing of the input, and the stream of envelopes is padded to a length that follows from public numbers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,9 @@ from protocols.months import month_text
 from protocols.party import Incoming, Outgoing
 from protocols.psi.keyed_list import MAX_STREET_BYTES, WAITING
 from protocols.psi.locks import GCM_TAG_BYTES
+from protocols.psi.runs import Rows, Shuffle
 from protocols.psi.tagging import check_chunk
+from protocols.resources import Resources, in_memory
 
 KEY_TYPE: Final = "resident-id"
 RECORDS: Final = "records"
@@ -66,19 +69,26 @@ class Listed(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opened:
-    """What was in envelopes, n of each.
+    """What was in envelopes, n of each; no object of Python for any of them.
 
     Attributes:
         keys: typed keys, each valid, no two the same.
-        streets: as text.
-        months: as `2026-11`, "" where unknown.
+        streets: of each the place of its street in `street_names`.
+        months: last seen, see `protocols.months`.
         lists: the number of the list that each came from.
+        street_names: in no order.
     """
 
     keys: npt.NDArray[np.bytes_]
-    streets: list[str]
-    months: list[str]
-    lists: list[int]
+    streets: npt.NDArray[np.uint32]
+    months: npt.NDArray[np.uint16]
+    lists: npt.NDArray[np.uint8]
+    street_names: tuple[str, ...]
+
+    def by_street(self) -> Counter[str]:
+        """Return how many there are of each street."""
+        counts = np.bincount(self.streets, minlength=len(self.street_names)).tolist()
+        return Counter(dict(zip(self.street_names, counts, strict=True)))
 
 
 def domain(ctx: bytes, index: int) -> bytes:
@@ -132,19 +142,36 @@ def padded(to: Role, number: int, records: bytes, room: int) -> Iterator[Outgoin
 
     The relay counts frames and sees their size class: what it sees depends on public numbers alone.
     """
+    step = CHUNK_RECORDS * RECORD_BYTES
+    return _filled(to, number, (records[at : at + step] for at in range(0, len(records), step)), room)
+
+
+def padded_shuffle(to: Role, number: int, records: Shuffle, room: int) -> Iterator[Outgoing]:
+    """Yield what `padded` does of records in the order that they are drawn in."""
+    return _filled(to, number, iter(lambda: records.take(CHUNK_RECORDS).tobytes(), b""), room)
+
+
+def _filled(to: Role, number: int, pieces: Iterator[bytes], room: int) -> Iterator[Outgoing]:
     step, total = CHUNK_RECORDS * RECORD_BYTES, room * RECORD_BYTES
     for start in range(0, total or 1, step):
-        piece = records[start : start + step].ljust(min(step, total - start), b"\0")
+        piece = next(pieces, b"").ljust(min(step, total - start), b"\0")
         yield Outgoing(to, number, piece, last=start + step >= total)
 
 
 class Inbox:
     """The recipient's side: takes the padded stream, then opens what is in it."""
 
-    def __init__(self, room: int, limit: int | None) -> None:
-        """Expect a stream of `room` records, of which at most `limit` may come."""
+    def __init__(self, room: int, limit: int | None, resources: Resources | None = None) -> None:
+        """Expect a stream of `room` records, of which at most `limit` may come.
+
+        Args:
+            room: records and padding.
+            limit: None: `room` is the limit.
+            resources: where records wait that are more than a node holds in memory; None: all are held.
+        """
         self.room, self._limit = room, limit
-        self._records: list[bytes] = []
+        self._records = Rows((resources or in_memory()).store(room), f"V{RECORD_BYTES}")
+        self._heads: list[npt.NDArray[np.uint64]] = []
         self.received = 0
         self.complete = False
 
@@ -177,7 +204,9 @@ class Inbox:
         padding = pieces[:, 0] == 0
         if pieces[padding].any():
             raise ProtocolAborted("an envelope names a list that is no source", code="envelope-malformed")
-        self._records.append(pieces[~padding].tobytes())
+        kept = pieces[~padding]
+        self._records.append(kept.reshape(-1).view(self._records.dtype) if len(kept) else kept[:0, 0])
+        self._heads.append(_heads(kept))
         self.complete = message.last
 
     def open(self, content_keys: Mapping[int, bytes], ctx: bytes, *, as_of: date, areas: AreaTable) -> Opened:
@@ -196,24 +225,43 @@ class Inbox:
             ProtocolAborted: `envelope-repeated`, `envelope-malformed`, `envelope-broken`.
         """
         # (1)
-        joined = b"".join(self._records)
-        self._records = []
-        pieces = [joined[at : at + RECORD_BYTES] for at in range(0, len(joined), RECORD_BYTES)]
-        sealers = {index: AESGCM(key) for index, key in content_keys.items()}
-        if len({piece[:5] for piece in pieces}) != len(pieces):
+        heads = np.sort(np.concatenate([np.empty(0, np.uint64), *self._heads]))
+        if bool((heads[1:] == heads[:-1]).any()):
             raise ProtocolAborted("an envelope came twice", code="envelope-repeated")
-        plain = b"".join(_opened(piece, sealers, ctx) for piece in pieces)
-        # (2)
-        keys, streets, months = parse(plain)
-        # (3)
+        sealers = {index: AESGCM(key) for index, key in content_keys.items()}
+        count = len(self._records)
+        keys = np.empty(count, dtype=f"S{KEY_FIELD - 1}")
+        streets, months = np.empty(count, dtype=np.uint32), np.empty(count, dtype=np.uint16)
+        names: dict[str, int] = {}
         tag = type_tag(KEY_TYPE).encode()
-        bodies = [key.removeprefix(tag) for key in keys.tolist() if key.startswith(tag)]
-        found = normalise(np.array(bodies, dtype=keys.dtype), KEY_TYPE, as_of=as_of, areas=areas)
-        if len(found.keys) != len(keys) or bool((found.keys != keys).any()):
-            raise ProtocolAborted("an envelope holds a key that is not valid", code="envelope-malformed")
-        if len(np.unique(keys)) != len(keys):
+        for start in range(0, count, CHUNK_RECORDS):
+            block = slice(start, start + CHUNK_RECORDS)
+            raw = self._records.read(start, min(start + CHUNK_RECORDS, count)).tobytes()
+            plain = b"".join(
+                _opened(raw[at : at + RECORD_BYTES], sealers, ctx) for at in range(0, len(raw), RECORD_BYTES)
+            )
+            # (2)
+            found, texts, numbers = _parsed(plain)
+            # (3)
+            bodies = [key.removeprefix(tag) for key in found.tolist() if key.startswith(tag)]
+            valid = normalise(np.array(bodies, dtype=found.dtype), KEY_TYPE, as_of=as_of, areas=areas).keys
+            if len(valid) != len(found) or bool((valid != found).any()):
+                raise ProtocolAborted("an envelope holds a key that is not valid", code="envelope-malformed")
+            keys[block], months[block] = found, numbers
+            streets[block] = [names.setdefault(text, len(names)) for text in texts]
+        self._records.drop()
+        lists = (np.concatenate([np.empty(0, np.uint64), *self._heads]) >> np.uint64(32)).astype(np.uint8)
+        ordered = np.sort(keys)
+        if bool((ordered[1:] == ordered[:-1]).any()):
             raise ProtocolAborted("two envelopes hold the same key", code="envelope-repeated")
-        return Opened(keys, streets, months, [piece[0] for piece in pieces])
+        return Opened(keys, streets, months, lists, tuple(names))
+
+
+def _heads(pieces: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Return list and position of records as one number each: list x 2^32 + position."""
+    wide = np.zeros((len(pieces), 8), dtype=np.uint8)
+    wide[:, 3:] = pieces[:, :5]
+    return wide.reshape(-1).view(">u8").astype(np.uint64)
 
 
 def _opened(piece: bytes, sealers: Mapping[int, AESGCM], ctx: bytes) -> bytes:
@@ -229,24 +277,34 @@ def _opened(piece: bytes, sealers: Mapping[int, AESGCM], ctx: bytes) -> bytes:
         ) from None
 
 
-def check_selected(keys: npt.NDArray[np.bytes_], own: npt.NDArray[np.bytes_], *, on: bool) -> None:
+def check_selected(
+    keys: npt.NDArray[np.bytes_],
+    own: npt.NDArray[np.bytes_] | Iterable[npt.NDArray[np.bytes_]],
+    *,
+    on: bool,
+) -> None:
     """Check that the recipient's own list has every key (`on`), or none.
 
     Args:
-        keys: of the opened envelopes.
-        own: the own list, ascending.
+        keys: of the opened envelopes, each once.
+        own: the own list, ascending; whole, or block by block.
         on: whether the question is about persons on it.
 
     Raises:
         ProtocolAborted: `not-selected`.
+        StateConflict: the own list lies in scratch, and cannot be read.
     """
-    # A list is ascending: isin would copy and sort a whole register.
-    if len(own):
-        place = np.searchsorted(own, keys)
-        on_list = own[np.minimum(place, len(own) - 1)] == keys
-    else:
-        on_list = np.zeros(len(keys), dtype=np.bool_)
-    if bool((on_list != on).any()):
+    blocks = (own,) if isinstance(own, np.ndarray) else own
+    wanted = np.sort(keys)
+    found = 0
+    # A list is ascending, and so are its blocks: no copy of a whole register is made.
+    for block in blocks:
+        if not len(block):
+            continue
+        low, high = np.searchsorted(wanted, block[[0]], "left"), np.searchsorted(wanted, block[[-1]], "right")
+        near = wanted[int(low[0]) : int(high[0])]
+        found += int((block[np.searchsorted(block, near)] == near).sum())
+    if found != (len(keys) if on else 0):
         raise ProtocolAborted(
             "an envelope holds a person whom the question leaves out",
             code="not-selected",
@@ -257,21 +315,36 @@ def check_selected(keys: npt.NDArray[np.bytes_], own: npt.NDArray[np.bytes_], *,
 def records(opened: Opened, owners: Mapping[int, tuple[Role, Organisation]]) -> Content:
     """Return the class-B release: key, street, last_seen, source, organisation, sorted by key.
 
+    Texts that many rows share are there once: a table of millions takes some 120 bytes a row.
+
     Args:
         opened: the envelopes' contents.
         owners: whose list each number stands for, and of which organisation it is.
     """
     order = np.argsort(opened.keys)
+    months, month_of = np.unique(opened.months, return_inverse=True)
+    numbers, owner_of = np.unique(opened.lists, return_inverse=True)
+    whose = [owners[number] for number in numbers.tolist()]
     table = Table(
         {
             "key": opened.keys[order].astype(np.str_),
-            "street": np.array(opened.streets, dtype=np.str_)[order],
-            "last_seen": np.array(opened.months, dtype=np.str_)[order],
-            "source": np.array([owners[i][0] for i in opened.lists], dtype=np.str_)[order],
-            "organisation": np.array([owners[i][1] for i in opened.lists], dtype=np.str_)[order],
+            "street": _shared(opened.street_names, opened.streets[order]),
+            "last_seen": _shared([month_text(month) for month in months.tolist()], month_of[order]),
+            "source": _shared([role for role, _ in whose], owner_of[order]),
+            "organisation": _shared([organisation for _, organisation in whose], owner_of[order]),
         }
     )
     return Content(RECORDS, table, {"mark": SUSPECTED, "rows": table.rows})
+
+
+def _shared(names: Sequence[str], places: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
+    """Return the text at each place: an array of objects with each text once, or an empty one of texts."""
+    if not len(places):
+        return np.empty(0, dtype=np.str_)
+    texts = np.empty(len(names), dtype=np.object_)
+    texts[:] = [str(name) for name in names]
+    found: npt.NDArray[Any] = texts[places]
+    return found
 
 
 def parse(plain: bytes) -> tuple[npt.NDArray[np.bytes_], list[str], list[str]]:
@@ -280,15 +353,22 @@ def parse(plain: bytes) -> tuple[npt.NDArray[np.bytes_], list[str], list[str]]:
     Raises:
         ProtocolAborted: `envelope-malformed`.
     """
+    keys, streets, months = _parsed(plain)
+    return keys, streets, [month_text(month) for month in months]
+
+
+def _parsed(plain: bytes) -> tuple[npt.NDArray[np.bytes_], list[str], list[int]]:
+    """Return what `parse` does, months as numbers."""
     keys: list[bytes] = []
     streets: list[str] = []
-    months: list[str] = []
+    months: list[int] = []
     try:
         for at in range(0, len(plain), PLAIN_BYTES):
             item = plain[at : at + PLAIN_BYTES]
             keys.append(_text(item[:KEY_FIELD]))
             streets.append(_text(item[KEY_FIELD : KEY_FIELD + STREET_FIELD]).decode())
-            months.append(month_text(int.from_bytes(item[-2:], "big")))
+            months.append(int.from_bytes(item[-2:], "big"))
+            month_text(months[-1])
     except ValueError:
         raise ProtocolAborted("an envelope's content is not of its form", code="envelope-malformed") from None
     if not all(street.isprintable() for street in streets):

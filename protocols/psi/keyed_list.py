@@ -1,11 +1,12 @@
 """One department's list as a matching job uses it: distinct typed keys, each with a street and a month.
 
-Built batch by batch from Arrow columns, about 40 bytes per row; no row becomes a Python object.
+Built batch by batch from Arrow columns, about 30 bytes per row; no row becomes a Python object. A list longer
+than a node holds in memory lies in its scratch, and is read block by block.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final
@@ -14,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import InputError
-from protocols.identifiers import AreaTable, normalise, rule_version
+from protocols.identifiers import AreaTable, normalise, rule_version, type_tag
 from protocols.ids import Digest
 from protocols.months import UNKNOWN_MONTH, months_of
+from protocols.psi.runs import Rows, Runs, taken, words
+from protocols.resources import Resources, in_memory
 
 MAX_STREET_BYTES: Final = 47
 MAX_STREETS: Final = 1 << 16
@@ -62,6 +65,11 @@ class KeyedList:
         """
         return dict(self.reasons)
 
+    def key_blocks(self) -> Iterator[npt.NDArray[np.bytes_]]:
+        """Yield the keys in ascending order, block by block."""
+        for start in range(0, len(self.keys), COMMIT_ROWS):
+            yield self.keys[start : start + COMMIT_ROWS]
+
     def commitment(self, salt: bytes) -> Digest:
         """Return SHA-256(salt ‖ every key in ascending order, each after its length as u16).
 
@@ -71,8 +79,7 @@ class KeyedList:
         Raises:
             ValueError: the salt has another length.
         """
-        blocks = (self.keys[at : at + COMMIT_ROWS] for at in range(0, len(self.keys), COMMIT_ROWS))
-        return commit(blocks, salt)
+        return commit(self.key_blocks(), salt)
 
     def waiting(self, rows: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Return which of these rows, given by their places, wait for their day."""
@@ -80,6 +87,73 @@ class KeyedList:
 
     def __repr__(self) -> str:
         return f"KeyedList({self.rows} rows, {self.distinct_keys} keys)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entries:
+    """Some rows of a list."""
+
+    keys: npt.NDArray[np.bytes_]
+    streets: npt.NDArray[np.uint16]
+    months: npt.NDArray[np.uint16]
+    street_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpilledList:
+    """A `KeyedList` that lies in scratch. Implements `PreparedInput`, as long as the scratch is there.
+
+    Attributes:
+        rows: as read.
+        entries: rows of `entry_type`, ascending by key, each key once.
+        street_names: "" where unknown.
+        rule_version: of the identifier rules.
+        reasons: see `quality`.
+    """
+
+    rows: int
+    entries: Rows
+    street_names: tuple[str, ...]
+    rule_version: str
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def distinct_keys(self) -> int:
+        """Keys left after normalisation and removal of repeats."""
+        return len(self.entries)
+
+    def quality(self) -> Mapping[str, int]:
+        """Return what `KeyedList.quality` does."""
+        return dict(self.reasons)
+
+    def key_blocks(self) -> Iterator[npt.NDArray[np.bytes_]]:
+        """Yield the keys in ascending order, block by block.
+
+        Raises:
+            StateConflict: see `Store.read`.
+        """
+        return (np.ascontiguousarray(block["key"]) for block in self.entries.blocks(COMMIT_ROWS))
+
+    def commitment(self, salt: bytes) -> Digest:
+        """Return what `KeyedList.commitment` does.
+
+        Raises:
+            ValueError: the salt has another length.
+            StateConflict: see `Store.read`.
+        """
+        return commit(self.key_blocks(), salt)
+
+    def of(self, block: npt.NDArray[Any]) -> Entries:
+        """Return rows of `entries`, in whatever order."""
+        return Entries(block["key"], block["street"], block["month"], self.street_names)
+
+    def __repr__(self) -> str:
+        return f"SpilledList({self.rows} rows, {self.distinct_keys} keys)"
+
+
+def entry_type(width: int) -> np.dtype[Any]:
+    """Return the type of a row: key of at most `width` bytes, place of its street in the names, month."""
+    return np.dtype([("key", f"S{width}"), ("street", np.uint16), ("month", np.uint16)])
 
 
 class KeyedListBuilder:
@@ -91,7 +165,13 @@ class KeyedListBuilder:
     """
 
     def __init__(
-        self, *, as_of: date, areas: AreaTable, kind: str = "resident-id", until: date | None = None
+        self,
+        *,
+        as_of: date,
+        areas: AreaTable,
+        kind: str = "resident-id",
+        until: date | None = None,
+        resources: Resources | None = None,
     ) -> None:
         """Start an empty list whose keys are of type `kind`, judged as of a day with a table of areas.
 
@@ -100,16 +180,16 @@ class KeyedListBuilder:
             areas: the table.
             kind: the keys' type.
             until: last date in the slot `since` of a row that counts; None: there is no such slot.
+            resources: where rows go that are more than a node holds in memory; None: all are held.
         """
         self._as_of, self._areas, self._kind, self._until = as_of, areas, kind, until
+        self._resources = resources or in_memory()
         self._rows = 0
+        self._usable = 0
         self._reasons: Counter[str] = Counter()
         self._slots: set[str] = set()
         self._codes = StreetCodes()
-        self._keys: list[npt.NDArray[np.bytes_]] = []
-        self._past: list[npt.NDArray[np.bool_]] = []
-        self._streets: list[npt.NDArray[np.uint16]] = []
-        self._months: list[npt.NDArray[np.uint16]] = []
+        self._runs: Runs | None = None  # from the first batch on, which says how wide a key is
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Take one batch.
@@ -133,14 +213,18 @@ class KeyedListBuilder:
             raise InputError(f"a batch without the slot {', '.join(missing)}", code="missing-slot")
         found = normalise(column, self._kind, as_of=self._as_of, areas=self._areas)
         self._rows += len(column)
+        self._usable += len(found.rows)
         self._slots.update(batch)
         self._reasons.update(found.counts())
-        rows = found.rows
-        self._keys.append(found.keys)
+        kept = np.empty(len(found.rows), dtype=_row_type(found.keys.dtype.itemsize))
+        kept["key"], kept["past"] = found.keys, True
         if self._until is not None:
-            self._past.append(self._dated(batch["since"], rows, self._until))
-        self._streets.append(self._codes.coded(batch.get("street"), len(column))[rows])
-        self._months.append(months_of(batch.get("last_seen"), len(column), "last_seen")[rows])
+            kept["past"] = self._dated(batch["since"], found.rows, self._until)
+        kept["street"] = self._codes.coded(batch.get("street"), len(column))[found.rows]
+        kept["month"] = months_of(batch.get("last_seen"), len(column), "last_seen")[found.rows]
+        if self._runs is None:
+            self._runs = Runs(self._resources, kept.dtype, "key", self._one_each)
+        self._runs.add(kept)
 
     def _dated(self, column: Any, rows: npt.NDArray[Any], until: date) -> npt.NDArray[np.bool_]:
         """Return which of these rows count by their dates, and count the reasons of the others."""
@@ -151,40 +235,103 @@ class KeyedListBuilder:
         self._reasons["within-grace"] += int((~past & ~undated).sum())
         return past
 
-    def finish(self) -> KeyedList:
-        """Return the list."""
-        keys = np.concatenate(self._keys) if self._keys else np.empty(0, dtype="S1")
+    def _one_each(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return rows sorted by key, of each key the one that stays."""
+        # Names that come later do not change the order of those that are there.
+        _, rank = self._codes.ranked()
+        streets, months, past = rank[rows["street"]], ~rows["month"], ~rows["past"]
+        rows = taken(rows, np.lexsort((streets, months, past, *words(rows["key"]))))
+        first = np.ones(len(rows), dtype=np.bool_)
+        first[1:] = rows["key"][1:] != rows["key"][:-1]
+        return rows if first.all() else taken(rows, np.flatnonzero(first))
+
+    def finish(self) -> KeyedList | SpilledList:
+        """Return the list: in scratch where it has more rows than are held in memory.
+
+        Raises:
+            StateConflict: see `Store`.
+        """
         names, rank = self._codes.ranked()
-        streets = rank[np.concatenate(self._streets)] if self._streets else np.empty(0, dtype=np.uint16)
-        months = np.concatenate(self._months) if self._months else np.empty(0, dtype=np.uint16)
-        past = np.concatenate(self._past) if self._past else None
-        self._keys, self._streets, self._months, self._past = [], [], [], []
-        order = np.lexsort((streets, ~months, keys) if past is None else (streets, ~months, ~past, keys))
-        keys = keys[order]
-        first = np.ones(len(keys), dtype=np.bool_)
-        first[1:] = keys[1:] != keys[:-1]
-        order, keys = order[first], keys[first]
-        if past is not None:
-            # Once each key is there once: a key in rows that count and in others would be two otherwise.
-            keys = np.where(past[order], keys, np.strings.add(WAITING, keys))
-            again = np.argsort(keys)
-            keys, order = keys[again], order[again]
-        streets, months = streets[order], months[order]
+        runs, self._runs = self._runs, None
+        blocks = iter(()) if runs is None else runs.merged()
+        finished = _Finished(rank, self._kind, dated=self._until is not None)
+        entries: Rows | None = None
+        held = np.empty(0, dtype=entry_type(1))
+        if runs is not None and runs.spilled:
+            entries = self._spilled(finished, blocks)
+        else:
+            held = finished.whole(next(blocks, np.empty(0, dtype=_row_type(1))))
+        count = len(held) if entries is None else len(entries)
         reasons = self._reasons.copy()
-        reasons["repeated-key"] = int(len(first) - len(keys))
+        reasons["repeated-key"] = self._usable - count
         if "street" in self._slots and "" in names:
-            reasons["no-street"] = int((streets == names.index("")).sum())
+            reasons["no-street"] = int(finished.by_street[names.index("")])
         if "last_seen" in self._slots:
-            reasons["no-month"] = int((months == UNKNOWN_MONTH).sum())
+            reasons["no-month"] = finished.no_month
+        about = {code: number for code, number in reasons.items() if number}
+        version = rule_version(self._areas)
+        if entries is not None:
+            return SpilledList(self._rows, entries, tuple(names), version, about)
         return KeyedList(
             rows=self._rows,
-            keys=keys,
-            streets=streets,
-            months=months,
+            keys=np.ascontiguousarray(held["key"]),
+            streets=np.ascontiguousarray(held["street"]),
+            months=np.ascontiguousarray(held["month"]),
             street_names=tuple(names),
-            rule_version=rule_version(self._areas),
-            reasons={code: count for code, count in reasons.items() if count},
+            rule_version=version,
+            reasons=about,
         )
+
+    def _spilled(self, finished: "_Finished", blocks: Iterator[npt.NDArray[Any]]) -> Rows:
+        """Write the list: what counts and what waits each by itself, then the one behind the other."""
+        stores: list[Rows] = []
+        for block in blocks:
+            parts = finished.parts(block)
+            stores = stores or [Rows(self._resources.scratch.store(), part.dtype) for part in parts]
+            for store, part in zip(stores, parts, strict=True):
+                store.append(part)
+        first, *others = stores
+        for other in others:
+            for block in other.blocks(COMMIT_ROWS):
+                first.append(block)
+            other.drop()
+        return first
+
+
+class _Finished:
+    """Makes rows what they are in a list, once all streets are known; counts what a list lacks."""
+
+    def __init__(self, rank: npt.NDArray[np.uint16], kind: str, *, dated: bool) -> None:
+        """Take each street's place among the names, the keys' type, and whether rows count by their dates."""
+        self._rank, self._dated = rank, dated
+        self._waiting_last = type_tag(kind).encode() < WAITING
+        self.by_street = np.zeros(len(rank), dtype=np.int64)
+        self.no_month = 0
+
+    def parts(self, rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Return the list's rows of a block in ascending order, in parts that stay in order block by block.
+
+        Each key is there once: a key in rows that count and in others would be two otherwise.
+        """
+        width = rows.dtype["key"].itemsize
+        made = np.empty(len(rows), dtype=entry_type(width + len(WAITING) if self._dated else width))
+        made["key"], made["street"], made["month"] = rows["key"], self._rank[rows["street"]], rows["month"]
+        self.by_street += np.bincount(made["street"], minlength=len(self._rank))
+        self.no_month += int((made["month"] == UNKNOWN_MONTH).sum())
+        if not self._dated:
+            return [made]
+        counted, waiting = made[rows["past"]], made[~rows["past"]]
+        waiting["key"] = np.strings.add(WAITING, waiting["key"])
+        return [counted, waiting] if self._waiting_last else [waiting, counted]
+
+    def whole(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the list that one block is."""
+        return np.concatenate(self.parts(rows))
+
+
+def _row_type(width: int) -> np.dtype[Any]:
+    """Return the type of a row before streets are ranked: `street` is a code, `past` whether it counts."""
+    return np.dtype([*entry_type(width).descr, ("past", np.bool_)])
 
 
 class StreetCodes:

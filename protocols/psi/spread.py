@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from protocols.errors import ProtocolAborted
+from protocols.errors import ProtocolAborted, StateConflict
 from protocols.psi import group
 from protocols.psi.group import POINT_BYTES, Points
 
@@ -30,6 +30,11 @@ class Work:
     points: bytes = b""
     items: tuple[bytes, ...] = ()
     dst: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Length of the result, in bytes."""
+        return len(self.items) * POINT_BYTES or len(self.points)
 
     def __repr__(self) -> str:
         return "Work()"
@@ -54,6 +59,7 @@ def power(base: Points, scalar: bytes, executor: Executor | None = None) -> Poin
 
     Raises:
         ProtocolAborted: `bad-point`.
+        StateConflict: `compute-lost`: a piece came back with another number of points.
     """
     if executor is None:
         return group.power(base, scalar)
@@ -70,6 +76,9 @@ def blind(items: Sequence[bytes], dst: bytes, scalar: bytes, executor: Executor 
         dst: domain separation tag.
         scalar: 32 bytes, not zero modulo the order.
         executor: where; None for this process.
+
+    Raises:
+        StateConflict: as `power`.
     """
     if executor is None:
         return group.power(group.hash_to_group(items, dst), scalar)
@@ -83,4 +92,12 @@ def _joined(executor: Executor, pieces: Sequence[Work]) -> Points:
     results = list(executor.map(run, pieces))
     if not all(results):
         raise group.bad_point()
+    for piece, result in zip(pieces, results, strict=True):
+        if len(result) != piece.size:
+            # Points after it would be taken for those of other items.
+            raise StateConflict(
+                f"a machine that computes for this node returned {len(result)} bytes, not {piece.size}",
+                code="compute-lost",
+                hint="see that all of them have this node's version of the software",
+            )
     return np.frombuffer(b"".join(results), dtype=np.uint8).reshape(-1, POINT_BYTES)

@@ -11,9 +11,10 @@ A list that belongs to a key-holder skips that key-holder on the way and is rais
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,10 @@ import numpy.typing as npt
 from protocols.errors import ProtocolAborted
 from protocols.ids import Role
 from protocols.party import UNDER_WAY, Incoming, Outgoing, Rand
-from protocols.psi import group
+from protocols.psi import group, spread
 from protocols.psi.group import POINT_BYTES, Points
+from protocols.psi.runs import Rows, Runs, Shuffle, taken, words
+from protocols.resources import Resources, in_memory
 
 CHUNK_POINTS: Final = 8192
 """Points per message; every message of a stream but the last has exactly so many."""
@@ -89,6 +92,127 @@ class Tagged:
     values: Points  # n x 32: V, needed for locks
     order: npt.NDArray[np.uint32]  # n
 
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return len(self.order)
+
+
+@dataclass(frozen=True, slots=True)
+class SpilledTags:
+    """A list under its tags that lies in scratch: `rows` have `tag`, `value` (V) and, after them, an entry.
+
+    They ascend by tag. What an entry is, says the list that was tagged.
+    """
+
+    rows: Rows
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return len(self.rows)
+
+
+class _Own(Protocol):
+    """The own list on its way: drawn in random order, taken back in that order."""
+
+    def draw(self, start: int, stop: int) -> list[bytes]:
+        """Return the keys at these places of the random order; each place once, in order."""
+        ...
+
+    def put(self, start: int, values: Points) -> None:
+        """Take V of the keys from a place on; each once, in order."""
+        ...
+
+    def finish(self) -> Tagged | SpilledTags:
+        """Return the list under its tags.
+
+        Raises:
+            ProtocolAborted: `repeated-tag`.
+        """
+        ...
+
+
+class _Held:
+    """A list in memory."""
+
+    def __init__(self, keys: npt.NDArray[np.bytes_], rand: Rand) -> None:
+        self._keys = keys
+        self._order = group.permutation(len(keys), rand)
+        self._values = np.empty((len(keys), POINT_BYTES), dtype=np.uint8)
+        self._tags = np.empty(len(keys), dtype=f"S{TAG_BYTES}")
+
+    def draw(self, start: int, stop: int) -> list[bytes]:
+        items: list[bytes] = self._keys[self._order[start:stop]].tolist()
+        return items
+
+    def put(self, start: int, values: Points) -> None:
+        self._values[start : start + len(values)] = values
+        self._tags[start : start + len(values)] = tags(values)
+
+    def finish(self) -> Tagged:
+        by_tag = np.lexsort(words(self._tags))
+        ordered = self._tags[by_tag]
+        _check_different(ordered)
+        return Tagged(ordered, self._values[by_tag], self._order[by_tag])
+
+
+class _Spilled:
+    """A list in scratch: its entries are shuffled there, and go there again with what came back for them.
+
+    So no order of the whole list is ever in memory, and an entry is beside its tag when that is needed.
+    """
+
+    def __init__(self, entries: Rows, rand: Rand, resources: Resources) -> None:
+        self._resources = resources
+        self._shuffled = Shuffle(resources, entries.dtype, len(entries), rand)
+        for block in entries.blocks(CHUNK_POINTS):
+            self._shuffled.add(block)
+        self._dtype = np.dtype(
+            [("tag", f"S{TAG_BYTES}"), ("value", np.uint8, (POINT_BYTES,)), *entries.dtype.descr]
+        )
+        self._names = entries.dtype.names or ()
+        self._under_way: deque[npt.NDArray[Any]] = deque()
+        self._runs = Runs(resources, self._dtype, "tag", _by_tag)
+
+    def draw(self, start: int, stop: int) -> list[bytes]:
+        entries = self._shuffled.take(stop - start)
+        self._under_way.append(entries)
+        items: list[bytes] = entries["key"].tolist()
+        return items
+
+    def put(self, start: int, values: Points) -> None:  # noqa: ARG002  # in order
+        entries = self._under_way.popleft()
+        rows = np.empty(len(values), dtype=self._dtype)
+        rows["tag"], rows["value"] = tags(values), values
+        for name in self._names:
+            rows[name] = entries[name]
+        self._runs.add(rows)
+
+    def finish(self) -> SpilledTags:
+        found = Rows(self._resources.scratch.store(), self._dtype)
+        for block in self._runs.merged():
+            found.append(block)
+        return SpilledTags(found)
+
+
+def _by_tag(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    rows = taken(rows, np.lexsort(words(rows["tag"])))
+    _check_different(rows["tag"])
+    return rows
+
+
+def _check_different(ordered: npt.NDArray[np.bytes_]) -> None:
+    """Check that no tag is there twice.
+
+    Different keys have different tags. A key-holder that returns one point for several rows would have them
+    locked under one key and nonce, and under a V that it may know.
+    """
+    if bool((ordered[1:] == ordered[:-1]).any()):
+        raise ProtocolAborted(
+            "two keys of the own list came back as one tag",
+            code="repeated-tag",
+            hint="a key-holder did not raise every point to its key; compare versions and journals",
+        )
+
 
 class Tagging:
     """A list owner's part, as holder and, where the plan says so, as key-holder.
@@ -96,30 +220,52 @@ class Tagging:
     The scalars r and k are drawn here, once per attempt, and die with the object.
     """
 
-    def __init__(self, plan: Plan, role: Role, keys: npt.NDArray[np.bytes_], rand: Rand) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        role: Role,
+        keys: npt.NDArray[np.bytes_] | Rows,
+        rand: Rand,
+        resources: Resources | None = None,
+        *,
+        key: bytes = b"",
+    ) -> None:
         """Take a list of distinct typed keys, in any order.
+
+        Args:
+            plan: who tags what.
+            role: whose list it is.
+            keys: the list: in memory, and then `tagged` is what becomes of it; or rows in scratch with a
+                column `key` and others that stay beside it, and then `spilled` is.
+            rand: draws scalars and orders.
+            resources: where rows go and points are raised; None: nowhere but here.
+            key: a key-holder's k, where it is not to be drawn.
 
         Raises:
             ProtocolAborted: the list does not have the admitted number of keys.
+            StateConflict: see `Store`.
         """
-        self._plan, self._role, self._keys = plan, role, keys
+        self._plan, self._role = plan, role
         self._index = plan.owners.index(role)
-        if len(keys) != plan.counts[self._index]:
+        self._count = len(keys)
+        if self._count != plan.counts[self._index]:
             raise ProtocolAborted("own list does not have the admitted number of keys", code="count-changed")
-        self._order = group.permutation(len(keys), rand)
+        resources = resources or in_memory()
+        self._executor = resources.executor
+        self._own: _Own = _Spilled(keys, rand, resources) if isinstance(keys, Rows) else _Held(keys, rand)
         self._blind = group.random_scalar(rand)
         self._unblind = group.invert(self._blind)
         self._key = b""
         if role in plan.key_holders:
-            self._key = group.random_scalar(rand)
+            self._key = key or group.random_scalar(rand)
             self._unblind = group.multiply(self._key, self._unblind)
-        self._values = np.empty((len(keys), POINT_BYTES), dtype=np.uint8)
-        self._tags = np.empty(len(keys), dtype=f"S{TAG_BYTES}")
         self._sent = 0
         self._received: dict[int, int] = {}  # points so far, by round
         self._open = len(plan.passing(role))
         self.tagged: Tagged | None = None
-        """The list under its tags, once it is back."""
+        """A list in memory under its tags, once it is back."""
+        self.spilled: SpilledTags | None = None
+        """A list in scratch under its tags, once it is back."""
 
     @property
     def serving(self) -> bool:
@@ -135,7 +281,7 @@ class Tagging:
     def total(self) -> int:
         """Points to be handled."""
         passing = self._plan.passing(self._role)
-        return len(self._keys) + sum(self._plan.counts[index] for index in passing)
+        return self._count + sum(self._plan.counts[index] for index in passing)
 
     def start(self) -> Iterator[Outgoing]:
         """Return the first window of own chunks, computed as they are asked for."""
@@ -144,13 +290,13 @@ class Tagging:
 
     def _next_chunk(self) -> Iterator[Outgoing]:
         start = self._sent
-        if start == len(self._keys):
+        if start == self._count:
             return
-        self._sent = stop = min(start + CHUNK_POINTS, len(self._keys))
-        items: list[bytes] = self._keys[self._order[start:stop]].tolist()
-        blinded = group.power(group.hash_to_group(items, _TAG_DOMAIN + self._plan.ctx), self._blind)
+        self._sent = stop = min(start + CHUNK_POINTS, self._count)
+        items = self._own.draw(start, stop)
+        blinded = spread.blind(items, _TAG_DOMAIN + self._plan.ctx, self._blind, self._executor)
         to = self._plan.route(self._index)[1]
-        yield Outgoing(to, 1 << 8 | self._index, blinded.tobytes(), last=stop == len(self._keys))
+        yield Outgoing(to, 1 << 8 | self._index, blinded.tobytes(), last=stop == self._count)
 
     def receive(self, message: Incoming) -> Iterable[Outgoing]:
         """Take a chunk and return what follows: it goes on to the next on its route, or the next own chunk.
@@ -170,13 +316,15 @@ class Tagging:
         if hop == len(route) - 1:
             if seen + len(batch) > self._sent:
                 raise ProtocolAborted("a chunk came back before it was sent", code="unexpected-message")
-            values = group.power(batch, self._unblind)
-            self._values[seen : seen + len(batch)] = values
-            self._tags[seen : seen + len(batch)] = tags(values)
+            self._own.put(seen, spread.power(batch, self._unblind, self._executor))
             if message.last:
-                self._finish()
+                found = self._own.finish()
+                if isinstance(found, Tagged):
+                    self.tagged = found
+                else:
+                    self.spilled = found
             return self._next_chunk()
-        raised = group.power(batch, self._key)
+        raised = spread.power(batch, self._key, self._executor)
         self._open -= message.last
         return (Outgoing(route[hop + 1], (hop + 1) << 8 | index, raised.tobytes(), message.last),)
 
@@ -187,20 +335,6 @@ class Tagging:
         check_chunk(seen, len(batch), count, CHUNK_POINTS, last=message.last)
         self._received[message.round] = seen + len(batch)
         return batch, seen
-
-    def _finish(self) -> None:
-        by_tag = np.argsort(self._tags, kind="stable")
-        ordered = self._tags[by_tag]
-        # Different keys have different tags. A key-holder that returns one point for several rows would have
-        # them locked under one key and nonce, and under a V that it may know.
-        if bool((ordered[1:] == ordered[:-1]).any()):
-            raise ProtocolAborted(
-                "two keys of the own list came back as one tag",
-                code="repeated-tag",
-                hint="a key-holder did not raise every point to its key; compare versions and journals",
-            )
-        self.tagged = Tagged(ordered, self._values[by_tag], self._order[by_tag])
-        self._values, self._tags = self._values[:0].copy(), self._tags[:0].copy()
 
 
 def check_chunk(seen: int, found: int, count: int, chunk: int, *, last: bool) -> None:

@@ -2,10 +2,12 @@
 
 import secrets
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import crosscheck_case
 import numpy as np
 import pytest
 from tls_authority import Authority
@@ -14,6 +16,7 @@ from node.compute import Guarded, open_executor
 from node.config import Compute
 from protocols.errors import InputError, ProtocolAborted, StateConflict
 from protocols.psi import group, spread
+from protocols.resources import Resources
 
 if TYPE_CHECKING:
     from distributed import LocalCluster
@@ -74,12 +77,42 @@ def test_work_is_cut_into_pieces_that_print_nothing() -> None:
     assert {str(work) for work in inner.seen} == {"Work()"}
 
 
-@pytest.mark.parametrize("problem", [OSError("gone"), TimeoutError(), RuntimeError(CANARY.decode())])
+@pytest.mark.parametrize("problem", [OSError("gone"), TimeoutError(), BrokenExecutor(CANARY.decode())])
 def test_a_loss_is_a_clear_error_that_quotes_nothing(problem: BaseException) -> None:
     with pytest.raises(StateConflict) as caught:
         spread.power(group.hash_to_group(ITEMS, DST), SCALAR, Guarded(Here(problem), 1.0, go_on))
     assert caught.value.code == "compute-lost"
     assert CANARY.decode() not in f"{caught.value} {caught.value.hint}"
+
+
+def test_an_executor_that_takes_no_more_is_lost_and_an_error_in_a_call_is_not() -> None:
+    with ThreadPoolExecutor(1) as closed:
+        pass
+    with pytest.raises(StateConflict) as caught:
+        Guarded(closed, 1.0, go_on).submit(repr, 1)
+    assert caught.value.code == "compute-lost"
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        list(Guarded(Here(RuntimeError("a fault of ours")), 1.0, go_on).map(repr, [1]))
+
+
+@pytest.mark.parametrize("length", [32, 32 * (spread.PIECE + 1)])
+def test_a_piece_of_another_length_is_not_joined(length: int) -> None:
+    """What came after it would be taken for the points of other items."""
+
+    class Wrong(Here):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_result(bytes(length) if len(self.seen) == 1 else fn(*args, **kwargs))
+            self.seen += args
+            return future
+
+    for act in (
+        lambda: spread.blind(ITEMS, DST, SCALAR, Wrong()),
+        lambda: spread.power(group.hash_to_group(ITEMS, DST), SCALAR, Wrong()),
+    ):
+        with pytest.raises(StateConflict) as caught:
+            act()
+        assert caught.value.code == "compute-lost"
 
 
 def test_a_stop_ends_the_waiting() -> None:
@@ -191,3 +224,34 @@ def test_a_cluster_that_is_not_there_is_a_clear_error(monkeypatch: pytest.Monkey
     with pytest.raises(StateConflict) as caught, open_executor(Compute(cluster="tcp://127.0.0.1:9"), go_on):
         raise AssertionError("reached")
     assert caught.value.code == "cluster-unreachable"
+
+
+@pytest.mark.alone
+def test_a_whole_cross_check_on_a_cluster_finds_the_same_persons(
+    cluster: tuple["LocalCluster", Compute], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = [dict.fromkeys(range(start, 3000, step), ("990101001", "2026-01")) for start, step in LISTS]
+
+    def found() -> list[str]:
+        records, _ = crosscheck_case.case(
+            lists, k=2, constraints=replace(crosscheck_case.LOOSE, max_rows=3000)
+        ).released()
+        return sorted(records.table.columns["key"].tolist())
+
+    here = found()
+    _, settings = cluster
+    with open_executor(settings, go_on) as executor:
+        given: list[Resources] = []
+
+        def lent() -> Resources:
+            given.append(Resources(executor=executor))
+            return given[-1]
+
+        monkeypatch.setattr(crosscheck_case, "resources", lent)
+        assert found() == here
+    assert given
+    assert len(here) > 100
+
+
+LISTS = ((0, 2), (1, 3), (0, 3), (0, 5))
+"""First number and step of each list, the register's first: odd numbers are not on it."""

@@ -1,11 +1,15 @@
 """Identifiers planted in data never appear in logs, journals, verdicts, control messages or on the relay."""
 
 import asyncio
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 from simulator import Post, World, approve_all, over, person, running
+
+from node import scratch
 
 FLAGGED = range(300, 312)
 PLANTED = [person(n) for n in (*FLAGGED, *range(8), *range(55, 62), *range(100, 110))]
@@ -106,3 +110,52 @@ def test_errors_of_every_kind_carry_no_identifier(world: World) -> None:
     assert not found_in(b"".join(post.control))
     for file in files_below(world.homes["health"].path):
         assert not found_in(file.read_bytes()), file.name
+
+
+def test_lists_that_do_not_fit_into_memory_are_nowhere_in_the_clear_and_gone_at_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    write = os.pwrite
+
+    def looking(descriptor: int, data: bytes, at: int) -> int:
+        written.append(bytes(data))
+        return write(descriptor, data, at)
+
+    monkeypatch.setattr(scratch.os, "pwrite", looking)
+
+    async def go() -> None:
+        async with running(world, spill_rows=5) as (post, stations):
+            job = post.submit(world.spec())
+            await approve_all(post, stations, job)
+            task = await over(post, job)
+            assert {e.state for e in task.ended.values()} == {"DONE"}
+            made = {output.name for output in stations["police"].state.outputs(job)}
+            assert made == {"records", "street-table"}
+
+    asyncio.run(go())
+    assert sum(map(len, written)) > 10_000
+    assert not found_in(b"".join(written))
+    for home in world.homes.values():
+        assert list(home.scratch.glob("*")) == []
+
+
+def test_a_full_disk_ends_an_attempt_before_it_is_opened_and_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(scratch.os, "pwrite", failing)
+
+    async def go() -> None:
+        async with running(world, spill_rows=5) as (post, stations):
+            job = post.submit(world.spec())
+            await approve_all(post, stations, job)
+            task = await over(post, job)
+            assert "disk-full" in {ended.code for ended in task.ended.values()}
+            assert not any(ended.opened for ended in task.ended.values())
+
+    asyncio.run(go())
+    for home in world.homes.values():
+        assert list(home.scratch.glob("*")) == []

@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from crosscheck_case import CROSSCHECK, CTX, LOOSE, ZERO, graced_spec, job_spec, person, seeded
+from crosscheck_case import (
+    CROSSCHECK,
+    CTX,
+    LOOSE,
+    ZERO,
+    entries,
+    graced_spec,
+    job_spec,
+    person,
+    resources,
+    seeded,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,9 +31,11 @@ from protocols.jobs.crosscheck import MATCHER, REGISTER, Params
 from protocols.jobs.job_type import Setup, source
 from protocols.party import Sent, run
 from protocols.psi.envelopes import PLAIN_BYTES, plaintexts
-from protocols.psi.keyed_list import KeyedList
+from protocols.psi.keyed_list import KeyedList, SpilledList
 from protocols.statistics.differencing import differenced
 from protocols.wire import Constraints, InputSummary, JobSpec
+
+pytestmark = pytest.mark.usefixtures("path")
 
 STREET, SEEN = "990101001", "2025-06"
 
@@ -30,16 +43,16 @@ Dated = Sequence[tuple[int, date | None]]
 """Rows of a source: person number, date."""
 
 
-def listed(spec: JobSpec, role: Role, rows: Dated) -> KeyedList:
+def listed(spec: JobSpec, role: Role, rows: Dated) -> KeyedList | SpilledList:
     batch: dict[str, Any] = {"key": pa.array([person(number) for number, _ in rows], pa.string())}
     if role != REGISTER:
         batch["street"] = pa.array([STREET] * len(rows), pa.string())
         batch["last_seen"] = pa.array([SEEN] * len(rows), pa.string())
         batch["since"] = pa.array([day for _, day in rows], pa.date32())
-    builder = CROSSCHECK.builder(spec, role)
+    builder = CROSSCHECK.builder_with(spec, role, None, resources())
     builder.add(batch)
     found = builder.finish()
-    assert isinstance(found, KeyedList)
+    assert isinstance(found, KeyedList | SpilledList)
     return found
 
 
@@ -48,7 +61,7 @@ def flagged(
     lists: Mapping[Role, Dated],
     sent: list[Sent] | None = None,
     limits: Constraints = LOOSE,
-) -> tuple[set[int], dict[Role, KeyedList]]:
+) -> tuple[set[int], dict[Role, KeyedList | SpilledList]]:
     """Play a cross-check whole; return the numbers on the register's sealed list, and the prepared lists."""
     ready = {role: listed(spec, role, rows) for role, rows in lists.items()}
     summaries = {
@@ -64,7 +77,10 @@ def flagged(
         for role, each in ready.items()
     }
     setup = Setup(spec, 1, CTX, limits, summaries)
-    parties = {role: CROSSCHECK.party(role, setup, ready.get(role), seeded(role)) for role in spec.roles}
+    parties = {
+        role: CROSSCHECK.party_on(role, setup, ready.get(role), seeded(role), resources=resources())
+        for role in spec.roles
+    }
     records, _ = run(parties, observe=(lambda _: None) if sent is None else sent.append)[REGISTER]
     numbers = {"RIC:" + person(number): number for rows in lists.values() for number, _ in rows}
     return {numbers[key] for key in records.table.columns["key"].tolist()}, ready
@@ -139,7 +155,7 @@ def test_no_size_that_anybody_sees_depends_on_the_grace_or_its_day(dated, one, o
 def test_of_a_row_within_its_grace_the_envelope_says_nothing():
     dated = [(1, date(2024, 1, 1)), (2, BEGUN), (3, None)]
     one = listed(graced_spec(1), source(1), dated)
-    found = plaintexts(one, np.arange(3, dtype=np.uint32))
+    found = plaintexts(entries(one), np.arange(3, dtype=np.uint32))
     whole = [found[at : at + PLAIN_BYTES] for at in range(0, len(found), PLAIN_BYTES)]
     assert whole[0][1:23] == b"RIC:" + person(1).encode()
     assert whole[1:] == [bytes(PLAIN_BYTES)] * 2
@@ -153,7 +169,7 @@ def test_within_a_month_there_is_one_answer():
     for day in (1, 2, 15, 31):
         spec = replace(graced_spec(1), created=datetime(2026, 1, day, tzinfo=UTC))
         found, ready = flagged(spec, lists)
-        answers.append((found, ready[source(1)].keys.tolist()))
+        answers.append((found, entries(ready[source(1)]).keys.tolist()))
         assert CROSSCHECK.query(spec, source(1)) == CROSSCHECK.query(graced_spec(1), source(1))
     assert all(answer == answers[0] for answer in answers)
     assert answers[0][0] == set(range(20, 60))
@@ -172,7 +188,7 @@ def test_coverage_counts_whoever_waits_among_those_who_are_not_on_the_register()
 def test_the_commitment_shows_an_auditor_who_waited_and_holds_everyone_released():
     dated = [(1, date(2024, 1, 1)), (2, BEGUN), (3, date(2024, 1, 1))]
     one, salt = listed(graced_spec(1), source(1), dated), bytes(range(32))
-    keys = one.keys.tolist()
+    keys = entries(one).keys.tolist()
     assert one.commitment(salt) == commitment(keys, salt)
     assert [key for key in keys if key.startswith(b"RIC:")] == sorted(
         b"RIC:" + person(number).encode() for number in (1, 3)

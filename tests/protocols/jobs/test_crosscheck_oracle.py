@@ -20,6 +20,8 @@ from protocols.jobs.job_type import SUSPECTED, source
 from protocols.psi import envelopes, tagging
 from protocols.wire import Constraints
 
+pytestmark = pytest.mark.usefixtures("path")
+
 VECTORS = json.loads((Path(__file__).parents[3] / "tests/vectors/crosscheck.json").read_text())
 
 numbers = st.sets(st.integers(0, 30), min_size=1, max_size=30)
@@ -148,14 +150,17 @@ def test_what_the_padding_is_reckoned_from(params, changed, most):
 
 
 @pytest.mark.parametrize("params", [{"k": 2}, {"k": 3}, {"present_in": "all"}])
-def test_streams_cut_into_many_chunks_give_the_same_release(params, monkeypatch):
-    whole = [[*content.table] for content in case(plain_lists(), **params).released()]
+def test_streams_cut_into_many_chunks_give_the_same_release(params, monkeypatch, path):
+    whole = case(plain_lists(), **params).released()
     monkeypatch.setattr(tagging, "CHUNK_POINTS", 3)
     monkeypatch.setattr(crosscheck, "CHUNK_TAGS", 4)
     monkeypatch.setattr(crosscheck, "CHUNK_ROWS", 5)
     monkeypatch.setattr(envelopes, "CHUNK_RECORDS", 2)
     run = case(plain_lists(), **params)
-    assert [[*content.table] for content in run.released()] == whole
+    found = run.released()
+    assert found[0].table.columns["key"].tolist() == whole[0].table.columns["key"].tolist()
+    if path is None:  # else more or fewer draws come before those of the envelopes
+        assert [[*content.table] for content in found] == [[*content.table] for content in whole]
     for stream in {(sent.sender, sent.to, sent.round) for sent in run.sent}:
         lasts = [sent.last for sent in run.sent if (sent.sender, sent.to, sent.round) == stream]
         assert lasts == [False] * (len(lasts) - 1) + [True]

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from crosscheck_case import CROSSCHECK, CTX, LOOSE, Case, case, job_spec, person
+from crosscheck_case import CROSSCHECK, CTX, LOOSE, Case, case, job_spec, person, under_tags
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -32,6 +32,8 @@ from protocols.jobs.job_type import COORDINATOR, REQUESTER, source
 from protocols.party import Incoming, Party, Progress, Sent, Step, Waiting
 from protocols.psi import envelopes, group, locks, tagging
 from protocols.psi.envelopes import RECORD_BYTES
+
+pytestmark = pytest.mark.usefixtures("path")
 
 S1, S2, S3 = (source(i) for i in (1, 2, 3))
 PEOPLE = range(40)  # everybody an attacker would guess
@@ -79,10 +81,7 @@ class View:
         found = {}
         for party in self.parties.values():
             if isinstance(party, crosscheck._ListOwner):
-                tagged = party.tagging.tagged
-                assert tagged is not None
-                for row, value in zip(tagged.order.tolist(), tagged.values, strict=True):
-                    found[number_of(party.listed.keys[row])] = value.tobytes()
+                found |= {number_of(key): value for key, value in under_tags(party)}
         keys = self.scalars()
         if set(keys) == {REGISTER, self.params.key_holder}:
             guessed = list(guesses)
@@ -111,21 +110,21 @@ def view(run: Case, *members: Role) -> View:
 
 
 @pytest.fixture(scope="module")
-def at_least() -> Case:
+def at_least(path: int | None) -> Case:  # anew for each
     run = case(LISTS, k=2, seed=9)
     run.run()
     return run
 
 
 @pytest.fixture(scope="module")
-def without_lock() -> Case:
+def without_lock(path: int | None) -> Case:
     run = case(LISTS, k=1, seed=9)
     run.run()
     return run
 
 
 @pytest.fixture(scope="module")
-def everywhere() -> Case:
+def everywhere(path: int | None) -> Case:
     run = case(LISTS, present_in="all", seed=9)
     run.run()
     return run
@@ -308,8 +307,7 @@ def released_rows(run: Case) -> set[tuple[int, int]]:
         index, position = body[at], int.from_bytes(body[at + 1 : at + 5], "big")
         if not index:
             continue  # padding
-        tagged = run.parties[source(index)].tagging.tagged
-        found.add((index, number_of(run.lists[source(index)].keys[tagged.order[position]])))
+        found.add((index, number_of(under_tags(run.parties[source(index)])[position][0])))
     return found
 
 

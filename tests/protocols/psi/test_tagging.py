@@ -140,8 +140,8 @@ def test_a_holder_keeps_no_more_than_the_window_under_way(small_chunks):
 def test_the_order_sent_is_not_the_order_of_the_list():
     plan = plan_of([[b"r"], [b"s"], [b"x%d" % i for i in range(50)]])
     owner = Owner(plan, OWNERS[2], [b"x%d" % i for i in range(50)])
-    assert owner.tagging._order.tolist() != list(range(50))
-    assert sorted(owner.tagging._order.tolist()) == list(range(50))
+    assert owner.tagging._own._order.tolist() != list(range(50))
+    assert sorted(owner.tagging._own._order.tolist()) == list(range(50))
 
 
 def test_two_attempts_share_no_point():
