@@ -24,7 +24,7 @@ from audit.note import ED25519, VerifierKey
 from protocols.encoding import canonical_json, decode_json
 from protocols.errors import DecodeError, InputError
 
-VERSION: Final = 5
+VERSION: Final = 6
 """The `v` of the entries written now."""
 
 MAX_LIST: Final = 64
@@ -194,6 +194,8 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "constraints_sha256": DIGEST,
     "inputs_sha256": DIGEST,
     "quality_sha256": DIGEST,
+    "description_sha256": DIGEST,  # what is said of a dataset, but for how its values become codes
+    "mapping_sha256": DIGEST,  # the record of how its values become codes; absent where none do
     "commitment": DIGEST,  # SHA-256(salt32 ‖ sorted list)
     "ctx": DIGEST,  # SHA-256 of the sorted admission digests
     "request_sha256": DIGEST,
@@ -207,6 +209,7 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "expected_use_sha256": DIGEST,  # what the requester says the answer is for
     "content_sha256": DIGEST,  # of a release before it is sealed, salted
     "reason_sha256": DIGEST,  # of the case that a look-up is for, salted
+    "first": DIGEST,  # the job that was day 1 of a series
     # who
     "requester": NAME,
     "approver": NAME,  # key id
@@ -267,6 +270,7 @@ FIELDS: Final[Mapping[str, FieldType]] = {
     "min_group_size": COUNT,
     "max_rows": COUNT,
     "attempts": COUNT,  # that a job took
+    "day": COUNT,  # which one of its series a job is, from 1
     "checked": COUNT,  # records that verification looked at
     "confirmed": COUNT,  # of which it found true
     "request": COUNT,  # number of a request in its session
@@ -601,7 +605,25 @@ _V5: Final[Mapping[str, EntryKind]] = {
     "job.expired": _also(_V4, "job.expired", "rounds"),
 }
 
-KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {1: _V1, 2: _V2, 3: _V3, 4: _V4, 5: _V5}
+_V6: Final[Mapping[str, EntryKind]] = {
+    **_V5,
+    "catalogue.imported": _kind(
+        "what other organisations read about datasets was taken over from a sheet", "count sha256", ""
+    ),
+    # how a department's own values become codes
+    "dataset.registered": _also(_V5, "dataset.registered", "description_sha256 mapping_sha256"),
+    "job.accepted": _also(_V5, "job.accepted", "mapping_sha256"),
+    "job.admitted": _also(_V5, "job.admitted", "mapping_sha256 first day"),
+}
+
+KINDS_BY_VERSION: Final[Mapping[int, Mapping[str, EntryKind]]] = {
+    1: _V1,
+    2: _V2,
+    3: _V3,
+    4: _V4,
+    5: _V5,
+    6: _V6,
+}
 """Every published `v`: its kinds, and what the body of each says. What is published never changes."""
 
 ENTRY_KINDS: Final = KINDS_BY_VERSION[VERSION]

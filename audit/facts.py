@@ -23,7 +23,8 @@ GOVERNANCE: Final = frozenset(
     {
         "log.open", "log.successor", "key.rotate", "key.announced", "clock.step",
         "policy.activate", "policy.refused", "signers.pinned", "stop.applied", "stop.lifted",
-        "roster.activate", "roster.published", "node.enrolled", "dataset.registered", "witness.conflict",
+        "roster.activate", "roster.published", "node.enrolled", "dataset.registered", "catalogue.imported",
+        "witness.conflict",
     }
 )  # fmt: skip
 """Kinds that say who may do what, and with which keys; listed on their own."""

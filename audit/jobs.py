@@ -22,6 +22,9 @@ SAYS_ALL: Final = 3
 SAYS_PARTNERS: Final = 4
 """The first `v` of a node that remembers which datasets a job joins with its own."""
 
+SAYS_MAPPING: Final = 6
+"""The first `v` of a node that says how values of a dataset become codes."""
+
 EARLIER: Final = "entries of versions 1 and 2: they do not say for which moment a decision was taken"
 
 NEVER: Final = datetime(1970, 1, 2, tzinfo=UTC)

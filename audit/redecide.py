@@ -28,6 +28,7 @@ from audit.jobs import (
     MAX_APPROVALS,
     NEVER,
     SAYS_ALL,
+    SAYS_MAPPING,
     SAYS_PARTNERS,
     Attempt,
     Given,
@@ -38,8 +39,18 @@ from audit.jobs import (
     after,
 )
 from audit.outputs import PATIENCE, Outputs
+from audit.quality import MET, check_record
+from audit.series import SeriesDays
 from audit.spending import Spending, Spent
-from audit.statements import accepted_facts, agrees, cost_facts, job_facts, policy_ref, published
+from audit.statements import (
+    accepted_facts,
+    agrees,
+    cost_facts,
+    job_facts,
+    policy_ref,
+    published,
+    series_facts,
+)
 from policies.approving import verify_approval
 from policies.attempts import (
     SAID_NO,
@@ -58,6 +69,8 @@ from policies.decide import decide
 from policies.decision import Ask, Permit, VerifiedApproval
 from policies.history import Past
 from policies.index import members_of, source_of
+from policies.quality import thresholds_of
+from protocols.codes.record import decode_record
 from protocols.dp.cost import Cost
 from protocols.encoding import canonical_json, decode_json, digest_bytes, sha256_digest
 from protocols.envelope import JOB, decode_envelope, key_id, verify
@@ -122,6 +135,7 @@ _QUESTION_OF: Final = {
     "snapshot": "inputs",
     "commitment": "inputs",
     "quality_sha256": "inputs",
+    "mapping_sha256": "inputs",
     "rule_version": "inputs",
     "records": "budgets",
     "queries": "budgets",
@@ -167,10 +181,12 @@ class Redecider:
         self._spending = Spending()
         self._booking = Booking(self._jobs, self._spending, self._force, checks)
         self._outputs = Outputs(self._jobs, self._evidence, self._force, checks)
+        self._series = SeriesDays(checks["executed"].found)
         self._scan = IdentifierScan(checks["identifiers"], canaries)
         self._approvals: set[bytes] = set()
         self._refusals: Counter[str] = Counter()
         self._questions: dict[str, Counter[str]] = {}
+        self._mappings: dict[str, str] = {}
         self._hours: list[str] = []
         self._steps = 0
         self._last = ""
@@ -187,6 +203,7 @@ class Redecider:
             "stop.lifted": force.lifted,
             "roster.activate": force.followed,
             "roster.fresh": force.confirmed,
+            "dataset.registered": self._registered,
             "job.received": self._received,
             "job.refused": self._refused,
             "approval.recorded": self._approved,
@@ -199,7 +216,7 @@ class Redecider:
             "budget.released": self._booking.line,
             "budget.returned": self._booking.returned,
             "training.round": self._round,
-            "output.commit": self._outputs.committed,
+            "output.commit": self._committed,
             "output.released": self._outputs.released,
             "lookup.answered": self._outputs.looked_up,
             "lookup.asked": self._outputs.looked_up,
@@ -262,6 +279,47 @@ class Redecider:
     def _stepped(self, _: Entry, where: str) -> None:
         self._steps += 1
         self._checks["time"].saw(where)
+
+    # -- datasets --------------------------------------------------------------------------------------------
+
+    def _registered(self, entry: Entry, where: str) -> None:
+        """`dataset.registered`: where its values become other codes, approvals of jobs that ask it are void.
+
+        What lies beside the log says how they do, column by column.
+        """
+        if entry.v < SAYS_MAPPING:
+            return
+        name, mapping = entry.body["dataset"], entry.body.get("mapping_sha256", "")
+        self._record_of(mapping, where)
+        # In a log that follows another, what was registered in that one is not known.
+        before = self._mappings.get(name, "" if self._force.began is None else None)
+        self._mappings[name] = mapping
+        if before is None or before == mapping:
+            return
+        datasets = {} if self._force.active is None else self._force.active.policy.datasets
+        for job in self._jobs:
+            opened = datasets.get(job.dataset)
+            if job.dataset and (opened is None or source_of(opened) == name):
+                for given in job.approvals:
+                    given.used = True
+
+    def _record_of(self, digest: str, where: str) -> Mapping[str, Digest]:
+        """Return column → digest of how its values become codes; nothing without a record to read."""
+        if not digest:
+            return {}
+        return self._evidence.document(digest, decode_record, "inputs", where) or {}
+
+    def _mapped(self, entry: Entry, where: str, job: Job) -> Mapping[str, Digest]:
+        """Return how values of the job's dataset became codes: as it was registered with last."""
+        active, said = self._force.active, entry.body.get("mapping_sha256", "")
+        opened = None if active is None else active.policy.datasets.get(job.dataset)
+        if entry.v < SAYS_MAPPING or opened is None:
+            return {}
+        if said != self._mappings.get(source_of(opened), said):
+            self._checks["inputs"].found(
+                "other-mapping", where, "values became codes otherwise than the dataset was registered with"
+            )
+        return self._record_of(said, where)
 
     # -- offers ----------------------------------------------------------------------------------------------
 
@@ -491,6 +549,7 @@ class Redecider:
             history=self._spending,
             attempt=entry.attempt,
             used=job.rounds_before(entry.attempt) if in_rounds else {},
+            mapped=self._mapped(entry, where, job),
         )
         others = self._spending.others(JobId(entry.job), entry.attempt)
         earlier = check_earlier(
@@ -707,6 +766,7 @@ class Redecider:
         attempt.inputs = agreed.inputs
         attempt.planned = {p.name: p for p in permit.terms.releases if p.made_by == attempt.role}
         run = agreed.constraints.max_runtime_s
+        self._series.admitted(entry, agreed.constraints.max_series_days)
         attempt.until = moment + (LONGEST_RUN if run is None else timedelta(seconds=run))
         attempt.sealed_to = self._recipient_key(spoken.spec)
         self._charge(entry, where, spoken.spec, attempt, agreed)
@@ -764,6 +824,7 @@ class Redecider:
             "not_after": format_time(own.not_after),
             "class": kind.output_class.value,
             "question": spec.question("" if summary is None else summary.snapshot),
+            **series_facts(spec),
         }
         for name in ("min_group_size", "max_rows"):
             value = getattr(agreed.constraints, name)
@@ -804,9 +865,30 @@ class Redecider:
             "distinct_keys": summary.distinct_keys,
             "rule_version": summary.rule_version,
         }
+        if entry.v >= SAYS_MAPPING:
+            stated["mapping"] = entry.body.get("mapping_sha256")
         if not isinstance(record, dict) or any(record.get(key) != value for key, value in stated.items()):
             check.found("wrong-figure", where, "the quality record says something else of the input")
         else:
+            check.saw(where)
+            self._quality(entry, where, spec, summary, record)
+
+    def _quality(
+        self, entry: Entry, where: str, spec: JobSpec, summary: InputSummary, record: Mapping[str, Any]
+    ) -> None:
+        """The dataset was as good as the policy in force asked of it."""
+        active = self._force.active
+        named = "" if entry.policy is None else entry.policy.rule
+        rule = None if active is None else next((r for r in active.policy.rules if r.id == named), None)
+        if active is None or rule is None:
+            return
+        dataset, check = active.policy.datasets[record["dataset"]], self._checks["inputs"]
+        admitted = parse_time(entry.time)
+        off = list(check_record(record, summary, dataset, rule, created=spec.created, admitted=admitted))
+        for code, what in off:
+            check.found(code, where, what)
+        if not off and thresholds_of(dataset, rule):
+            check.figures[MET] = int(check.figures.get(MET, 0)) + 1
             check.saw(where)
 
     def _count_question(self, entry: Entry) -> None:
@@ -822,6 +904,7 @@ class Redecider:
             return
         self._booking.nothing_due(attempt, where)
         attempt.answering = True
+        self._series.answering(entry)
         if attempt.row is not None:
             attempt.row.answering = True
         for given in () if attempt.in_rounds else self._jobs.of(entry).approvals:
@@ -889,6 +972,7 @@ class Redecider:
             return
         if entry.kind == "job.done":
             self._done(attempt, where)
+            self._series.ended(entry, where)
             if not attempt.in_rounds:
                 job.approvals.clear()  # used, and not needed again
         elif entry.v >= SAYS_ALL:
@@ -905,6 +989,10 @@ class Redecider:
         if attempt is not None:
             attempt.answered = True
             self._booking.answered(attempt, where)
+
+    def _committed(self, entry: Entry, where: str) -> None:
+        self._outputs.committed(entry, where)
+        self._series.ended(entry, where)
 
     def _done(self, attempt: Attempt, where: str) -> None:
         executed = self._checks["executed"]

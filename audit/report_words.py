@@ -169,6 +169,7 @@ KINDS: Final[dict[str, tuple[str, str]]] = {
     "roster.fresh": ("roster confirmed", "名册确认"),
     "node.enrolled": ("node enrolled", "节点登记"),
     "dataset.registered": ("dataset registered", "数据集登记"),
+    "catalogue.imported": ("catalogue imported", "目录导入"),
     "job.submitted": ("submitted", "提交"),
     "job.received": ("received", "收到"),
     "job.explained": ("explained", "试答"),

@@ -14,6 +14,8 @@ from policies.history import partners_of
 from protocols.dp.cost import UNIT, Cost, decimal_up
 from protocols.encoding import sha256_digest
 from protocols.ids import Role
+from protocols.jobs import job_type
+from protocols.jobs.job_type import Serial
 from protocols.wire import CostLine, JobSpec, ReleaseNote, organisation_of
 
 if TYPE_CHECKING:
@@ -64,6 +66,12 @@ def job_facts(spec: JobSpec, role: Role | None) -> dict[str, Any]:
             facts["datasets"] = [named(brings.dataset)]
             facts["columns"] = names(sorted(brings.columns.values()))
     return facts
+
+
+def series_facts(spec: JobSpec) -> dict[str, Any]:
+    """Return what `job.admitted` says of a day of a series; of other jobs, nothing."""
+    asked = job_type(spec.job_type)
+    return {"first": asked.first(spec), "day": asked.day(spec)} if isinstance(asked, Serial) else {}
 
 
 def cost_facts(cost: Cost) -> dict[str, Any]:

@@ -14,21 +14,32 @@ from node.answers import question_here
 from node.catalogue import rounded
 from node.datasets import open_dataset
 from node.gate import About, Allowed
+from node.mapping import unmapped_of
+from node.quality import Look, Preflight, cited
 from node.rpc import Attempt
 from node.sources import Access, Source
+from node.sources.drift import check_registered
+from node.sources.grouped import can_count, count_there
+from node.sources.persistence import persist
+from node.sources.words import ReadRows
 from node.state import Dataset
 from policies.attempts import Agreed, agree, mismatch
+from policies.quality import Threshold
 from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import ADMISSION, Signer, sign
 from protocols.errors import InputError
 from protocols.ids import DatasetName, Digest, NodeName, Role
 from protocols.jobs import job_type
-from protocols.jobs.job_type import UNIT, InputBuilder, PreparedInput
+from protocols.jobs.job_type import UNIT, InputBuilder, PreparedInput, Spills, TakesGroups
 from protocols.party import Rand
+from protocols.resources import Resources
 from protocols.wire import Admission, InputSummary, JobSpec, parse_utc
 
 SALT_BYTES: Final = 32
-QUALITY_SCHEMA: Final = "minshu-quality/1"
+QUALITY_SCHEMA: Final = "minshu-quality/2"
+
+_UNABLE: Final = ("source-failed", "source-refused", "bad-value")
+"""Codes of a source that may come of a statement rather than of its rows: a function it does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +50,14 @@ class Prepared:
         input: None once the party has it.
         question: the digest of what is asked of the data that was read, see `question_here`.
         about: whom its rows are about, as the policy said when they were read.
+        mapping: the digest of how its values became codes, see `protocols.codes.record`; None where none do.
         counts: how many rows were read, and how many of them do not count, by reason. Of a dataset whose size
             nobody is told, the quality record does not say it: this stays in the node's database, and is in
             no log.
+        looked: how good the dataset was when it was read; None where nobody looked.
+        thresholds: how good it had to be, by the policy of then.
+        read_because: why a database that can count by itself was read row by row; empty where it counted, or
+            cannot. For this node's own log: peers cannot tell which.
     """
 
     input: PreparedInput | None
@@ -52,6 +68,23 @@ class Prepared:
     question: Digest
     about: About | None
     counts: Mapping[str, int]
+    mapping: Digest | None = None
+    looked: Preflight | None = None
+    thresholds: tuple[Threshold, ...] = ()
+    read_because: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A builder that has all it needs, and how it came by it."""
+
+    builder: InputBuilder
+    unmapped: Mapping[str, int]
+    read_because: str = ""
+
+
+class _NotCounted(Exception):
+    """The source failed to count by itself; it may well hand out its rows."""
 
 
 def prepare(
@@ -63,6 +96,8 @@ def prepare(
     about: About | None,
     rand: Rand,
     go_on: Callable[[], None],
+    resources: Resources | None = None,
+    look: Look | None = None,
 ) -> Prepared:
     """Read what `role` brings and prepare it.
 
@@ -74,29 +109,50 @@ def prepare(
         about: whom a row is about, see `node.gate.about_of`.
         rand: for salts.
         go_on: called between batches; raises when the attempt is over.
+        resources: where a list goes that does not fit into memory; None: it is held there, however long.
+        look: how good the dataset has to be, None for nothing; it is read once more where that is not known
+            of it as it is.
 
     Raises:
-        InputError: an unknown column, bytes that are no text, a file that changed meanwhile, identifiers of
-            which none is usable, or what the job type's builder refuses.
+        InputError: an unknown column or one that is not what was registered, bytes that are no text, a table
+            that changed meanwhile or whose database went away more than once, identifiers of which none is
+            usable, or what the job type's builder refuses.
+        TooLow: the dataset is not as good as the policy asks; no column was read for the job.
     """
     brings = spec.input_of(role)
     assert brings is not None
     asked = job_type(spec.job_type)
-    with open_dataset(dataset, access) as source:
-        snapshot = source.snapshot()
-        # Identifiers are judged as of the data's own day: the job does not choose whose are valid.
-        unit = None if about is None else replace(about.unit, as_of=parse_utc(snapshot).date())
-        builder = asked.builder(spec, role, unit)
-        question = question_here(spec, snapshot, source)
-        columns = dict(brings.columns) if about is None else {**brings.columns, UNIT: about.column}
-        read_into(builder, source, columns, go_on)
-        if question_here(spec, snapshot, source) != question:
-            raise InputError(
-                "the dataset's file changed while it was read",
-                code="changed-while-reading",
-                hint="replace the file in one step (write aside, then rename) and run the job again",
-            )
-    found = builder.finish()
+
+    def read(*, counted: bool) -> tuple[_Taken, str, Digest, Preflight | None]:
+        with open_dataset(dataset, access) as source:
+            snapshot = source.snapshot()
+            looked = None if look is None else look.at(source, dataset, access, rand=rand, go_on=go_on)
+            # Identifiers are judged as of the data's own day: the job does not choose whose are valid.
+            unit = None if about is None else replace(about.unit, as_of=parse_utc(snapshot).date())
+
+            def make() -> InputBuilder:
+                if resources is None or not isinstance(asked, Spills):
+                    return asked.builder(spec, role, unit)
+                return asked.builder_with(spec, role, unit, resources)
+
+            question = question_here(spec, snapshot, source)
+            columns = dict(brings.columns) if about is None else {**brings.columns, UNIT: about.column}
+            check_registered(dataset.columns, source.columns(), list(columns.values()))
+            taken = _take(make, source, columns, go_on, counted=counted)
+            if question_here(spec, snapshot, source) != question:
+                raise InputError(
+                    "the dataset's file changed while it was read",
+                    code="changed-while-reading",
+                    hint="replace the file in one step (write aside, then rename) and run the job again",
+                )
+        return taken, snapshot, question, looked
+
+    try:
+        taken, snapshot, question, looked = persist(lambda: read(counted=True), go_on)
+    except _NotCounted:
+        # A transaction in which a statement failed is over.
+        taken, snapshot, question, looked = persist(lambda: read(counted=False), go_on)
+    found = taken.builder.finish()
     reasons = dict(found.quality())
     if asked.states_sizes and found.rows and not found.distinct_keys:
         most = max(reasons, key=lambda code: reasons[code], default="unknown")
@@ -109,6 +165,8 @@ def prepare(
     # What others are told of a dataset's size: what it is, or what the catalogue says of it anyway.
     rows = found.rows if asked.states_sizes else rounded(dataset.rows)
     distinct = found.distinct_keys if asked.states_sizes else dataset.published_keys
+    record = dataset.description.mapping_record
+    mapping = sha256_digest(record) if record else None
     # The record has its own salt: counts are easily guessed, and its digest is seen by every participant.
     quality = canonical_json(
         {
@@ -119,6 +177,8 @@ def prepare(
             "distinct_keys": distinct,
             **({"rejected": reasons} if asked.states_sizes else {}),
             "rule_version": found.rule_version,
+            **({"mapping": mapping} if mapping else {}),
+            **({} if look is None else cited(looked, dataset, look.now, counts=asked.states_sizes)),
             "salt": rand(SALT_BYTES).hex(),
         }
     )
@@ -132,7 +192,50 @@ def prepare(
         rule_version=found.rule_version,
     )
     counts = {"rows": found.rows, "distinct-keys": found.distinct_keys, **reasons}
-    return Prepared(found, brings.dataset, summary, salt, quality, question, about, counts)
+    if unmapped := sum(taken.unmapped.values()):
+        counts["unmapped"] = unmapped
+    return Prepared(
+        input=found,
+        dataset=brings.dataset,
+        summary=summary,
+        salt=salt,
+        quality=quality,
+        question=question,
+        about=about,
+        counts=counts,
+        mapping=mapping,
+        looked=looked,
+        thresholds=() if look is None else look.thresholds,
+        read_because=taken.read_because,
+    )
+
+
+def _take(
+    make: Callable[[], InputBuilder],
+    source: Source,
+    columns: Mapping[str, str],
+    go_on: Callable[[], None],
+    *,
+    counted: bool,
+) -> _Taken:
+    """Return a builder with all rows: counted by the source where that comes to the same, else read.
+
+    Raises:
+        _NotCounted: with `counted`, the source does not know how to count.
+        InputError: as `read_into`.
+    """
+    builder, because = make(), "" if counted else "the database failed to answer in groups"
+    if counted and columns and isinstance(builder, TakesGroups) and can_count(source):
+        try:
+            return _Taken(builder, count_there(builder, source, columns, go_on))
+        except ReadRows as error:
+            builder, because = make(), str(error)
+        except InputError as error:
+            if error.code in _UNABLE:
+                raise _NotCounted from None
+            raise
+    read_into(builder, source, columns, go_on)
+    return _Taken(builder, unmapped_of(source), because)
 
 
 def read_into(

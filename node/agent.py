@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from node import catalogue, lookups, rotation, rpc
+from node import catalogue, lookups, quality, rotation, rpc, series
 from node.activation import InForce, activate_roster, own_keys, take_freshness
 from node.clock import Clock
 from node.config import Config
@@ -79,7 +79,7 @@ class Agent:
         self._waiting: rpc.Welcome | None = None
         self._monotonic = monotonic
         # Not at once: a clock that is wrong shows at the first welcome, and what is deleted is gone.
-        self._deleted_at = monotonic()
+        self._deleted_at = self._series_at = monotonic()
         self._hindered = False
         self.force = InForce.load(state, config.name, signer.public_key)
         self.force.own = own_keys(home)
@@ -186,7 +186,14 @@ class Agent:
     def hello(self) -> ControlRequest:
         """Return what opens a control stream now."""
         roster = self._state.roster()
-        signed = catalogue.publish(self._state.datasets(), self._config.name, self._signer, self._now())
+        signed = catalogue.publish(
+            self._state.datasets(),
+            self._config.name,
+            self._signer,
+            self._now(),
+            announced=self._state.announced(),
+            quality=quality.published(self._state),
+        )
         version = roster.version if roster is not None else 0
         return rpc.hello(self._config.name, version, signed, self.runner.live())
 
@@ -403,6 +410,7 @@ class Agent:
                 self._expire()
                 self._decide_again()
                 self._delete_due()
+                self._end_series()
                 if self._monotonic() >= self._resent_at + RESEND_EVERY_S:
                     self._resend_statements()
                 self._write_witnessed()
@@ -439,6 +447,13 @@ class Agent:
         for attempt in delete_due(self._state, self._home, self.force.policy, now, self._log):
             self.runner.expire_releases(attempt)
         lookups.delete_unused(self._state, self._home, self.force.policy, now, self._log)
+
+    def _end_series(self) -> None:
+        """Delete keys of series whose days are over, also while the clock is in doubt."""
+        if self._monotonic() < self._series_at + DELETE_EVERY_S:
+            return
+        self._series_at = self._monotonic()
+        series.delete_over(self._state, self._home, self.force.policy, self._now(), self._log)
 
     def _expire(self) -> None:
         for run in self._state.runs_in(*WAITING):

@@ -5,27 +5,32 @@ and leaves a note in the database for the running node when it is on. Either way
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from node import lookups
 from node.activation import InForce, activate_policy, pin_signers
 from node.approvals import record_approval
+from node.catalogue import check_key, check_room, log_registered
+from node.catalogue_import import entries_from_json, import_entries
 from node.cosigning import cosigned_size, requires_cosigned
+from node.description import Description
 from node.gate import Gate
 from node.generation import require_begun
 from node.home import Home
-from node.journal import names, open_journal
+from node.journal import open_journal
 from node.logs import Log
 from node.outcomes import Outcomes
+from node.quality import Quality, stored_preflight
 from node.retention import check_kept
 from node.rotation import Announced, announce
 from node.rpc import Attempt
 from node.sources import SourceColumn, place_from_json
 from node.state import Dataset, RunState, State, StoredOutput, ask_desk, open_state, read_state
 from node.stops import apply_stop, covering
+from policies.index import source_of
 from protocols.encoding import b64decode, b64encode
 from protocols.envelope import Signer, decode_envelope, key_id
 from protocols.errors import InputError, MinshuError, Refused, StateConflict, Unreachable
@@ -79,9 +84,17 @@ class Desk:
                 self.answered(attempt, verdict)
                 return {"job": attempt.job}
             case "dataset":
-                register(self.state, dataset_from_json(body))
+                self._register(body)
+                if "preflight" in body:
+                    self._keep_look(body["preflight"])
                 self.registered()
                 return {}
+            case "quality":
+                if self._keep_look(body):
+                    self.registered()
+                return {}
+            case "catalogue":
+                return self._catalogue(body)
             case "open":
                 return self._open(body["release"])
             case "outcome":
@@ -93,6 +106,57 @@ class Desk:
             case "lookup-rotate":
                 return lookups.rotate(self.home, self.state, body["dataset"])
         raise InputError("the desk does not know this command", code="unknown-command")
+
+    def _register(self, body: Mapping[str, Any]) -> None:
+        dataset = dataset_from_json(body)
+        asked = self._asking(dataset.name)
+        keep = body["description"] is None
+        if register(self.state, dataset, keep=keep, asked=asked):
+            # Codes stand for other rows than those that people approved.
+            self._reconsider_all()
+
+    def _asking(self, name: str) -> list[JobId]:
+        """Return the jobs with approvals to come into their own that ask of a dataset, or may."""
+        asking = []
+        for job in self.state.approved_jobs():
+            data = self.state.job(job)
+            spec = None if data is None else JobSpec.decode(decode_envelope(data).payload)
+            role = None if spec is None else spec.role_of(self.force.name)
+            brings = None if spec is None or role is None else spec.input_of(role)
+            if brings is None:
+                continue
+            active = self.force.policy
+            opened = None if active is None else active.policy.datasets.get(brings.dataset)
+            if opened is None or source_of(opened) == name:
+                asking.append(job)
+        return asking
+
+    def _keep_look(self, body: Mapping[str, Any]) -> bool:
+        """Keep what a look at a dataset found; tell whether its figures are others than before.
+
+        Raises:
+            InputError: `unknown-dataset`.
+            DecodeError: it is no record of a look.
+        """
+        record = b64decode(body["record"])
+        looked = Quality.decode(record)
+        dataset = self.state.dataset(looked.dataset)
+        if dataset is None:
+            raise InputError(
+                "no dataset of that name is registered here",
+                code="unknown-dataset",
+                hint="minshu-node dataset list names them",
+            )
+        before = stored_preflight(self.state, dataset)
+        with self.state.change() as change:
+            change.put_preflight(dataset.name, body["fingerprint"], record)
+        keys, shown = dataset.published_keys, None if before is None else before.quality
+        return shown is None or (shown.snapshot, shown.shares(keys)) != (looked.snapshot, looked.shares(keys))
+
+    def _catalogue(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        found = import_entries(self.state, entries_from_json(body["entries"]), body["sha256"])
+        self.registered()
+        return {"described": len(found.described), "announced": len(found.announced)}
 
     def _policy(self, envelope: bytes) -> dict[str, Any]:
         active = activate_policy(self.state, self.force, envelope, self.now)
@@ -202,32 +266,66 @@ class Desk:
                 )
 
 
-def register(state: State, dataset: Dataset) -> None:
+def register(state: State, dataset: Dataset, *, keep: bool = False, asked: Iterable[JobId] = ()) -> bool:
     """Put a dataset into the catalogue; policies and jobs may name it from here on.
+
+    Args:
+        state: the node's.
+        dataset: as it was scanned.
+        keep: whether it keeps the description that it has, or was announced with: the one it was scanned by.
+        asked: jobs that ask of it and have approvals; these are void if its values become other codes.
+
+    Returns:
+        Whether values become other codes than before.
 
     Raises:
         InputError: `source-twice`: its table has another name already, and what was spent under that one
-            would not count under this one.
+            would not count under this one; `unknown-column`: the description that it keeps names a column
+            that it has no longer; `key-mapped`; `mapping-not-whole`: its mapping does not say of which tables
+            it is; `catalogue-too-long`, or what no reader of catalogues would take.
+        StateConflict: `description-changed`: while the table was scanned.
     """
-    for other in state.datasets():
+    datasets, announced = state.datasets(), state.announced()
+    for other in datasets:
         if other.name != dataset.name and dataset.place.same(other.place):
             raise InputError(
                 f"this table is registered as {other.name} already, and a table has one name",
                 code="source-twice",
                 hint=f"name local:{other.name} in the policy; two aliases of it would share what is spent",
             )
-    columns = [column.name for column in dataset.columns]
-    body = {
-        "dataset": dataset.name,
-        "rows": dataset.rows,
-        "distinct_keys": dataset.distinct_keys,
-        "columns": names(columns),
-        "count": len(columns),
-        "snapshot": dataset.snapshot,
-    }
+    before = state.dataset(dataset.name)
+    if keep:
+        kept = state.described(dataset.name)
+        kept.check(dataset.columns)
+        types = {column.name: column.type for column in dataset.columns}
+        if any(types[name] != "text" for name in kept.mapping):
+            raise StateConflict(
+                "the dataset's description was changed while its table was scanned",
+                code="description-changed",
+                hint="register it again",
+            )
+        unnamed = dataset.title == dataset.name
+        title = (kept.title or dataset.title) if unnamed else dataset.title
+        dataset = replace(dataset, title=title, description=kept)
+    check_key(dataset.key, dataset.description)
+    if any(each.sha256 is None for each in dataset.description.mapping.values()):
+        raise InputError(
+            "the dataset's mapping does not say of which code tables it is",
+            code="mapping-not-whole",
+            hint="register it with minshu-node dataset add --description FILE",
+        )
+    announced = [each for each in announced if each.name != dataset.name]
+    check_room([dataset, *(each for each in datasets if each.name != dataset.name)], announced)
+    mapped = {} if before is None else before.description.mapped
+    changed = mapped != dataset.description.mapped
     with state.change() as change:
         change.put_dataset(dataset)
-        change.log("dataset.registered", body)
+        change.drop_preflight(dataset.name)
+        change.announce(announced)
+        log_registered(state, change, dataset)
+        if changed:
+            change.void_approvals(asked)
+    return changed
 
 
 def dataset_to_json(dataset: Dataset) -> dict[str, Any]:
@@ -242,11 +340,12 @@ def dataset_to_json(dataset: Dataset) -> dict[str, Any]:
         "distinct_keys": dataset.distinct_keys,
         "published_keys": dataset.published_keys,
         "snapshot": dataset.snapshot,
+        "description": dataset.description.to_json(),
     }
 
 
 def dataset_from_json(plain: Mapping[str, Any]) -> Dataset:
-    """Return the catalogue entry of `dataset_to_json`'s output."""
+    """Return the catalogue entry of `dataset_to_json`'s output; one without a description keeps its own."""
     return Dataset(
         name=DatasetName(plain["name"]),
         title=plain["title"],
@@ -257,6 +356,7 @@ def dataset_from_json(plain: Mapping[str, Any]) -> Dataset:
         distinct_keys=plain["distinct_keys"],
         published_keys=plain["published_keys"],
         snapshot=plain["snapshot"],
+        description=Description.from_json(plain["description"] or {}),
     )
 
 

@@ -5,7 +5,8 @@
 all before. (5) The roster is fresh, witnesses have seen this node's log, and the policy decides, over what
 the ledger says was answered before. (6) The dataset and its columns are registered here, and what computes is
 installed. (7) Nobody said no to the job, it made no release before, no attempt of it began to answer but of a
-run in rounds, which goes on, and not too many were given up.
+run in rounds, which goes on, and not too many were given up. (8) The dataset is not known to be worse than
+the policy asks.
 
 An answer is kept: the same offer gets the same answer again. Nothing here touches data: of a dataset's file
 only the time of its last change is looked at, to tell whether an earlier job answered the same question.
@@ -24,8 +25,9 @@ from node.datasets import open_dataset
 from node.journal import job_facts, policy_ref
 from node.ledger import Ledger, Row, RowState
 from node.logs import Log
+from node.quality import demand_of, stored_preflight
 from node.rpc import Attempt
-from node.sources import DEFAULT_ACCESS, Access, check_columns
+from node.sources import DEFAULT_ACCESS, Access, TablePlace, check_columns
 from node.state import Dataset, Reader, RunState, State, StoredRun
 from node.workers import UNAVAILABLE, available
 from policies.approving import verify_approval
@@ -41,7 +43,7 @@ from protocols.ids import Digest, JobId, Role
 from protocols.jobs import job_type
 from protocols.jobs.job_type import Standing, Unit
 from protocols.succession import CLOCK_TOLERANCE
-from protocols.wire import JobSpec, Roster
+from protocols.wire import JobInput, JobSpec, Roster
 
 MAX_OFFER_BYTES: Final = 512 << 10
 MAX_REMEMBERED: Final = 1024
@@ -142,7 +144,7 @@ class Gate:
         if attempt.number < newest:
             facts = job_facts(spec, spec.role_of(self._force.name))
             return self._refuse_passing(attempt, data, OLD_ATTEMPT, facts)
-        # (5) (6) (7)
+        # (5) (6) (7) (8)
         return self._answer(attempt, spec, data, self.judge(spec, attempt))
 
     def reconsider(self, job: JobId) -> tuple[Attempt, bytes] | None:
@@ -153,6 +155,17 @@ class Gate:
             return None
         attempt = waiting[0].attempt
         return attempt, self.offer(attempt, data)
+
+    def refuse(self, attempt: Attempt, no: Refuse) -> bytes:
+        """Refuse a permitted attempt for what its preparation found; return the answer as it is now.
+
+        Raises:
+            Refused: it was never offered.
+        """
+        data = self._state.job(attempt.job)
+        if data is None:
+            raise Refused("this attempt was never offered here", code="unknown-attempt")
+        return self._answer(attempt, JobSpec.decode(decode_envelope(data).payload), data, no)
 
     def answer_again(self, attempt: Attempt) -> bytes:
         """Decide a permitted attempt once more, and return the answer as it is now.
@@ -168,10 +181,39 @@ class Gate:
         return self._answer(attempt, spec, data, self.judge(spec, attempt))
 
     def judge(self, spec: JobSpec, attempt: Attempt) -> Decision:
-        """Return what this node answers to an authentic job now; attempt 0 asks for a dry answer."""
+        """Return what this node answers to an authentic job now; attempt 0 asks for a dry answer.
+
+        A dataset that is known not to be good enough is refused at once; one that has changed since anybody
+        looked is looked at when the attempt is prepared.
+        """
         # What a job would be told is what it will be told in a moment.
-        no = None if not attempt.number and self.settling() else self._witnessing()
-        return judge(self._state, self._force, spec, attempt, self.moment(), unwitnessed=no)
+        no, now = None if not attempt.number and self.settling() else self._witnessing(), self.moment()
+        decision = judge(self._state, self._force, spec, attempt, now, unwitnessed=no)
+        if isinstance(decision, Refuse) or now is None:
+            return decision
+        # (8)
+        return self._too_low(spec, decision, now) or decision
+
+    def _too_low(self, spec: JobSpec, decision: Permit | Ask, now: datetime) -> Refuse | None:
+        """Return why the dataset of a job that a rule allows is known not to be good enough for it."""
+        role = spec.role_of(self._force.name)
+        if self._force.policy is None or role is None:
+            return None
+        demand = demand_of(self._force.policy.policy, spec, role, decision.rule)
+        dataset = dataset_of(self._state, self._force, spec)
+        # Of a database no answer waits for: a connection may take long, and the attempt looks when it reads.
+        if demand is None or dataset is None or isinstance(dataset.place, TablePlace):
+            return None
+        known = stored_preflight(self._state, dataset)
+        if known is None:
+            return None
+        try:
+            with open_dataset(dataset, self._access) as source:
+                if source.fingerprint() != known.fingerprint:
+                    return None
+        except InputError:
+            return None  # the attempt says what is wrong, when it reads
+        return demand.refusal(known.quality, dataset.published_keys, now)
 
     def moment(self) -> datetime | None:
         """Return the time to decide for, None where the clock cannot be trusted.
@@ -351,7 +393,8 @@ class Gate:
         """Return the earlier job of this requester and purpose that answered the very same question here.
 
         What may not be asked now is not answered from store either: no stop, policy or roster is got round.
-        Nor is a session, of which nothing is stored that another could be answered with.
+        Nor is a session, of which nothing is stored that another could be answered with; nor what a database
+        holds: whether it changed only a connection tells, and no answer waits for one.
         """
         if isinstance(decision, Refuse) and decision.code not in BY_HISTORY:
             return ""
@@ -359,6 +402,8 @@ class Gate:
             return ""
         try:
             dataset = dataset_of(self._state, self._force, spec)
+            if dataset is not None and isinstance(dataset.place, TablePlace):
+                return ""
             question = self._question(spec, dataset)
         except InputError:
             return ""
@@ -474,6 +519,7 @@ def judge(
             history=ledger or reader.ledger(),
             attempt=attempt.number,
             used=reader.ledger().rounds_of(spec.job_id, attempt.number) if in_rounds else {},
+            mapped=mapped_columns(reader, force, spec),
         )
         others = [r for r in reader.ledger().of_job(spec.job_id) if r.past.attempt != attempt.number]
     except (Refused, StateConflict) as error:
@@ -503,13 +549,14 @@ def dataset_of(reader: Reader, force: InForce, spec: JobSpec) -> Dataset | None:
     """Return the registered dataset that this node brings to a job, None for a role without one.
 
     Raises:
-        InputError: it is not registered here, or lacks a column, be it the one that says whom a row is about.
+        InputError: it is not registered here, or lacks a column, be it the one that says whom a row is about;
+            `unit-mapped`: codes stand there for whom.
     """
-    role = spec.role_of(force.name)
-    brings = spec.input_of(role) if role is not None else None
+    brings = _brought(force, spec)
     if brings is None or force.policy is None:
         return None
-    dataset = reader.dataset(source_of(force.policy.policy.datasets[brings.dataset]))
+    opened = force.policy.policy.datasets[brings.dataset]
+    dataset = reader.dataset(source_of(opened))
     if dataset is None:
         raise InputError(
             "the policy opens a dataset that is not registered at this node",
@@ -519,7 +566,27 @@ def dataset_of(reader: Reader, force: InForce, spec: JobSpec) -> Dataset | None:
     about = about_of(force.policy.policy, spec, brings.role)
     read = [*brings.columns.values(), *([] if about is None else [about.column])]
     check_columns(dataset.columns, read)
+    if opened.unit is not None and opened.unit.column in dataset.description.mapping:
+        raise InputError(
+            "the column that says whom a row is about has a mapping, which could make one person of several",
+            code="unit-mapped",
+            hint="take it out of the dataset's mapping, or name another unit in the policy",
+        )
     return dataset
+
+
+def mapped_columns(reader: Reader, force: InForce, spec: JobSpec) -> Mapping[str, Digest]:
+    """Return the columns of the dataset this node brings whose values become codes → digest of how."""
+    brings = _brought(force, spec)
+    if brings is None or force.policy is None or brings.dataset not in force.policy.policy.datasets:
+        return {}
+    dataset = reader.dataset(source_of(force.policy.policy.datasets[brings.dataset]))
+    return {} if dataset is None else dataset.description.mapped
+
+
+def _brought(force: InForce, spec: JobSpec) -> JobInput | None:
+    role = spec.role_of(force.name)
+    return None if role is None else spec.input_of(role)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ under what is in force then; at the attempt's end, what no round was spent on is
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from audit.entries import PolicyRef, format_time
-from audit.statements import accepted_facts, cost_facts, published, release_facts
-from node import rpc
+from audit.statements import accepted_facts, cost_facts, published, release_facts, series_facts
+from node import rpc, scratch, series
 from node.admission import (
     Prepared,
     check_admissions,
@@ -37,6 +37,7 @@ from node.admission import (
     prepare,
     seal_admission,
 )
+from node.compute import open_executor
 from node.config import Config
 from node.cosigning import requires_cosigned
 from node.counter import Counter, Session, session_over
@@ -48,9 +49,11 @@ from node.lasting import Lasting
 from node.ledger import Rounds, RowState
 from node.link import Uplink
 from node.logs import Log
+from node.quality import Look, Preflight, TooLow, demand_of, stored_preflight
 from node.receipts import owe
 from node.releases import SealedRelease, Sealing, discard, keep, kept, seal_all
 from node.rpc import Attempt, ControlRequest
+from node.scratch import DiskScratch
 from node.shelf import clear_leftovers, shelf_of
 from node.state import (
     NOT_OVER,
@@ -95,10 +98,13 @@ from protocols.jobs.job_type import (
     OutputClass,
     PlannedRelease,
     PreparedInput,
+    Serial,
     Setup,
+    Spills,
     Standing,
 )
 from protocols.party import UNDER_WAY, Finished, Party, Progress, Rand, Serving, Step, Waiting
+from protocols.resources import Resources
 from protocols.training.lasting import forget
 from protocols.wire import Admission, JobSpec
 
@@ -177,6 +183,7 @@ class _Live:
     lasting: Lasting | None = None
     closing: asyncio.TimerHandle | None = None
     workers: Workers | None = None
+    scratch: DiskScratch | None = None
     prepared: Prepared | None = None
     private: bytes = b""
     admission: Admission | None = None
@@ -194,6 +201,11 @@ class _Live:
             self.exchange.stop(why)
         if self.workers is not None:
             self.workers.stop()
+
+    def let_go(self) -> None:
+        """Give back the room on disk that the attempt took."""
+        if self.scratch is not None:
+            self.scratch.close()
 
     def go_on(self) -> None:
         """Raise why the attempt is over, if it is."""
@@ -260,7 +272,7 @@ class Runner:
             return
         role = allowed.spec.role_of(self._office.config.name)
         assert role is not None
-        live = _Live(attempt, allowed, role)
+        live = _Live(attempt, allowed, role, scratch=DiskScratch(self._office.home.scratch))
         self._live[attempt] = live
         self._spawn(live, self._admit(live))
 
@@ -378,7 +390,7 @@ class Runner:
                 hint="the attempt is not resumed; a new one may be tried",
             )
             self._finish(run.attempt, None, error)
-        for part in (self._settle, self.halt, self._clear, lambda: clear_leftovers(self._office.home)):
+        for part in (self._settle, self.halt, self._clear, self._clear_leftovers):
             try:
                 part()
             except MinshuError as problem:
@@ -400,6 +412,11 @@ class Runner:
                 spec = self._spec(Attempt(job, 0))
                 if spec is None or spec.expires <= now:
                     forget(shelf, digest_bytes(job))
+
+    def _clear_leftovers(self) -> None:
+        """Drop what a crash left half-made."""
+        clear_leftovers(self._office.home)
+        scratch.clear_leftovers(self._office.home.scratch)
 
     def _settle(self) -> None:
         """Free what attempts that no process runs any more cost, where they told nothing."""
@@ -559,14 +576,37 @@ class Runner:
         office = self._office
         spec = live.allowed.spec
         self._check_open(live)
+        self._check_alone(live)
         dataset = dataset_of(office.state, office.force, spec)
         if dataset is not None:
-            live.prepared = await self._prepare(live, dataset)
+            try:
+                live.prepared = await self._prepare(live, dataset)
+            except TooLow as low:
+                self._keep_look(dataset, low.found)
+                self._live.pop(live.attempt, None)
+                live.let_go()
+                office.post(rpc.answer(live.attempt, office.gate.refuse(live.attempt, low.answer)))
+                return
+            self._keep_look(dataset, live.prepared.looked)
+            if live.prepared.read_because:
+                office.log.info(
+                    "rows-read",
+                    job=live.attempt.job,
+                    attempt=live.attempt.number,
+                    sentence=live.prepared.read_because,
+                )
+        live.go_on()
+        most_days = live.allowed.permit.terms.constraints.max_series_days
+        decided = live.allowed.decided
+        await self._in_thread(
+            lambda: series.check_kept(office.home, spec, live.role, now=decided, most_days=most_days)
+        )
         live.go_on()
         try:
             self._accept(live)
         except _Changed:
             self._live.pop(live.attempt, None)
+            live.let_go()
             self._answer_anew(live.attempt)
             return
         office.log.info("admitted", job=live.attempt.job, attempt=live.attempt.number)
@@ -580,14 +620,25 @@ class Runner:
 
         Raises:
             InputError: see `prepare`.
+            TooLow: see `prepare`. Its figures are of the whole dataset, as the catalogue says them.
         """
-        office, spec = self._office, live.allowed.spec
+        office, spec, policy = self._office, live.allowed.spec, live.allowed.active.policy
         access = office.config.access
-        about = about_of(live.allowed.active.policy, spec, live.role)
+        about = about_of(policy, spec, live.role)
+        demand = demand_of(policy, spec, live.role, live.allowed.permit.rule)
+        look = Look(demand, stored_preflight(office.state, dataset), office.now().replace(microsecond=0))
         try:
             return await self._in_thread(
                 lambda: prepare(
-                    spec, live.role, dataset, access, about=about, rand=office.rand, go_on=live.go_on
+                    spec,
+                    live.role,
+                    dataset,
+                    access,
+                    about=about,
+                    rand=office.rand,
+                    go_on=live.go_on,
+                    resources=self._resources(live, None),
+                    look=look,
                 )
             )
         except InputError as error:
@@ -607,6 +658,15 @@ class Runner:
                 hint="ask the department to look into its node's log, then submit a new job",
             ) from None
 
+    def _keep_look(self, dataset: Dataset, found: Preflight | None) -> None:
+        """Keep what a look at a dataset found: it is not looked at again before it changes."""
+        if found is None:
+            return
+        record = found.quality.record()
+        if self._office.state.preflight(dataset.name) != (found.fingerprint, record):
+            with self._office.state.change() as change:
+                change.put_preflight(dataset.name, found.fingerprint, record)
+
     def _check_unchanged(self, live: _Live) -> None:
         """Refuse an exact joint answer over other data than an earlier attempt of the job was about.
 
@@ -614,7 +674,8 @@ class Runner:
         tell the difference of the two.
 
         Raises:
-            Refused: `data-changed`, or `admission-outdated`: other rows of a person count by now.
+            Refused: `data-changed`, or `admission-outdated`: other rows of a person count by now, or the
+                dataset would have to be otherwise.
         """
         allowed, prepared = live.allowed, live.prepared
         if prepared is None:
@@ -622,6 +683,10 @@ class Runner:
         spec = allowed.spec
         if about_of(allowed.active.policy, spec, live.role) != prepared.about:
             raise _outdated()
+        demand = demand_of(allowed.active.policy, spec, live.role, allowed.permit.rule)
+        if (() if demand is None else demand.thresholds) != prepared.thresholds:
+            raise _outdated()
+        self._check_mapping(live)
         asked = job_type(spec.job_type)
         query = asked.query(spec, live.role)
         # Lists of persons are charged again, and what they answer is about each person alone.
@@ -635,6 +700,19 @@ class Runner:
                 code="data-changed",
                 hint="submit a new job: one job is answered over one state of the data",
             )
+
+    def _check_mapping(self, live: _Live) -> None:
+        """Refuse to answer with codes that stand for other values by now than when they were read.
+
+        Raises:
+            Refused: `admission-outdated`.
+        """
+        if live.prepared is None:
+            return
+        dataset = self._office.state.dataset(live.allowed.permit.terms.source)
+        record = b"" if dataset is None else dataset.description.mapping_record
+        if live.prepared.mapping != (sha256_digest(record) if record else None):
+            raise _outdated()
 
     def _accept(self, live: _Live) -> None:
         """Decide once more, and set the cost aside in the transaction that accepts the attempt.
@@ -696,7 +774,9 @@ class Runner:
     def _acceptance(self, live: _Live, admission: Admission) -> dict[str, Any]:
         """Return what `job.accepted` says: all it takes to decide this attempt once more."""
         allowed = live.allowed
-        rows = {} if live.prepared is None else {"rows": live.prepared.summary.rows}
+        rows = (
+            {} if live.prepared is None else {"rows": live.prepared.summary.rows, **_mapping(live.prepared)}
+        )
         return {
             **accepted_facts(allowed.spec, live.role, allowed.permit.terms.cost),
             **rows,
@@ -734,6 +814,7 @@ class Runner:
             deadline = asyncio.get_running_loop().call_later(timeout, live.stop, _timed_out(timeout))
             try:
                 contents = await self._play(live, agreed, envelopes, timeout)
+                live.let_go()
                 await self._release(live, contents)  # commit point 2
             finally:
                 deadline.cancel()
@@ -772,6 +853,28 @@ class Runner:
                 code="too-many-sessions",
                 hint="submit the job again when one of them has ended",
             )
+
+    def _check_alone(self, live: _Live) -> None:
+        """Refuse a day of a series while another is under way here: each goes on from what the last one left.
+
+        Raises:
+            StateConflict: `series-busy`: nothing has left.
+        """
+        spec = live.allowed.spec
+        asked = job_type(spec.job_type)
+        if not isinstance(asked, Serial):
+            return
+        for other in self._live.values():
+            if other is live:
+                return  # those after it are refused in its favour
+            theirs = other.allowed.spec
+            same = theirs.job_type == spec.job_type and asked.first(theirs) == asked.first(spec)
+            if same and not other.over.is_set():
+                raise StateConflict(
+                    "another day of the series is under way at this node",
+                    code="series-busy",
+                    hint="submit the day again when that one has ended",
+                )
 
     async def _witnessed(self, live: _Live) -> None:
         """Wait until witnesses have seen that the cost is charged: an older copy of this node has not.
@@ -821,6 +924,7 @@ class Runner:
         if (allowed.active.digest, allowed.permit.rule, allowed.roster.digest) != said:
             raise _outdated()
         live.allowed = allowed
+        self._check_mapping(live)
         return check_admissions(envelopes, live.envelope, allowed, live.attempt, now=office.now())
 
     def _commit_start(self, live: _Live, agreed: Agreed, envelopes: tuple[bytes, ...]) -> None:
@@ -845,6 +949,7 @@ class Runner:
             "class": job_type(allowed.spec.job_type).output_class.value,
             "decided": format_time(allowed.decided),
             "software": SOFTWARE,
+            **series_facts(allowed.spec),
         }
         terms = allowed.permit.terms
         cost = cost_under(allowed.spec, live.role, agreed.constraints, terms)
@@ -866,6 +971,7 @@ class Runner:
                 "quality_sha256": summary.quality_sha256,
                 "snapshot": summary.snapshot,
                 "rule_version": summary.rule_version,
+                **_mapping(live.prepared),
             }
         with office.state.change() as change:
             change.log(
@@ -937,9 +1043,9 @@ class Runner:
             workers = live.workers = Workers(office.config, live.go_on, office.log)
 
             def play() -> tuple[Content, ...]:
-                with closing(workers):
+                with closing(workers), self._executor(live) as executor:
                     try:
-                        party = self._party(live, setup, live.hand_over(), workers)
+                        party = self._party(live, setup, live.hand_over(), workers, executor)
                     except InputError:
                         # That this node's data contradict the job is an answer, too: it is remembered as one.
                         playing.answering()
@@ -967,7 +1073,25 @@ class Runner:
             facts = {"role": live.role, "approvals": len(live.allowed.permit.approvals)}
             change.log("job.answering", facts, attempt=live.attempt, policy=_policy(live))
 
-    def _party(self, live: _Live, setup: Setup, prepared: PreparedInput | None, workers: Workers) -> Party:
+    def _resources(self, live: _Live, executor: Executor | None) -> Resources:
+        """Return what one attempt may use of this node."""
+        assert live.scratch is not None
+        return Resources(live.scratch, executor, self._office.config.spill_rows)
+
+    def _executor(self, live: _Live) -> AbstractContextManager[Executor | None]:
+        """Return where the points of long lists are raised, for as long as the block is."""
+        if isinstance(job_type(live.allowed.spec.job_type), Spills):
+            return open_executor(self._office.config.compute, live.go_on)
+        return nullcontext()
+
+    def _party(
+        self,
+        live: _Live,
+        setup: Setup,
+        prepared: PreparedInput | None,
+        workers: Workers,
+        executor: Executor | None,
+    ) -> Party:
         office, asked = self._office, job_type(setup.spec.job_type)
         if isinstance(asked, InRounds):
             return asked.working(
@@ -988,9 +1112,22 @@ class Runner:
                 shelf=shelf_of(office.home, asked.name),
                 monotonic=office.monotonic,
             )
+        if isinstance(asked, Serial):
+            return asked.party_of_day(
+                live.role,
+                setup,
+                prepared,
+                office.rand,
+                shelf=shelf_of(office.home, asked.name),
+                now=live.allowed.decided,
+                committed=series.committed(office.state),
+            )
         if isinstance(asked, Keeps):
             kept = shelf_of(office.home, asked.shelf)
             return asked.party_with(live.role, setup, prepared, office.rand, shelf=kept)
+        if isinstance(asked, Spills):
+            on = self._resources(live, executor)
+            return asked.party_on(live.role, setup, prepared, office.rand, resources=on)
         return asked.party(live.role, setup, prepared, office.rand)
 
     async def _open_session(self, live: _Live, agreed: Agreed, timeout_s: float) -> None:
@@ -1118,6 +1255,8 @@ class Runner:
     def _finish(self, attempt: Attempt, live: _Live | None, error: MinshuError) -> None:
         """Bring a run to its end state: journal it, then tell the coordinator."""
         office = self._office
+        if live is not None:
+            live.let_go()
         if isinstance(error, Unreachable):
             # One code for everything about the link that a new attempt may cure.
             code = error.code if error.code in ("peer-lost", "no-quorum") else "unreachable"
@@ -1322,6 +1461,11 @@ class Playing:
 
 def _serving(party: Party) -> Serving:
     return cast("Serving", party)  # only where a session is open does anything but frames come
+
+
+def _mapping(prepared: Prepared) -> dict[str, str]:
+    """Return what an entry says of how values became codes; nothing where none did."""
+    return {} if prepared.mapping is None else {"mapping_sha256": prepared.mapping}
 
 
 def _outdated() -> Refused:

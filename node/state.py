@@ -6,7 +6,7 @@ gives methods that write and `change.log(kind, body, …)` that appends. Reading
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +18,7 @@ from audit.entries import Entry, PolicyRef, parse_time
 from audit.log import Journal
 from audit.statements import budget_facts, returned_facts
 from node import ledger
+from node.description import NO_DESCRIPTION, Description
 from node.ledger import Ledger, Rounds, Row
 from node.rpc import Attempt
 from node.sources import Place, SourceColumn, place_from_json
@@ -64,6 +65,9 @@ _SCHEMA: Final = (
         columns TEXT NOT NULL, rows INTEGER NOT NULL, distinct_keys INTEGER NOT NULL,
         published_keys INTEGER NOT NULL, snapshot TEXT NOT NULL,
         description TEXT NOT NULL DEFAULT '{}')""",
+    # What the department's catalogue lists that is not registered yet.
+    """CREATE TABLE IF NOT EXISTS announced (
+        name TEXT PRIMARY KEY, columns TEXT NOT NULL, description TEXT NOT NULL)""",
     # What the newest look at a dataset found, and of which state of it: the record that admissions cite.
     """CREATE TABLE IF NOT EXISTS preflight (
         dataset TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, record BLOB NOT NULL)""",
@@ -191,6 +195,16 @@ class Dataset:
     distinct_keys: int
     published_keys: int
     snapshot: str
+    description: Description = NO_DESCRIPTION
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A dataset that is in the department's catalogue, but not registered yet: nobody can ask about it."""
+
+    name: DatasetName
+    columns: tuple[SourceColumn, ...]
+    description: Description
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +387,28 @@ class Reader:
         row = self._one("SELECT * FROM dataset WHERE name = ?", (name,))
         return None if row is None else _dataset(row)
 
+    def preflight(self, name: str) -> tuple[str, bytes] | None:
+        """Return fingerprint and record of the newest look at a dataset."""
+        row = self._one("SELECT fingerprint, record FROM preflight WHERE dataset = ?", (name,))
+        return None if row is None else (row["fingerprint"], row["record"])
+
+    def announced(self) -> list[Announced]:
+        """Return the datasets that are catalogued but not registered, by name."""
+        return [
+            Announced(
+                DatasetName(row["name"]),
+                _columns(row["columns"]),
+                Description.from_json(json.loads(row["description"])),
+            )
+            for row in self._all("SELECT * FROM announced ORDER BY name")
+        ]
+
+    def described(self, name: str) -> Description:
+        """Return what is said about a dataset, registered or announced; nothing for one that is neither."""
+        said = {each.name: each.description for each in self.announced()}
+        known = self.dataset(name)
+        return said.get(DatasetName(name), NO_DESCRIPTION) if known is None else known.description
+
     def job(self, job: JobId) -> bytes | None:
         """Return the envelope of an authentic job that was offered here; None once it is deleted, too."""
         row = self._one("SELECT envelope FROM job WHERE job = ?", (job,))
@@ -427,6 +463,10 @@ class Reader:
         """Return the approvals recorded for a job."""
         rows = self._all("SELECT * FROM approval WHERE job = ? ORDER BY rowid", (job,))
         return [StoredApproval(Digest(r["digest"]), r["key"], r["envelope"], bool(r["used"])) for r in rows]
+
+    def approved_jobs(self) -> list[JobId]:
+        """Return the jobs that have approvals which are not used up."""
+        return [JobId(r["job"]) for r in self._all("SELECT DISTINCT job FROM approval WHERE used = 0")]
 
     def used_approvals(self, other_than: JobId) -> frozenset[Digest]:
         """Return the digests of approvals that other jobs have."""
@@ -557,17 +597,26 @@ class Reader:
         return answer
 
 
+def _columns(text: str) -> tuple[SourceColumn, ...]:
+    return tuple(SourceColumn(name, kind) for name, kind in json.loads(text))
+
+
+def _columns_text(columns: Sequence[SourceColumn]) -> str:
+    return json.dumps([[column.name, column.type] for column in columns])
+
+
 def _dataset(row: sqlite3.Row) -> Dataset:
     return Dataset(
         name=DatasetName(row["name"]),
         title=row["title"],
         place=place_from_json(json.loads(row["place"])),
         key=row["key"],
-        columns=tuple(SourceColumn(name, kind) for name, kind in json.loads(row["columns"])),
+        columns=_columns(row["columns"]),
         rows=row["rows"],
         distinct_keys=row["distinct_keys"],
         published_keys=row["published_keys"],
         snapshot=row["snapshot"],
+        description=Description.from_json(json.loads(row["description"])),
     )
 
 
@@ -658,17 +707,40 @@ class Change:
         """Add or replace a catalogue entry."""
         self._connection.execute(
             "INSERT OR REPLACE INTO dataset (name, title, place, key, columns, rows, distinct_keys,"
-            " published_keys, snapshot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " published_keys, snapshot, description) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 dataset.name,
                 dataset.title,
                 json.dumps(dataset.place.to_json()),
                 dataset.key,
-                json.dumps([[column.name, column.type] for column in dataset.columns]),
+                _columns_text(dataset.columns),
                 dataset.rows,
                 dataset.distinct_keys,
                 dataset.published_keys,
                 dataset.snapshot,
+                json.dumps(dataset.description.to_json()),
+            ),
+        )
+
+    def put_preflight(self, name: str, fingerprint: str, record: bytes) -> None:
+        """Keep the newest look at a dataset: the fingerprint of its table then, and the record."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO preflight (dataset, fingerprint, record) VALUES (?, ?, ?)",
+            (name, fingerprint, record),
+        )
+
+    def drop_preflight(self, name: str) -> None:
+        """Forget the look at a dataset, which has another table now."""
+        self._connection.execute("DELETE FROM preflight WHERE dataset = ?", (name,))
+
+    def announce(self, announced: Iterable[Announced]) -> None:
+        """List these datasets as catalogued but not registered, and no others."""
+        self._connection.execute("DELETE FROM announced")
+        self._connection.executemany(
+            "INSERT INTO announced VALUES (?, ?, ?)",
+            (
+                (each.name, _columns_text(each.columns), json.dumps(each.description.to_json()))
+                for each in announced
             ),
         )
 
@@ -849,6 +921,10 @@ class Change:
         self._connection.execute(
             "UPDATE run SET noted = 1 WHERE job = ? AND attempt = ?", (attempt.job, attempt.number)
         )
+
+    def void_approvals(self, jobs: Iterable[JobId]) -> None:
+        """Count the approvals of these jobs no more: what was approved is not what would be answered now."""
+        self._connection.executemany("UPDATE approval SET used = 1 WHERE job = ?", ((job,) for job in jobs))
 
     def add_approval(self, job: JobId, approval: StoredApproval) -> None:
         """Record an approval.

@@ -9,7 +9,7 @@ What is checked before a rule is looked for stands below `decide`; whether that 
 `policies.approving`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -46,6 +46,7 @@ from policies.matching import (
     check_recipients,
     check_roles,
     check_separation,
+    check_series,
     check_smallest_group,
     check_training,
     check_unit,
@@ -56,7 +57,7 @@ from policies.matching import (
 from policies.model import ActivePolicy, Policy, Stop, spelt_alike
 from policies.witnesses import witnesses_of_node
 from protocols.errors import InputError
-from protocols.ids import NodeName
+from protocols.ids import Digest, NodeName
 from protocols.jobs import JOB_TYPES
 from protocols.jobs.job_type import InRounds, JobType, Turns
 from protocols.succession import CLOCK_TOLERANCE
@@ -66,6 +67,7 @@ MAX_JOB_LIFETIME: Final = timedelta(days=30)
 
 _NOTHING_BEFORE: Final = Remembered()
 _NO_ROUNDS: Final[Turns] = MappingProxyType({})
+_NOT_MAPPED: Final[Mapping[str, Digest]] = MappingProxyType({})
 
 
 def decide(
@@ -79,37 +81,38 @@ def decide(
     history: History = _NOTHING_BEFORE,
     attempt: int = 0,
     used: Turns = _NO_ROUNDS,
+    mapped: Mapping[str, Digest] = _NOT_MAPPED,
     job_types: Sequence[JobType] = JOB_TYPES,
 ) -> Decision:
     """Decide one job at one node.
 
-    (1) The clock is trusted. (2) A policy is active, for this node, and valid now. (3) The node has a
-    seat in the job. (4) No stop halts everything. (5) The job names the roster this node holds, and only
-    its members. (6) Where releases are cosigned, the roster lists witnesses enough. (7) The job is
-    neither early, late nor long-lived. (8) The requester is an analyst on the roster and known to the
-    policy; whoever is not learns nothing of what follows. (9) Nothing is asked for that no rule can
-    allow: what a stop halts (the requester, the purpose, the dataset, the job), a column of the negative
-    list, core data. (10) The job type is known. (11) The job is well-formed for its type. (12) The
-    purpose is known, still valid and on the legal basis stated. (13) Exactly one rule fits requester,
-    purpose, job type and dataset, or role. (14) The rule covers everything the seat plays, and names the
-    recipe of a model; one without noise it has to allow, and exact sums of every round only with a smallest
-    group of one; a neutral seat brings nothing personal. (15) Every column exists, is in the rule, of a
-    fitting type, used as allowed, in values, bins and a range that the policy states. (16) The job keeps to
-    the rows that the rule is for, as its `only` says. (17) Where persons are counted, the policy says whom a
-    row of personal data is about. (18) One person is taken to be in as many departments as the rule's
-    `persons_in` says, without it in all; of a neutral seat's public data nobody is. (19) Everyone who
-    receives something is a recipient of the rule; the requester may receive numbers about groups, never
-    records. (20) Organisations that must stay apart are apart. (21) Enough organisations and sources take
-    part. (22) Noise over personal data is paid for by a budget of the rule, and where the rule names one, a
-    job that can carry noise does. (23) The job has attempts left here; a run in rounds needs no round more,
-    its last attempt may only have to hand over the model. (24) The rule's rate leaves room for one more job
-    in this period. (25) No exact answer of the last `differencing_days` is about a group that differs from
-    this one and overlaps it; nor, where amounts are added up, about this very question. (26) One job costs no
-    more than the rule's `max_cost`, nor gives more records than its `max_rows`. (27) The cost fits into what
-    the rule's budget and quotas have left in this period; where one counts for each pair of datasets, into
-    what each pair has left. (28) Enough distinct people have approved this very job, at this cost, under this
-    very policy; two at least on important data, and where class B meets sensitive data. (29) The rule's
-    window is open, for a session until it ends.
+    (1) The clock is trusted. (2) A policy is active, for this node, and valid now. (3) The node has a seat in
+    the job. (4) No stop halts everything. (5) The job names the roster this node holds, and only its members.
+    (6) Where releases are cosigned, the roster lists witnesses enough. (7) The job is neither early, late nor
+    long-lived. (8) The requester is an analyst on the roster and known to the policy; whoever is not learns
+    nothing of what follows. (9) Nothing is asked for that no rule can allow: what a stop halts (the
+    requester, the purpose, the dataset, the job), a column of the negative list, core data. (10) The job type
+    is known. (11) The job is well-formed for its type. (12) The purpose is known, still valid and on the
+    legal basis stated. (13) Exactly one rule fits requester, purpose, job type and dataset, or role. (14) The
+    rule covers everything the seat plays, and names the recipe of a model; one without noise it has to allow,
+    and exact sums of every round only with a smallest group of one; keys of a series may live until this day
+    of it; a neutral seat brings nothing personal. (15) Every column exists, is in the rule, of a fitting
+    type, used as allowed, in values, bins and a range that the policy states. (16) The job keeps to the rows
+    that the rule is for, as its `only` says. (17) Where persons are counted, the policy says whom a row of
+    personal data is about, and lets nobody have more rows than are reckoned with. (18) One person is taken to
+    be in as many departments as the rule's `persons_in` says, without it in all; of a neutral seat's public
+    data nobody is. (19) Everyone who receives something is a recipient of the rule; the requester may receive
+    numbers about groups, never records. (20) Organisations that must stay apart are apart. (21) Enough
+    organisations and sources take part. (22) Noise over personal data is paid for by a budget of the rule,
+    and where the rule names one, a job that can carry noise does. (23) The job has attempts left here; a run
+    in rounds needs no round more, its last attempt may only have to hand over the model. (24) The rule's rate
+    leaves room for one more job in this period. (25) No exact answer of the last `differencing_days` is about
+    a group that differs from this one and overlaps it; nor, where amounts are added up, about this very
+    question. (26) One job costs no more than the rule's `max_cost`, nor gives more records than its
+    `max_rows`. (27) The cost fits into what the rule's budget and quotas have left in this period; where one
+    counts for each pair of datasets, into what each pair has left. (28) Enough distinct people have approved
+    this very job, at this cost, under this very policy; two at least on important data, and where class B
+    meets sensitive data. (29) The rule's window is open, for a session until it ends.
 
     Periods are the policy's calendar's, of the later of `now` and the newest row of the history: none opens
     again. Until (28) and (29) hold the answer is `Ask`.
@@ -126,6 +129,7 @@ def decide(
             0: none does, the answer is dry.
         used: rounds that this node recorded in other attempts of the job, where its type runs in rounds; the
             attempt costs what the others may cost.
+        mapped: columns of the node's dataset whose local values become codes → digest of how.
         job_types: the registry.
     """
     # (1)
@@ -192,6 +196,8 @@ def decide(
         return no
     if (no := check_training(rule, asked)) is not None:
         return no
+    if (no := check_series(rule, asked, brings=brings is not None)) is not None:
+        return no
     if isinstance(job_type, InRounds) and (no := check_smallest_group(clause, asked)) is not None:
         return no
     if (no := check_public(asked, dataset, rule.id)) is not None:
@@ -205,7 +211,8 @@ def decide(
         if (no := check_only(rule, brings, asked.needs)) is not None:
             return no
         # (17)
-        if (no := check_unit(dataset, brings, job_type, rule.id)) is not None:
+        no = check_unit(dataset, brings, job_type, rule.id, rows_of_one=asked.rows_of_one)
+        if no is not None:
             return no
         # (18)
         if (no := check_persons_in(asked, rule)) is not None:
@@ -235,6 +242,8 @@ def decide(
     if (no := check_budget(dataset, budget, cost, rule.id, spared=asked.spared)) is not None:
         return no
     query = as_charged(asked.query, budget)
+    if query is not None and mapped:
+        query = replace(query, mapped={name: mapped[name] for name in query.filters if name in mapped})
     # (23)
     most = ATTEMPTS_IN_ROUNDS if runs_in_rounds else ATTEMPTS_PER_JOB
     if (no := check_attempts(past, spec.job_id, rule.id, most=most)) is not None:

@@ -30,6 +30,7 @@ from policies.model import (
     Day,
     Grade,
     Policy,
+    Quality,
     Quota,
     Rate,
     RoleKind,
@@ -38,6 +39,7 @@ from policies.model import (
     Window,
     Witnessing,
 )
+from policies.quality import METRICS, key_fields_of
 from policies.words import (
     GRADES,
     NOTIONS,
@@ -56,6 +58,7 @@ from policies.words import (
     stop_words,
     window_words,
 )
+from protocols.quality import Metric
 
 
 class Effect(IntFlag):
@@ -119,10 +122,20 @@ _RULE_BOUNDS: Final[tuple[tuple[str, Words, Callable[[Any], str]], ...]] = (
     ("min_coverage", ("the least coverage of each source", "对每个来源的覆盖率下限"), share),
     ("max_runtime_s", ("the longest run in seconds", "运行秒数上限"), figure),
     ("max_per_minute", ("the number of look-ups a minute", "每分钟核验次数上限"), figure),
+    ("max_duplicates", ("the largest share of repeated rows", "标识重复行占比上限"), share),
     ("max_cost", ("what one job may cost the budget", "每个任务占用预算的上限"), figure),
     ("approvals", ("the number of approvals", "审批份数"), figure),
 )
 """Field, its name, how its value is written; `max_…` limits from above, the others from below."""
+
+_QUALITY_BOUNDS: Final[tuple[tuple[str, Words, Callable[[Any], str]], ...]] = (
+    ("min_completeness", ("the least share of rows with each key field", "关键字段完整率下限"), share),
+    ("min_valid_keys", ("the least share of valid identifiers", "标识有效率下限"), share),
+    ("max_age_days", ("the greatest age in days", "数据时效天数上限"), figure),
+    ("max_drift", ("the largest drift from the catalogue", "与目录偏差上限"), share),
+    ("max_repeated", ("the largest share of repeated rows", "标识重复行占比上限"), share),
+)
+"""As `_RULE_BOUNDS`, of a dataset's quality."""
 
 _T = TypeVar("_T")
 
@@ -469,6 +482,7 @@ def _datasets(page: _Page, old: Policy, new: Policy) -> None:
             words=SENSITIVITIES.__getitem__,
         )
         _unit(here, was, now)
+        _quality(here, was, now)
         name = here.clause.removeprefix("datasets.")
         # A rule over several datasets may name a column that this one had not.
         named = {c for rule in (*old.rules, *new.rules) if name in rule.datasets for c in rule.columns}
@@ -506,6 +520,26 @@ def _unit(here: _Page, old: Dataset, new: Dataset) -> None:
             now.max_rows,
             tighter_up=False,
         )
+
+
+def _quality(here: _Page, old: Dataset, new: Dataset) -> None:
+    none, subject = Quality(), here.subject
+    was, now = old.quality or none, new.quality or none
+    here = here.at(f"{here.clause}.quality", (f"{subject[0]}, quality", f"{subject[1]}质量"))
+    for key, what, show in _QUALITY_BOUNDS:
+        tighter_up = key.startswith("min")
+        here.bound(key, what, getattr(was, key), getattr(now, key), tighter_up=tighter_up, show=show)
+    if was.min_completeness is None or now.min_completeness is None:
+        return
+    # Without a list they follow from how columns are used, and change with that.
+    before, after = key_fields_of(old), key_fields_of(new)
+    asked = ("column {} must be complete, too", "增加关键字段 {}")
+    free = ("column {} need no longer be complete", "取消关键字段 {}")
+    here.members("key_fields", before, after, asked, free, more=Effect.TIGHTER)
+    if set(before) == set(after):
+        says = ("lists the columns that must be complete", "列明关键字段")
+        lists = (", ".join(was.key_fields) or None, ", ".join(now.key_fields) or None)
+        here.value("key_fields", says, *lists)
 
 
 def _column(here: _Page, old: Column, new: Column) -> None:
@@ -635,6 +669,11 @@ def _rule(here: _Page, then: tuple[Policy, Rule], today: tuple[Policy, Rule]) ->
             here.bound(key, what, was, now, tighter_up=tighter_up, then=fit, besides=Effect.BOTH)
         else:
             here.bound(key, what, was, now, tighter_up=tighter_up, show=show)
+    # Without a number of days there is no series.
+    days, days_now = old.max_series_days, new.max_series_days
+    effect = _tighter_if(days_now is None or (days is not None and days_now < days))
+    lasts = ("the days of a series", "逐日系列的天数上限")
+    here.value("max_series_days", lasts, days, days_now, effect)
     least, least_now = old.persons_in, new.persons_in
     # Without a number, everybody is taken to be everywhere: no number asks for more.
     effect = _tighter_if(least_now is None or (least is not None and least_now > least))
@@ -648,6 +687,16 @@ def _rule(here: _Page, then: tuple[Policy, Rule], today: tuple[Policy, Rule]) ->
         new.exact_training,
         _tighter_if(old.exact_training),
         words=lambda allowed: ("yes", "是") if allowed else ("no", "否"),
+    )
+    may_miss = ("accepts now that {} is missed", "增加可不达标项: {}")
+    must_meet = ("no longer accepts that {} is missed", "取消可不达标项: {}")
+    here.members(
+        "accepts_quality",
+        old.accepts_quality,
+        new.accepts_quality,
+        may_miss,
+        must_meet,
+        words=lambda metric: METRICS[Metric(metric)],
     )
     _only(here, old.only, new.only)
     _charged(here, then, today)

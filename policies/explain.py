@@ -18,6 +18,7 @@ from policies.decision import Ask, Decision, Leak, Permit, Refuse, Terms
 from policies.index import constraints_of
 from policies.model import PUBLIC_KINDS, ActivePolicy, Budget, Policy, Quota, Rule, Stop, Witnessing
 from policies.parse import ParsedPolicy, cautions
+from policies.quality import thresholds_of
 from policies.witnesses import default_quorum
 from policies.words import (
     Words,
@@ -92,6 +93,10 @@ _CONSTRAINTS: Final = {
     ),
     "max_runtime_s": ("at most {} seconds", "运行不超过 {} 秒"),
     "max_per_minute": ("at most {} look-ups a minute", "每分钟核验不超过 {} 次"),
+    "max_series_days": (
+        "a series of daily questions for at most {} days, for which its keys are kept",
+        "逐日系列不超过 {} 天, 其密钥保存期限相同",
+    ),
 }
 
 
@@ -362,6 +367,12 @@ def _explain_rule(say: _Page, policy: Policy, rule: Rule) -> None:
         if dataset.unit is not None:
             en, zh = unit_words(dataset.unit)
             say.line(f"    Counted as {en}", f"    计数: {zh}")
+        for threshold in thresholds_of(dataset, rule):
+            en, zh = threshold.words()
+            say.line(f"    Only while {en}", f"    前提: {zh}")
+        for accepted in (t for t in thresholds_of(dataset) if t.metric in rule.accepts_quality):
+            en, zh = accepted.words()
+            say.line(f"    Not asked here: {en}", f"    本规则不要求: {zh}")
     for column, values in rule.only.items():
         en, zh = only_words(column, values)
         say.line(

@@ -291,7 +291,7 @@ def _repeats(rows: Iterable[Past], query: Query, job: JobId, since: datetime) ->
 
 
 def _as_key(query: Query) -> Any:
-    return query.asks, frozenset(query.filters.items()), query.noisy
+    return query.asks, frozenset(query.filters.items()), query.noisy, frozenset(query.mapped.items())
 
 
 # Told apart by identity: a policy has one of each, and comparing fractions takes longer than all the rest.

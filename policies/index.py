@@ -164,6 +164,7 @@ def constraints_of(policy: Policy, rule: Rule) -> Constraints:
                 min_coverage=rule.min_coverage,
                 max_runtime_s=rule.max_runtime_s,
                 max_per_minute=rule.max_per_minute,
+                max_series_days=rule.max_series_days,
             ),
         )
     )

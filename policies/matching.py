@@ -25,6 +25,7 @@ from protocols.jobs.job_type import (
     WEIGHTS,
     ColumnNeed,
     CountsAcross,
+    CountsEveryRow,
     Domain,
     ExactOrNoisy,
     JobType,
@@ -32,6 +33,7 @@ from protocols.jobs.job_type import (
     PlannedRelease,
     RequesterBound,
     Separation,
+    Serial,
     Standing,
     Trains,
 )
@@ -48,7 +50,8 @@ class Asked:
     `organisations` give data, `sources` is the smallest number of them that a record takes; `persons_in` is
     in how many of how many departments one person is taken to be at most; `spared` tells that the job could
     carry noise and does not; `lasting` is for how long a session answers people; `recipe` is by which a
-    model is made, empty where none is.
+    model is made, empty where none is; `day` is which day of a series the job is, 0 where there is none;
+    `rows_of_one` is how many rows of one person the job reckons with, None where the node bounds them.
     """
 
     kinds: frozenset[str]
@@ -62,6 +65,8 @@ class Asked:
     spared: bool
     lasting: timedelta
     recipe: str
+    day: int
+    rows_of_one: int | None
 
     @classmethod
     def of(cls, spec: JobSpec, job_type: JobType, role: Role, requester: Organisation) -> Self:
@@ -88,6 +93,8 @@ class Asked:
             isinstance(job_type, ExactOrNoisy) and job_type.exact(spec),
             _lasting(spec, job_type),
             job_type.recipe(spec) if isinstance(job_type, Trains) else "",
+            job_type.day(spec) if isinstance(job_type, Serial) else 0,
+            job_type.rows_of_one(spec) if isinstance(job_type, CountsEveryRow) else None,
         )
 
 
@@ -204,6 +211,35 @@ def check_training(rule: Rule, asked: Asked) -> Refuse | None:
             "任务不加噪训练模型, 而规则未明确允许。",
             "ask with noise: give rho or epsilon; or have exact_training = true added to the rule",
             "请申请加噪训练: 填写 rho 或 epsilon; 或在规则中明确写入 exact_training = true",
+            rule.id,
+        )
+    return None
+
+
+def check_series(rule: Rule, asked: Asked, *, brings: bool) -> Refuse | None:
+    """Check that the rule lets whoever keeps keys and lists for a series keep them until this day.
+
+    A neutral seat keeps nothing. How old a series is by this node's clock, its shelf says to the party.
+    """
+    if not asked.day or (not brings and rule.max_series_days is None):
+        return None
+    if rule.max_series_days is None:
+        return Refuse(
+            "series-not-allowed",
+            "The rule does not say for how many days the keys of a series may live.",
+            "规则未写明逐日系列的密钥可保存多少天。",
+            "have max_series_days added to the rule, or ask the question anew each time",
+            "请在规则中写明 max_series_days, 或每次重新提问",
+            rule.id,
+        )
+    if asked.day > rule.max_series_days:
+        return Refuse(
+            "series-over",
+            f"This would be day {figure(asked.day)} of a series; the rule ends it after "
+            f"{count_words(rule.max_series_days, 'day', 'days')}.",
+            f"这将是系列的第 {figure(asked.day)} 天, 规则规定至多 {figure(rule.max_series_days)} 天。",
+            "begin a new series: submit the question without first and day",
+            "请开始新的系列: 提交不含 first 和 day 的任务",
             rule.id,
         )
     return None
@@ -329,6 +365,17 @@ def _check_domain(name: str, column: Column, asked: Domain, rule: str) -> Refuse
             f"请使用策略列出的取值: {listed}",
             rule,
         )
+    if asked.whole and said != set(column.values or ()):
+        listed = shortened(column.values or ()) or "none / 无"
+        return Refuse(
+            "column-values",
+            f"The job names other values of column {name} than all that the policy lists: chosen ones would "
+            "count persons by them.",
+            f"任务所列取值不是策略为列 {name} 列出的全部取值; 自行选定的取值等于按该列计数。",
+            f"name a national code table, or just the policy's values: {listed}",
+            f"请使用国家标准代码表, 或恰好列出策略的全部取值: {listed}",
+            rule,
+        )
     if column.bins is not None and (strange := len(set(asked.bins) - set(column.bins))):
         listed = shortened(map(figure, column.bins))
         return Refuse(
@@ -438,8 +485,25 @@ def check_only(rule: Rule, brings: JobInput, needs: Mapping[str, tuple[ColumnNee
 # --- (17)
 
 
-def check_unit(dataset: Dataset, brings: JobInput, job_type: JobType, rule: str) -> Refuse | None:
-    """Refuse to count persons in data of which nobody says whom a row is about."""
+def check_unit(
+    dataset: Dataset, brings: JobInput, job_type: JobType, rule: str, *, rows_of_one: int | None = None
+) -> Refuse | None:
+    """Refuse to count persons in data of which nobody says whom a row is about, or who may have more rows.
+
+    `rows_of_one`: see `Asked`.
+    """
+    if rows_of_one is not None and dataset.unit is not None and dataset.unit.max_rows > rows_of_one:
+        return Refuse(
+            "unit-rows",
+            f"The job reckons with {count_words(rows_of_one, 'row', 'rows')} of one person; in "
+            f"{brings.dataset} one may have {figure(dataset.unit.max_rows)}, so small groups would show.",
+            f"任务按每人至多 {rows_of_one} 行计, 而数据集 {brings.dataset} 每人可有 "
+            f"{figure(dataset.unit.max_rows)} 行, 不足以掩护一个人的全部记录。",
+            f"write unit_rows = {dataset.unit.max_rows}, or more where another department has more; or ask "
+            "with noise",
+            f"请填写 unit_rows = {dataset.unit.max_rows} (其他部门更大时取更大者), 或改用加噪结果",
+            rule,
+        )
     if not job_type.counts_units or dataset.personal == "none" or dataset.unit is not None:
         return None
     return Refuse(

@@ -60,10 +60,12 @@ ColumnType = Literal[
 """`identifier` holds typed keys of several kinds; `code` is a code-list value that is not spelt out here."""
 
 ColumnUse = Literal[
-    "join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher", "train"
-]
+    "join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher", "train",
+    "quality",
+]  # fmt: skip
 """The only parts a column may play. `carry`: goes with records about persons, or is
-compared person by person. `train`: a model sees it, or learns to foresee it."""
+compared person by person. `train`: a model sees it, or learns to foresee it. `quality`: rows are counted
+whose value is missing, wrong or repeated, whatever it is."""
 
 Grade = Literal["core", "important", "general-4", "general-3", "general-2", "general-1"]
 """GB/T 43697-2024."""
@@ -72,6 +74,9 @@ COLUMN_TYPES: Final = frozenset(get_args(ColumnType))
 COLUMN_USES: Final = frozenset(get_args(ColumnUse))
 
 Sensitivity = Literal["none", "personal", "sensitive"]
+QualityMetric = Literal["completeness", "valid-keys", "age", "drift", "repeated"]
+"""What a quality threshold can be about: the values of `protocols.quality.Metric`."""
+
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 Alias = Annotated[
@@ -173,6 +178,7 @@ Jobs = Annotated[
 ]
 Quorum = Annotated[int, Meta(ge=1, le=64, description="a number of organisations from 1 to 64", examples=[4])]
 PerMinute = Annotated[int, Meta(ge=1, le=1_000_000, description="a number from 1 to 1000000", examples=[30])]
+SeriesDays = Annotated[int, Meta(ge=1, le=366, description="days, from 1 to 366", examples=[30])]
 Version = Annotated[
     int, Meta(ge=1, le=2**53 - 1, description="a version number from 1 upwards", examples=[7])
 ]
@@ -259,6 +265,22 @@ class Unit(_Clause, frozen=True, kw_only=True):
     max_rows: Rows
 
 
+class Quality(_Clause, frozen=True, kw_only=True):
+    """What a dataset's own look at itself has to show; without a threshold, nothing is refused for it.
+
+    What each is about says `protocols.quality.Metric`; all but the age are shares of one, of at most three
+    places. `min_completeness` is about every one of `key_fields`: without any, the columns that are used to
+    join, and the one that says whom a row is about.
+    """
+
+    min_completeness: Fraction | None = None
+    min_valid_keys: Fraction | None = None
+    max_age_days: Days | None = None
+    max_drift: Fraction | None = None
+    max_repeated: Fraction | None = None
+    key_fields: tuple[ColumnName, ...] = ()
+
+
 class Dataset(_Clause, frozen=True, kw_only=True):
     """A catalogue entry as this policy opens it; a column that is not listed does not exist."""
 
@@ -267,6 +289,7 @@ class Dataset(_Clause, frozen=True, kw_only=True):
     personal: Sensitivity
     columns: dict[ColumnName, Column]
     unit: Unit | None = None
+    quality: Quality | None = None
 
 
 Period = Literal["day", "week", "calendar-month", "calendar-quarter", "calendar-year"]
@@ -325,10 +348,13 @@ class Rule(_Clause, frozen=True, kw_only=True):
     `persons_in`: the least number of departments in which a job may take one person to be at most. Without
     it, a job has to take everybody to be in all of them. `only`: the rows that the rule is for, as the values
     of a column; a job has to say of each such column that only these values count, or fewer.
-    `max_per_minute`: how many look-ups a minute a session may make. `recipes`: by which models may be made,
+    `max_per_minute`: how many look-ups a minute a session may make. `max_series_days`: how many days a series
+    of daily questions may have, and its keys live; without it, none. `recipes`: by which models may be made,
     or score persons, at any seat; without it, none; `weights`: a job may bring those of a score.
     `exact_training`: whether a model may be made without noise; where exact sums of every round are, only
-    with `min_group_size` 1, which no other rule states: no group is too small.
+    with `min_group_size` 1, which no other rule states: no group is too small. `accepts_quality`: the
+    thresholds of its datasets that its jobs need not meet. `max_duplicates`: the largest share of rows that
+    repeat another's key, where the rule's jobs need fewer, or accept more, than the datasets say.
     """
 
     id: RuleId
@@ -351,8 +377,11 @@ class Rule(_Clause, frozen=True, kw_only=True):
     min_coverage: Fraction | None = None
     max_runtime_s: RuntimeS | None = None
     max_per_minute: PerMinute | None = None
+    max_series_days: SeriesDays | None = None
     recipes: tuple[RecipeName, ...] = ()
     exact_training: bool = False
+    accepts_quality: tuple[QualityMetric, ...] = ()
+    max_duplicates: Fraction | None = None
     budget: Alias | None = None
     quotas: tuple[Alias, ...] = ()
     max_cost: Fraction | None = None

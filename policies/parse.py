@@ -27,15 +27,18 @@ from policies.model import (
     Alias,
     Budget,
     Column,
+    Dataset,
     DigestText,
     Policy,
     PurposeId,
+    Quality,
     Quota,
     Rule,
     Stop,
     StopDocument,
     spelt_alike,
 )
+from policies.quality import identifying, key_fields_of, thresholds_of
 from policies.strict import Document, build, read_toml
 from policies.witnesses import default_quorum, tolerated
 from policies.words import (
@@ -54,9 +57,11 @@ from protocols.jobs.job_type import (
     InRounds,
     JobType,
     OutputClass,
+    Serial,
     Standing,
     Trains,
 )
+from protocols.quality import THOUSAND
 from protocols.wire import organisation_of
 
 MAX_POLICY_BYTES: Final = 256 << 10
@@ -91,6 +96,7 @@ _GUARD_EXAMPLES: Final = {
     "min_coverage": 'min_coverage = "0.80"',
     "rate": 'rate = { jobs = 10, per = "month" }',
     "max_per_minute": "max_per_minute = 30",
+    "max_series_days": "max_series_days = 30",
 }
 
 _STOP_VALUES: Final[dict[str, tuple[Any, str]]] = {
@@ -124,7 +130,7 @@ def parse_policy(data: bytes, *, job_types: Sequence[JobType] = JOB_TYPES) -> Pa
     document = read_toml(data, limit=MAX_POLICY_BYTES, what="policy.toml")
     _check_schema(document, SCHEMA)
     policy: Policy = build(document, Policy, document.root, ())
-    _check(document, policy, _directed(job_types), _standing(job_types))
+    _check(document, policy, _directed(job_types), _standing(job_types), _serial(job_types))
     return ParsedPolicy(policy, sha256_digest(data), document)
 
 
@@ -397,8 +403,17 @@ def _standing(job_types: Iterable[JobType]) -> frozenset[str]:
     return frozenset(known.name for known in job_types if isinstance(known, Standing))
 
 
+def _serial(job_types: Iterable[JobType]) -> frozenset[str]:
+    """Return the job types whose jobs are days of a series, for which keys are kept."""
+    return frozenset(known.name for known in job_types if isinstance(known, Serial))
+
+
 def _check(
-    document: Document, policy: Policy, directed: frozenset[str], standing: frozenset[str] = frozenset()
+    document: Document,
+    policy: Policy,
+    directed: frozenset[str],
+    standing: frozenset[str] = frozenset(),
+    serial: frozenset[str] = frozenset(),
 ) -> None:
     """Check what spans several places.
 
@@ -406,7 +421,8 @@ def _check(
     (2) `previous` is absent exactly in version 1.
     (3) A key belongs to one requester or one approver role, never to both: one person, one capacity.
     (4) Datasets: none of grade core, no source twice; columns well-formed, no two that differ in case alone;
-        the unit's column exists.
+        the unit's column exists. Quality: thresholds that a dataset can meet and miss, and about columns that
+        it has.
     (5) Budgets and quotas: of a dataset that is described, no name twice, limits above 0 that the ledger can
         count; a budget's dataset says whom a row is about, and δ fits the notion. Where there is one,
         releases are cosigned.
@@ -422,8 +438,9 @@ def _check(
     (12) Class B: every guard is set, one recipient that is one organisation, explicit roles; where data is
         given, a rate and two approvals; where one list is enough (k = 1, nothing locked), two approvals of
         neutral seats, too. Where a session answers about one person after another, a rate of look-ups, and a
-        quota that counts them for each dataset.
-    (13) Numbers are in range, a window is open at some time.
+        quota that counts them for each dataset. Where keys are kept for a series, for how many days.
+    (13) Numbers are in range, a window is open at some time. A rule accepts only what a threshold of its
+        datasets asks for, and bounds repeated rows otherwise than they do.
     (14) The negative list speaks of datasets that are described; no rule names a column of it, and no row is
         about whom a column of it says.
     (15) No two rules overlap.
@@ -454,7 +471,9 @@ def _check(
         _check_approvals(document, policy, rule, path)  # (11)
         _check_directed(document, policy, rule, path, directed)  # (12)
         _check_standing(document, policy, rule, path, standing)  # (12)
+        _check_series(document, rule, path, serial)  # (12)
         _check_numbers(document, rule, path)  # (13)
+        _check_accepted(document, policy, rule, path)  # (13)
     _check_negative_list(document, policy)  # (14)
     _check_overlaps(document, policy)  # (15)
     _check_stops(document, policy.stops, policy)  # (16)
@@ -558,6 +577,99 @@ def _check_datasets(document: Document, policy: Policy) -> None:
                 )
         for column_name, column in dataset.columns.items():
             _check_column(document, column, (*path, "columns", column_name))
+        if dataset.quality is not None:
+            _check_quality(document, dataset, dataset.quality, (*path, "quality"))
+
+
+def _check_quality(document: Document, dataset: Dataset, quality: Quality, path: Path) -> None:
+    """Refuse thresholds that no data meets, that all data meets, or that are about nothing."""
+    for key, least in (
+        ("min_completeness", quality.min_completeness),
+        ("min_valid_keys", quality.min_valid_keys),
+    ):
+        if least is not None:
+            _check_share(document, (*path, key), least, Fraction(0) < least <= 1, "more than 0 and at most 1")
+    for key, most in (("max_drift", quality.max_drift), ("max_repeated", quality.max_repeated)):
+        if most is not None:
+            _check_share(document, (*path, key), most, Fraction(0) <= most < 1, "0 or more and less than 1")
+    about_keys = () if identifying(dataset) else ("min_valid_keys", "max_drift", "max_repeated")
+    nothing = () if key_fields_of(dataset) else ("min_completeness",)
+    for key in (*nothing, *about_keys):
+        if getattr(quality, key) is not None:
+            document.fail(
+                (*path, key),
+                "no column of the dataset is used to join or says whom a row is about, so nothing meets this",
+                code="bad-quality",
+                hint="remove it, or name columns under key_fields" if key in nothing else "remove it",
+            )
+    for index, name in enumerate(quality.key_fields):
+        if quality.min_completeness is None:
+            document.fail(
+                (*path, "key_fields"),
+                "nothing is asked of these columns, as min_completeness is missing",
+                code="bad-quality",
+                hint='add min_completeness, for example min_completeness = "0.99"',
+            )
+        _refer_one(document, (*path, "key_fields", index), name, dataset.columns, "column")
+    if quality == Quality():
+        document.fail(
+            path,
+            "no threshold",
+            code="bad-quality",
+            hint='add one, for example min_completeness = "0.99", or remove the table',
+        )
+
+
+def _check_share(document: Document, path: Path, value: Fraction, fits: bool, expected: str) -> None:
+    if not fits:
+        document.fail(
+            path,
+            f"expected {expected}",
+            code="bad-number",
+            hint='write a share of one, for example "0.99" for 99 %',
+        )
+    if THOUSAND % value.denominator:
+        document.fail(
+            path,
+            "expected at most three places after the point",
+            code="bad-number",
+            hint="round it to a tenth of a percent, as figures of quality are",
+        )
+
+
+def _check_accepted(document: Document, policy: Policy, rule: Rule, path: Path) -> None:
+    """Refuse exceptions to nothing, and a bound on repeated rows that another one makes needless."""
+    opened = [policy.datasets[name] for name in rule.datasets]
+    asked = {str(each.metric) for dataset in opened for each in thresholds_of(dataset)}
+    for index, metric in enumerate(rule.accepts_quality):
+        if metric not in asked:
+            document.fail(
+                (*path, "accepts_quality", index),
+                f"no dataset of the rule has a threshold of {metric} that could be missed",
+                code="bad-quality",
+                hint="remove it; thresholds of its datasets: " + (", ".join(sorted(asked)) or "none"),
+            )
+    most = rule.max_duplicates
+    if most is None:
+        return
+    where = (*path, "max_duplicates")
+    _check_share(document, where, most, Fraction(0) <= most < 1, "0 or more and less than 1")
+    if not any(map(identifying, opened)):
+        document.fail(
+            where,
+            "no dataset of the rule has identifiers that could repeat",
+            code="bad-quality",
+            hint="remove it",
+        )
+    bounds = [bound.bound for each in opened for bound in thresholds_of(each) if bound.metric == "repeated"]
+    needless = len(bounds) == len(opened) and all(bound <= most for bound in bounds)
+    if needless and "repeated" not in rule.accepts_quality:
+        document.fail(
+            where,
+            "the rule's datasets have max_repeated as low as this or lower, so it has no effect",
+            code="bad-quality",
+            hint='write a lower number, or accepts_quality = ["repeated"] to allow more repeats here',
+        )
 
 
 def _check_column(document: Document, column: Column, path: Path) -> None:
@@ -973,6 +1085,18 @@ def _check_directed(
     if rule.min_sources == 1:
         # Whoever is on one list alone stands under no lock, so the matcher could open every record.
         _check_two_people(document, rule, path, f"{kinds} with min_sources = 1, at any seat,")
+
+
+def _check_series(document: Document, rule: Rule, path: Path, serial: frozenset[str]) -> None:
+    """Refuse a rule by which keys of a series would be kept for nobody knows how long."""
+    kinds = ", ".join(sorted(serial & set(rule.job_types)))
+    if kinds and rule.datasets and rule.max_series_days is None:
+        document.fail(
+            path,
+            f"{kinds} keeps keys and lists from day to day, so max_series_days is required",
+            code="missing-guard",
+            hint=f"add max_series_days, for example {_GUARD_EXAMPLES['max_series_days']}",
+        )
 
 
 def _check_standing(

@@ -33,6 +33,7 @@ USES: Final[Mapping[str, Words]] = {
         "对匹配方和协助方逐人公开 (其不知是谁)",
     ),
     "train": ("train a model on it", "训练模型"),
+    "quality": ("count missing, wrong and repeated values", "统计缺失、错误和重复的取值"),
 }
 
 _TURNS: Final[Mapping[str, Words]] = {"train": ("training", "训练"), "evaluate": ("evaluation", "评估")}

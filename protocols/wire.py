@@ -42,6 +42,16 @@ _VKEY = re.compile(r"[^\s+]{1,200}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{4,1800}={0,2}")
 _FRACTION = re.compile(r"0|1|[1-9][0-9]{0,30}/[1-9][0-9]{0,30}")
 
 
+def is_column(text: object) -> bool:
+    """Whether a job can name a column so."""
+    return isinstance(text, str) and _COLUMN.fullmatch(text) is not None
+
+
+def is_node(text: object) -> bool:
+    """Whether a node can be called so."""
+    return isinstance(text, str) and _NODE.fullmatch(text) is not None
+
+
 def utc_text(moment: datetime) -> str:
     """Return `2026-11-22T08:00:00Z`; the moment must know its zone, fractions of a second are cut."""
     # isoformat, because strftime writes the year 999 with three digits.
@@ -327,7 +337,8 @@ def organisation_of(node: NodeName) -> Organisation:
 class Constraints:
     """What a participant demands of a job. None means: no demand. `strictest` merges; shares are fractions.
 
-    `min_*` merges to the largest value, `max_*` to the smallest. `max_per_minute` is of a session's look-ups.
+    `min_*` merges to the largest value, `max_*` to the smallest. `max_per_minute` is of a session's look-ups,
+    `max_series_days` how long the keys of a series live.
     """
 
     min_group_size: int | None = None
@@ -338,6 +349,7 @@ class Constraints:
     min_coverage: Fraction | None = None
     max_runtime_s: int | None = None
     max_per_minute: int | None = None
+    max_series_days: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form: only what is demanded, fractions as `3/10`."""

@@ -120,7 +120,7 @@ def policy_text(department: str, analyst: str, dpo: str, owner: str, **changes: 
 
     `queries`, `rows`: limits of the two quotas of its dataset, None for none of that kind. `window`, `stops`:
     TOML. `lifted`: digests of stops. `quorum`: of the three other departments as witnesses; 0 where releases
-    wait for none.
+    wait for none. `quality`: thresholds of its dataset, TOML; `accepts`: those that may be missed.
     """
     give = {
         "version": 1,
@@ -144,6 +144,8 @@ def policy_text(department: str, analyst: str, dpo: str, owner: str, **changes: 
         "journal_days": 1095,
         "release_days": 30,
         "quorum": 0 if department == "statistics" else 2,
+        "quality": "",
+        "accepts": [],
     } | changes
     columns = {
         "police": ["id"],
@@ -192,6 +194,8 @@ rate = {{ jobs = {give["jobs"]}, per = "month" }}
 """
     if give["window"]:
         text += f"window = {give['window']}\n"
+    if give["accepts"]:
+        text += f"accepts_quality = {json.dumps(give['accepts'])}\n"
     witnesses = f"[witnesses]\nquorum = {give['quorum']}\n" if give["quorum"] else ""
     if department == "statistics":
         return text + 'roles = ["matcher"]\napprovals = 0\n' + witnesses + give["stops"]
@@ -206,6 +210,7 @@ rate = {{ jobs = {give["jobs"]}, per = "month" }}
         text += f'period = "calendar-month"\nscope = "{give["scope"]}"\n'
     text += witnesses + give["stops"]
     text += '[datasets.people]\nsource = "local:people"\ngrade = "general-4"\npersonal = "personal"\n'
+    text += f"[datasets.people.quality]\n{give['quality']}\n" if give["quality"] else ""
     text += "[datasets.people.columns]\n"
     text += 'id = { type = "resident-id", use = ["join"] }\n'
     if department != "police":

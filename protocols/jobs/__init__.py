@@ -12,12 +12,14 @@ JOB_TYPES: tuple[JobType, ...]
 def _job_types() -> tuple[JobType, ...]:
     # Imported when asked for: what they build on is written in the words of `job_type`, which lies in here.
     from protocols.jobs.crosscheck import Crosscheck
+    from protocols.jobs.crosscheck_series import CrosscheckSeries
     from protocols.jobs.joined_moments import JoinedMoments
     from protocols.jobs.joined_rule import JoinedRule
     from protocols.jobs.joined_table import JoinedTable
     from protocols.jobs.lookup import Lookups
     from protocols.jobs.match import Matching
     from protocols.jobs.overlap import Overlap
+    from protocols.jobs.quality import QualityAcross
     from protocols.jobs.release import Release
     from protocols.jobs.score_joined import ScoreJoined
     from protocols.jobs.table import CrossTable
@@ -26,8 +28,10 @@ def _job_types() -> tuple[JobType, ...]:
 
     return (
         Crosscheck(),
+        CrosscheckSeries(),
         CrossTable(),
         Release(),
+        QualityAcross(),
         Matching(),
         Overlap(),
         Lookups(),

@@ -6,19 +6,23 @@ Adding a job type touches `protocols/jobs/<name>.py` and its line in `JOB_TYPES`
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
 
 from protocols.dp.cost import Cost
-from protocols.ids import Digest, Organisation, Role
+from protocols.ids import Digest, JobId, Organisation, Role
 from protocols.party import Party, Rand, Serving
+from protocols.resources import Resources
 from protocols.statistics.differencing import Query
 from protocols.training.work import Worker
 from protocols.wire import Constraints, InputSummary, JobSpec
+
+if TYPE_CHECKING:
+    from protocols.tables.grouped import Asked, Groups
 
 SUSPECTED: Final = "疑似, 需人工核实 (suspected, needs human verification)"
 """The mark on every class-B release."""
@@ -62,6 +66,7 @@ class Domain:
             text nothing is in any output: a rule's `only` rests on that.
         named: texts that are told apart, while rows of any other text count as well; where the policy lists
             values, each is one of them.
+        whole: the policy has to list values, and `named` have to be just these: whoever asks chooses none.
         bins: ascending lower bounds; where the policy states bins, each is one of them.
         bounds: least and greatest value that counts.
         covering: the policy has to state a range, and the bounds have to hold all of it, so that no value of
@@ -80,6 +85,7 @@ class Domain:
     stated: bool = False
     kept: tuple[Fraction | None, Fraction | None] | None = None
     named: tuple[str, ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +187,27 @@ class InputBuilder(Protocol):
 
     def finish(self) -> PreparedInput:
         """Return the prepared input."""
+        ...
+
+
+@runtime_checkable
+class TakesGroups(InputBuilder, Protocol):
+    """An `InputBuilder` that also takes what a source counted by itself, of rows that nobody hands out."""
+
+    def asked(self) -> "Asked":
+        """Return what the source has to count."""
+        ...
+
+    def add_groups(self, groups: "Groups") -> None:
+        """Take what it counted, once; no unit of these rows is in a batch that is added.
+
+        Raises:
+            InputError: `count-mismatch`: no rows give such counts.
+        """
+        ...
+
+    def rests_on_order(self) -> bool:
+        """Whether the rows added so far might count otherwise in another order."""
         ...
 
 
@@ -358,6 +385,23 @@ class CountsAcross(Protocol):
 
 
 @runtime_checkable
+class CountsEveryRow(Protocol):
+    """A job type whose exact figures count all rows of a person, and reckon with at most so many of one.
+
+    Nobody can bound them: of some rows it cannot be read whom they are about. So the policy has to say of no
+    dataset that one may have more.
+    """
+
+    def rows_of_one(self, spec: JobSpec) -> int | None:
+        """Return how many rows of one person the job reckons with; None where the node bounds them itself.
+
+        Raises:
+            InputError: the spec is not of this type's form.
+        """
+        ...
+
+
+@runtime_checkable
 class RequesterBound(Protocol):
     """A job type whose jobs only people of a certain organisation may ask for."""
 
@@ -502,6 +546,113 @@ class Keeps(Protocol):
 
         Raises:
             InputError: what lies on the shelf is not what the job needs, or nothing does.
+        """
+        ...
+
+
+@runtime_checkable
+class Serial(Protocol):
+    """A job type whose jobs are days of a series: a later one uses what day 1 left on the nodes' shelves.
+
+    That is keys, for as many days as every list owner's rule allows and no longer.
+    """
+
+    def day(self, spec: JobSpec) -> int:
+        """Return which day of its series a job is, from 1.
+
+        Raises:
+            InputError: the spec is not of this type's form.
+        """
+        ...
+
+    def first(self, spec: JobSpec) -> JobId:
+        """Return the job of day 1, by which a series is known.
+
+        Raises:
+            InputError: the spec is not of this type's form.
+        """
+        ...
+
+    def check_kept(
+        self, spec: JobSpec, role: Role, *, shelf: Shelf, now: datetime, most_days: int | None
+    ) -> None:
+        """Check by the shelf of the node of `role` that this day may be.
+
+        Args:
+            spec: the job.
+            role: whose node.
+            shelf: of this job type at that node.
+            now: by the node's own clock.
+            most_days: how many days keys may live.
+
+        Raises:
+            StateConflict: `series-lost`, `series-other`, `series-day`.
+            Refused: `series-over`.
+        """
+        ...
+
+    def party_of_day(
+        self,
+        role: Role,
+        setup: Setup,
+        prepared: PreparedInput | None,
+        rand: Rand,
+        *,
+        shelf: Shelf,
+        now: datetime,
+        committed: Callable[[JobId], bool],
+    ) -> Party:
+        """Return the state machine of `role`: what `party` is for other types.
+
+        Args:
+            role: whose.
+            setup: what is public of the attempt.
+            prepared: the own dataset, as for `party`.
+            rand: draws random bytes.
+            shelf: of this job type at this node.
+            now: by the node's own clock.
+            committed: whether the node has committed what it releases of a job.
+
+        Raises:
+            StateConflict, Refused: see `check_kept`.
+        """
+        ...
+
+    def drop_over(self, shelf: Shelf, *, now: datetime, most_days: int | None) -> int:
+        """Drop the series whose days are over, as agreed or as allowed now; every one where none is allowed.
+
+        Return how many went.
+        """
+        ...
+
+
+@runtime_checkable
+class Spills(Protocol):
+    """A job type whose lists may be longer than memory: what does not fit goes to a node's scratch."""
+
+    def builder_with(
+        self, spec: JobSpec, role: Role, unit: Unit | None, resources: Resources
+    ) -> InputBuilder:
+        """Return what `builder` does; what it prepares may need the scratch for as long as it is used."""
+        ...
+
+    def party_on(
+        self,
+        role: Role,
+        setup: Setup,
+        prepared: PreparedInput | None,
+        rand: Rand,
+        *,
+        resources: Resources,
+    ) -> Party:
+        """Return the state machine of `role`: what `party` does.
+
+        Args:
+            role: whose.
+            setup: what is public of the attempt.
+            prepared: the own dataset, as for `party`.
+            rand: draws random bytes.
+            resources: with the same scratch as `builder_with` had.
         """
         ...
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pymerkle import InmemoryTree
 
+from audit import log
 from audit.bundle import open_bundle
 from audit.entries import Entry, parse_time
 from audit.log import Journal
@@ -142,8 +143,11 @@ def test_our_writer_gives_the_golden_digests_of_every_tile(size, entries):
     assert base64.b64decode(golden["checkpoint"].split("\n")[2]).hex() == golden["root"]
 
 
-def test_the_journal_writes_the_golden_log_when_it_is_told_to_say_the_same(entries, generator, tmp_path):
-    """The whole program: database, transaction, tiles and signed checkpoint."""
+def test_the_journal_writes_the_golden_log_when_it_is_told_to_say_the_same(
+    entries, generator, tmp_path, monkeypatch
+):
+    """The whole program: database, transaction, tiles and signed checkpoint; the golden logs are of v = 5."""
+    monkeypatch.setattr(log, "VERSION", 5)
     now: list[datetime] = [parse_time(Entry.decode(entries[0]).time)]
     journal = Journal.open(
         tmp_path / "journal", database=tmp_path / "node.sqlite", origin=generator.ORIGIN, now=lambda: now[0],

@@ -18,8 +18,10 @@ from joined_table_case import MONTHS, OVERPAID, PAID, REGISTERED, RESIDENT, join
 from lookup_case import lookup_spec
 from match_case import MARITAL, match_spec
 from overlap_case import pair_spec, venn_spec
+from quality_case import DAY, KEY, KIND, quality_spec
 from release_case import ASKS, release_spec
 from score_joined_case import score_spec, split_spec
+from series_case import series_spec
 from table_case import DISTRICT, INCOME, table_spec
 from train_joined_case import NOISY, train_spec
 
@@ -52,6 +54,11 @@ EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
         job_spec(3, present_in="all"),
         graced_spec(2, as_of="2025-12-31"),
     ),
+    "crosscheck-series/1": lambda: (
+        series_spec(2, k=1),
+        series_spec(3, k=2, key_holder=3, first="sha256:" + "a" * 64, day=2),
+        series_spec(3, present_in="all", first="sha256:" + "b" * 64, day=366),
+    ),
     "table/1": lambda: (
         table_spec(1),
         table_spec(3, key_holder=2, mode="mask", measures=[INCOME], margins="no"),
@@ -76,6 +83,17 @@ EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
             colluding=2,
             unit_rows=12,
             filters=[{"slot": "year", "low": "2020"}, {"slot": "status", "values": ["open"]}],
+        ),
+    ),
+    "quality/1": lambda: (
+        quality_spec(),
+        quality_spec(5, key_holder=4, mode="mask", persons_in=2, unit_rows=12),
+        quality_spec(3, rho="0.1"),
+        quality_spec(
+            4,
+            columns=[{**KEY, "identifier": "uscc", "of": ["repeated"]}, KIND, DAY],
+            epsilon="1",
+            unit_rows=3,
         ),
     ),
     "overlap/1": lambda: (
@@ -205,7 +223,10 @@ EXAMPLES: Mapping[str, Callable[[], tuple[JobSpec, ...]]] = {
 KINDS = {
     "register", "source", "key-holder", "recipient", "matcher", "helper", "dealer", "aggregator"
 }  # fmt: skip
-USES = {"join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher", "train"}
+USES = {
+    "join", "group", "filter", "carry", "sum", "mean", "count", "quantile", "open-to-matcher", "train",
+    "quality",
+}  # fmt: skip
 BUREAU = Organisation("a-bureau.example")
 
 

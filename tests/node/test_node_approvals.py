@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from auditing import audited, findings
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from simulator import START, World, new_signer
 
@@ -24,9 +25,11 @@ from node.approvals import (
     make_approval,
     to_sign,
 )
-from node.desk import desk_of
+from node.description import Description
+from node.desk import dataset_to_json, desk_of
 from node.gate import judge
 from node.logs import Log
+from node.mapping import ColumnMapping, pinned
 from node.rpc import Attempt
 from node.state import RunState, State
 from policies.decision import Ask
@@ -158,6 +161,37 @@ def test_an_approval_is_used_up_by_the_attempt_that_answers(counter: Counter) ->
     with counter.state.change() as change:
         change.move(Attempt(counter.spec.job_id, 1), RunState.AWAITING_APPROVAL)
     counter.rejected("approval-used", commands[0])
+
+
+def remapped(counter: Counter, **values: str) -> None:
+    """Register the department's list again, with another mapping of its streets."""
+    [people] = counter.state.datasets()
+    mapping = pinned({"street": ColumnMapping(table="gbt2261.1@2003", values=values)}, None)
+    mapped = replace(people, description=Description(mapping=mapping))
+    counter.desk.handle("dataset", dataset_to_json(mapped))
+
+
+def test_an_approval_is_void_once_values_become_other_codes(counter: Counter) -> None:
+    remapped(counter, S0="1")
+    counter.approve(counter.staff.dpo)
+    counter.approve(counter.staff.owner)
+    assert counter.answers[-1].answer == "permit"
+    remapped(counter, S0="1")  # the same once more
+    assert [given.counts for given in counter.case().given] == [True, True]
+    remapped(counter, S0="2")
+    assert [given.counts for given in counter.case().given] == [False, False]
+    assert counter.decision(counter.spec).missing == 2
+    with pytest.raises(MinshuError):
+        counter.gate.allowed(Attempt(counter.spec.job_id, 1))
+    assert findings(audited(counter.world, "health")) == set()
+
+
+def test_a_waiting_job_is_answered_anew_when_values_become_other_codes(counter: Counter) -> None:
+    counter.approve(counter.staff.dpo)
+    assert counter.answers[-1].approvals_given == 1
+    remapped(counter, S0="2")
+    assert counter.answers[-1].approvals_given == 0
+    assert counter.approve(counter.staff.dpo)["given"] == 1  # who approved may do so again
 
 
 def test_one_person_counts_once_however_often_they_sign(counter: Counter) -> None:

@@ -303,7 +303,7 @@ def before_answering(mode: Mode, vectors: Sequence[Sequence[int]]) -> list[tuple
 
 @pytest.mark.parametrize("mode", ["mask", "bfv"])
 def test_what_a_secure_sum_sends_before_it_answers_is_the_same_whatever_the_data(mode: Mode) -> None:
-    """It is why a table and a release may say that they are silent until then."""
+    """It is why a table, a release and the quality of tables may say that they are silent until then."""
     one, other = (before_answering(mode, [[n] * 4] * 3) for n in (0, 1000))
     assert {what for _, _, what, _ in one} == {SEED, READY} | ({PUBLIC_KEY} if mode == "bfv" else set())
     # A public key is drawn by SEAL itself, before it sees any data.
@@ -320,7 +320,7 @@ def test_what_a_secure_sum_sends_before_it_answers_is_the_same_whatever_the_data
         "lookup/1",  # test_lookup_session.py, test_the_table_is_charged_before_anything_of_it_leaves
     }
     silent = {kind.name for kind in JOB_TYPES if kind.silent_until_answering}
-    assert silent - shown_elsewhere == {"table/1", "release/1"}
+    assert silent - shown_elsewhere == {"table/1", "release/1", "quality/1"}
 
 
 def test_what_a_training_job_sends_before_it_answers_is_the_same_whatever_the_data() -> None:

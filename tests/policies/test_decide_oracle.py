@@ -168,6 +168,7 @@ def cases(drawn: st.DrawFn, world: Any) -> Case:
             max_fraction=draw(st.sampled_from([None, Fraction(1, 3)])),
             max_runtime_s=draw(st.sampled_from([None, 60, 7200])),
             max_per_minute=draw(st.sampled_from([None, 30])),
+            max_series_days=draw(st.sampled_from([None, 30])),
             recipes=draw(st.sampled_from([(), ("logistic",)])),
             exact_training=draw(st.booleans()),
             only={} if neutral else draw(st.sampled_from(SCOPED)),
@@ -997,6 +998,7 @@ def constraints(rule: Rule) -> Constraints:
         min_coverage=rule.min_coverage,
         max_runtime_s=min(3600, rule.max_runtime_s or 3600),
         max_per_minute=rule.max_per_minute,
+        max_series_days=rule.max_series_days,
     )
 
 

@@ -75,6 +75,13 @@ street = {{ type = "code", use = ["group", "filter"] }}
 last_seen_month = {{ type = "month", use = ["carry"] }}
 sex = {{ type = "enum", use = ["group"], values = ["1", "2"] }}
 age = {{ type = "int", use = ["filter", "group", "sum", "mean"], range = [0, 120], bins = [0, 18, 60] }}
+[datasets.insured.quality]
+min_completeness = "0.99"
+min_valid_keys = "0.98"
+max_age_days = 7
+max_drift = "0.02"
+max_repeated = "0.16"
+key_fields = ["resident_id", "street"]
 [datasets.pension]
 source = "local:pension"
 grade = "general-3"
@@ -124,6 +131,8 @@ max_rows = 500
 max_fraction = "0.30"
 min_coverage = "0.80"
 max_runtime_s = 1800
+accepts_quality = ["age", "drift"]
+max_duplicates = "0.1"
 quotas = ["records", "questions"]
 rate = {{ jobs = 4, per = "month" }}
 window = {{ days = ["mon", "wed"], from = 08:00:00, to = 20:00:00 }}
@@ -187,6 +196,8 @@ OTHERS: dict[str, Sequence[Any]] = {
     "columns": ["resident_id", "street", "last_seen_month", "sex", "age", "new"],
     "column": ["resident_id", "street", "bank_account"],
     "recipients": ["police.gz.example", "bureau", "police", "tax.gz.example"],
+    "accepts_quality": list(get_args(model.QualityMetric)),
+    "key_fields": ["resident_id", "street", "age"],
     "quotas": ["records", "questions", "new"],
     "budget": ["quarter", "year", "new"],
     "approvers": ["dpo", "owner", "new"],
@@ -217,7 +228,8 @@ SCOPES = {
     "stops": ["all", "requester", "purpose", "dataset"],
     "": ["all-requesters", "per-requester", "per-purpose", "per-pair"],
 }
-FRACTIONS = ("limit", "delta", "max_cost", "max_fraction", "min_coverage")
+FRACTIONS = ("limit", "delta", "max_cost", "max_fraction", "min_coverage", "max_duplicates",
+             "min_completeness", "min_valid_keys", "max_drift", "max_repeated")  # fmt: skip
 OPTIONAL: dict[str, dict[str, Any]] = {
     "rules": {
         "min_group_size": 30, "min_organisations": 4, "persons_in": 3, "max_runtime_s": 60, "max_cost": "0.1",
@@ -225,6 +237,7 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "rate": {"jobs": 1, "per": "month"}, "roles": ["source"], "quotas": ["records"],
         "window": {"days": ["mon"], "from": time(9), "to": time(10)}, "approvers": ["owner"], "max_rows": 10,
         "only": {"street": ["east"]}, "max_per_minute": 30, "recipes": ["logistic"], "exact_training": True,
+        "max_series_days": 30,
     },
     "requesters": {"organisation": "police.gz.example"},
     "budgets": {"delta": "1e-8"},
@@ -696,7 +709,7 @@ def test_a_cost_rests_on_no_constraint_but_the_row_cap(world: Any):
     loose = Constraints(max_rows=100)
     strict = Constraints(
         min_group_size=99, min_organisations=9, min_sources=9, max_rows=100, max_fraction=Fraction(1, 9),
-        min_coverage=Fraction(8, 9), max_runtime_s=1, max_per_minute=1,
+        min_coverage=Fraction(8, 9), max_runtime_s=1, max_per_minute=1, max_series_days=1,
     )  # fmt: skip
     for job_type in JOB_TYPES:
         for role in spec.roles:
@@ -747,6 +760,8 @@ def changes_of(world: Any, place: Place, value: Any) -> tuple[Change, ...]:
          "Rule R2: is now only for rows whose street is one of east, west"),
         (("rules", 1, "max_per_minute"), 30, Effect.TIGHTER,
          "Rule R2: the number of look-ups a minute is now 30; there was no limit"),
+        (("rules", 1, "max_series_days"), 30, Effect.LOOSER,
+         "Rule R2: the days of a series none → 30"),
         (("quotas", "questions", "scope"), "per-pair", Effect.BOTH,
          f"Quota questions: counted for each requester → {EACH_PAIR}"),
         (("budgets", "quarter", "scope"), "per-pair", Effect.LOOSER,

@@ -31,6 +31,7 @@ TWINS = [
     ("README.md", "README.zh.md"),
     ("docs/auditors.md", "docs/auditors.zh.md"),
     ("docs/for-officers.md", "docs/for-officers.zh.md"),
+    ("docs/registers.md", "docs/registers.zh.md"),
 ]
 RUN_BY_CI = ["make demo", "make test"]
 """The README's two commands, which `.ci/run` runs itself."""
