@@ -30,6 +30,8 @@ from protocols.lookup.inputs import LookupList
 from protocols.succession import fresh_until
 from protocols.wire import Freshness, Roster
 
+pytestmark = pytest.mark.alone  # sessions of whole nodes that outlast something, 9 s together
+
 ASKS = CLERKS[0]
 NIGHT = datetime(2027, 1, 20, 16, 0, tzinfo=UTC)
 """When 20 January is over in Shanghai."""

@@ -35,6 +35,8 @@ from protocols.training.parties import SET, TASK
 from protocols.training.parties import stream as training
 from protocols.wire import JobSpec
 
+pytestmark = pytest.mark.alone  # every job type on whole nodes, 17 s together
+
 
 class Paid(TableWorld):
     """Two tables a month, exact ones and noisy ones; the budget is worth one noisy one and a half."""

@@ -307,7 +307,7 @@ BAD: dict[str, tuple[Callable[[TableWorld, list[Row]], object], str]] = {
     ),
     "unit-missing": (_without_id, "7 of 75 rows"),
     "no-usable-key": (_bad_ids, "none of the 75 rows"),
-    "not-text": (_as_parquet, "type double"),
+    "column-type-changed": (_as_parquet, "street was registered as text and is decimal now"),
 }
 
 

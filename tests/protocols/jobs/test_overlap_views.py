@@ -269,7 +269,7 @@ def linked(seen: View) -> dict[int, set[int]]:
         assert tagged is not None
         for row, value in zip(tagged.order.tolist(), tagged.values, strict=True):
             for number, key in KEY_OF.items():
-                if party._tagging._keys[row] == key:
+                if party._tagging._own._keys[row] == key:
                     known[number] = value.tobytes()
         keys += [party._tagging._key] if party._tagging._key else []
     if len(keys) == 2:
