@@ -58,7 +58,7 @@ from protocols.releases.figures import (
     whole_numbers,
     within_each,
 )
-from protocols.releases.params import check_budget, read_budget
+from protocols.releases.params import check_budget, loss_text, read_budget
 from protocols.releases.plan import GROUP_SHARE
 from protocols.statistics.cross_table import (
     check_protected,
@@ -882,8 +882,7 @@ def _group_sizes(named: str) -> Statement:
 
 def _loss(params: Params) -> str:
     assert params.budget is not None
-    letter = "ρ" if params.budget.notion == "zcdp" else "ε"
-    return f"{letter} = {decimal_text(params.budget.amount)}"
+    return loss_text(params.budget)
 
 
 def _table(params: Params, spec: JobSpec) -> Statement:

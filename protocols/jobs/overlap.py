@@ -49,7 +49,7 @@ from protocols.overlap.parties import Matcher, Owner, Pair, Receiver, Sender
 from protocols.party import Party, Rand
 from protocols.psi.keyed_list import KeyedList
 from protocols.psi.owner import plan_of
-from protocols.releases.params import check_budget
+from protocols.releases.params import check_budget, loss_text
 from protocols.statistics.differencing import Query
 from protocols.tables.layout import Reader, decimal_text
 from protocols.tables.released import PERSONS, Figure, as_texts, content
@@ -457,9 +457,7 @@ _TRAFFIC: Final = Statement(
 
 
 def _loss(params: Params) -> str:
-    letter = "ρ" if params.budget.notion == "zcdp" else "ε"
-    delta = f", δ = {decimal_text(params.delta)}" if params.delta else ""
-    return f"{letter} = {decimal_text(params.budget.amount)}{delta}"
+    return loss_text(params.budget, params.delta)
 
 
 def _noisy(params: Params) -> Statement:

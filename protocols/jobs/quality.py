@@ -59,7 +59,7 @@ from protocols.quality_sums import (
     vectors,
 )
 from protocols.releases.figures import CONFIDENCE, counts_words, within_each
-from protocols.releases.params import check_budget, read_budget
+from protocols.releases.params import check_budget, loss_text, read_budget
 from protocols.statistics.cross_table import MAX_MINIMUM
 from protocols.statistics.differencing import Query
 from protocols.statistics.suppress import MIN_GROUP
@@ -548,8 +548,7 @@ def _last(role: Role) -> Statement:
 
 def _loss(params: Params) -> str:
     assert params.budget is not None
-    letter = "ρ" if params.budget.notion == "zcdp" else "ε"
-    return f"{letter} = {decimal_text(params.budget.amount)}"
+    return loss_text(params.budget)
 
 
 def _noisy_table(params: Params) -> Statement:

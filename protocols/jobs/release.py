@@ -36,13 +36,12 @@ from protocols.jobs.sources import check_enough, check_sources, check_summaries,
 from protocols.party import Finished, Incoming, Party, Rand, Step
 from protocols.releases.figures import TABLE, content
 from protocols.releases.forecasts import forecasts
-from protocols.releases.params import JOB_TYPE, Params, check_budget
+from protocols.releases.params import JOB_TYPE, Params, check_budget, loss_text
 from protocols.releases.plan import Plan, plan
 from protocols.statistics.differencing import Query
 from protocols.statistics.suppress import MIN_GROUP
 from protocols.sums.parties import Aggregator, Contributor
 from protocols.sums.plan import Sums
-from protocols.tables.layout import decimal_text
 from protocols.tables.questions import check_filters, query_of
 from protocols.tables.tally import Tally, TallyBuilder
 from protocols.wire import Constraints, InputSummary, JobSpec, organisation_of
@@ -329,9 +328,7 @@ _TRAFFIC: Final = Statement(
 
 
 def _loss(params: Params) -> str:
-    letter = "ρ" if params.budget.notion == "zcdp" else "ε"
-    delta = f", δ = {decimal_text(params.delta)}" if params.delta else ""
-    return f"{letter} = {decimal_text(params.budget.amount)}{delta}"
+    return loss_text(params.budget, params.delta)
 
 
 _ASKED: Final = {

@@ -189,6 +189,13 @@ def read_budget(reader: Reader) -> Budget:
     return check_budget(Budget("pure-dp", reader.fraction("epsilon")))
 
 
+def loss_text(budget: Budget, delta: Fraction = Fraction(0)) -> str:
+    """Return a privacy loss as statements say it: `ρ = 0.1`, `ε = 1, δ = 0.00001`."""
+    letter = "ρ" if budget.notion == "zcdp" else "ε"
+    said = f", δ = {decimal_text(delta)}" if delta else ""
+    return f"{letter} = {decimal_text(budget.amount)}{said}"
+
+
 def check_budget(budget: Budget) -> Budget:
     """Return the budget of a release, if anything could be told for it.
 
