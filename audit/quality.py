@@ -49,10 +49,13 @@ def check_record(
             yield "no-quality", "the policy asks for quality, and the record says none"
         return
     try:
-        f = Fields(record["preflight"], "preflight")
+        plain = record["preflight"]
+        f = Fields(plain, "preflight")
         moment, shares = f.time("as_of"), Shares.from_json(f.take("shares", dict))
-        key = KeyCounts.from_json(f.take("key", dict)) if "key" in record["preflight"] else None
-        written = parse_utc(summary.snapshot)
+        key = KeyCounts.from_json(f.take("key", dict)) if "key" in plain else None
+        # Of some tables nobody can say when they were written.
+        known = f.take("written", bool) if "written" in plain else True
+        age = age_in_days(parse_utc(summary.snapshot), moment) if known else None
     except DecodeError as error:
         yield error.code, f"the record's figures of quality: {error.message}"
         return
@@ -65,5 +68,5 @@ def check_record(
         if replace(shares, completeness={}) != counted:
             yield "wrong-figure", "the shares of quality do not follow from the counts beside them"
     # (4)
-    for missed in shortfalls(thresholds, shares, age_in_days(written, moment)):
+    for missed in shortfalls(thresholds, shares, age):
         yield CODE, f"the dataset was not as good as the policy asked: {missed.words()[0]}"

@@ -6,6 +6,7 @@ job, attempt, roster and participants, and this node's own words are among them 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -17,7 +18,8 @@ from node.gate import About, Allowed
 from node.mapping import unmapped_of
 from node.quality import Look, Preflight, cited
 from node.rpc import Attempt
-from node.sources import Access, Source
+from node.sources import Access, Source, check_unchanged
+from node.sources.database import cancelling
 from node.sources.drift import check_registered
 from node.sources.grouped import can_count, count_there
 from node.sources.persistence import persist
@@ -96,6 +98,7 @@ def prepare(
     about: About | None,
     rand: Rand,
     go_on: Callable[[], None],
+    cut_by: Callable[[Callable[[], None]], AbstractContextManager[object]] = nullcontext,
     resources: Resources | None = None,
     look: Look | None = None,
 ) -> Prepared:
@@ -109,6 +112,7 @@ def prepare(
         about: whom a row is about, see `node.gate.about_of`.
         rand: for salts.
         go_on: called between batches; raises when the attempt is over.
+        cut_by: is given what cuts a reading short, from any thread; its block lasts as long as that may be.
         resources: where a list goes that does not fit into memory; None: it is held there, however long.
         look: how good the dataset has to be, None for nothing; it is read once more where that is not known
             of it as it is.
@@ -124,8 +128,10 @@ def prepare(
     asked = job_type(spec.job_type)
 
     def read(*, counted: bool) -> tuple[_Taken, str, Digest, Preflight | None]:
-        with open_dataset(dataset, access) as source:
-            snapshot = source.snapshot()
+        with open_dataset(dataset, access) as source, cut_by(cancelling(source)):
+            # Before the first look: all that is read here is of one state, or nothing of it is used.
+            mark, snapshot = source.fingerprint(), source.snapshot()
+            question = question_here(spec, snapshot, source)
             looked = None if look is None else look.at(source, dataset, access, rand=rand, go_on=go_on)
             # Identifiers are judged as of the data's own day: the job does not choose whose are valid.
             unit = None if about is None else replace(about.unit, as_of=parse_utc(snapshot).date())
@@ -135,16 +141,10 @@ def prepare(
                     return asked.builder(spec, role, unit)
                 return asked.builder_with(spec, role, unit, resources)
 
-            question = question_here(spec, snapshot, source)
             columns = dict(brings.columns) if about is None else {**brings.columns, UNIT: about.column}
             check_registered(dataset.columns, source.columns(), list(columns.values()))
             taken = _take(make, source, columns, go_on, counted=counted)
-            if question_here(spec, snapshot, source) != question:
-                raise InputError(
-                    "the dataset's file changed while it was read",
-                    code="changed-while-reading",
-                    hint="replace the file in one step (write aside, then rename) and run the job again",
-                )
+            check_unchanged(source, mark)
         return taken, snapshot, question, looked
 
     try:

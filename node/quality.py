@@ -12,7 +12,8 @@ from typing import Any, Final, Self
 
 from node.catalogue import every_area
 from node.mapping import known_tables, unmapped_of
-from node.sources import Access, Source, check_columns
+from node.sources import Access, Source, TablePlace, check_columns, check_unchanged
+from node.sources.database import written_known
 from node.state import Dataset, Reader
 from policies.decision import Refuse
 from policies.index import source_of
@@ -49,6 +50,7 @@ class Quality:
         tables: the code tables that columns were held against.
         counts: what was counted.
         salt: hex; figures are easily guessed, and the record's digest may be seen.
+        written: whether anything tells when the table was written; where not, `snapshot` is when it was read.
     """
 
     dataset: DatasetName
@@ -59,14 +61,15 @@ class Quality:
     tables: Mapping[str, str]
     counts: QualityCounts
     salt: str
+    written: bool = True
 
     def shares(self, published_keys: int) -> Shares:
         """Return what may be said of it, beside a catalogue that publishes so many keys."""
         return shares_of(self.counts, published_keys)
 
-    def age_days(self, now: datetime) -> int:
-        """Return how many days have begun since the table was written."""
-        return age_in_days(parse_utc(self.snapshot), now)
+    def age_days(self, now: datetime) -> int | None:
+        """Return how many days have begun since the table was written, None where nothing tells."""
+        return age_in_days(parse_utc(self.snapshot), now) if self.written else None
 
     def record(self) -> bytes:
         """Return the record, canonical JSON. `minshu-preflight/1`."""
@@ -75,6 +78,7 @@ class Quality:
                 "schema": SCHEMA,
                 "dataset": self.dataset,
                 "snapshot": self.snapshot,
+                **({} if self.written else {"written": False}),
                 "measured": self.measured,
                 "rule_version": self.rule_version,
                 "types": [list(each) for each in self.types],
@@ -96,7 +100,8 @@ class Quality:
         Raises:
             DecodeError: it is none.
         """
-        f = Fields(decode_json(record, limit=MAX_RECORD_BYTES), "preflight")
+        plain = decode_json(record, limit=MAX_RECORD_BYTES)
+        f = Fields(plain, "preflight")
         if f.text("schema") != SCHEMA:
             raise DecodeError(f"unknown schema, expected {SCHEMA}", code="unknown-schema")
         types = f.items("types", maximum=MAX_COLUMNS)
@@ -111,6 +116,7 @@ class Quality:
             tables={str(column): str(table) for column, table in f.take("tables", dict).items()},
             counts=QualityCounts.from_json(f.take("counts", dict)),
             salt=f.text("salt"),
+            written=f.take("written", bool) if "written" in plain else True,
         )
         f.finish()
         return found
@@ -122,6 +128,10 @@ class Preflight:
 
     fingerprint: str
     quality: Quality
+
+    def holds(self, mark: str) -> bool:
+        """Whether it is a look at this state, by the rules for identifiers that are in use now."""
+        return self.fingerprint == mark and self.quality.rule_version == rule_version(every_area())
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,11 @@ class Demand:
     def thresholds(self) -> tuple[Threshold, ...]:
         """What it comes to."""
         return thresholds_of(self.dataset, self.rule)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that it is about, the key's aside."""
+        return frozenset(each.column for each in self.thresholds if each.column)
 
     def refusal(self, quality: Quality, published_keys: int, now: datetime) -> Refuse | None:
         """Return why the dataset is not good enough, None where it is."""
@@ -174,19 +189,18 @@ class Look:
 
         Raises:
             TooLow: the dataset is not good enough.
-            InputError: as `measure`.
+            InputError: as `look`.
         """
-        mark = source.fingerprint()
         found = self.stored
-        if found is None or found.fingerprint != mark:
+        if found is not None and not found.holds(source.fingerprint()):
             found = None
         if self.demand is None:
             return found
         if found is None:
-            looked = measure(
-                source, dataset, access, now=self.now, rand=rand, go_on=go_on, days=self.demand.days
-            )
-            found = Preflight(mark, looked)
+            # What a database holds is rarely the same twice: there, no more is read than is asked for.
+            only = self.demand.columns if isinstance(dataset.place, TablePlace) else None
+            days = self.demand.days
+            found = look(source, dataset, access, now=self.now, rand=rand, go_on=go_on, days=days, only=only)
         no = self.demand.refusal(found.quality, dataset.published_keys, self.now)
         if no is not None:
             raise TooLow(no, found)
@@ -202,6 +216,18 @@ class TooLow(Refused):
         self.found = found
 
 
+def look(source: Source, dataset: Dataset, access: Access, **given: Any) -> Preflight:
+    """Return what `measure` finds of one state of a table. Takes what that takes.
+
+    Raises:
+        InputError: as `measure`, or `changed-while-reading`.
+    """
+    mark = source.fingerprint()
+    found = measure(source, dataset, access, **given)
+    check_unchanged(source, mark)
+    return Preflight(mark, found)
+
+
 def measure(
     source: Source,
     dataset: Dataset,
@@ -211,6 +237,7 @@ def measure(
     rand: Rand,
     go_on: Callable[[], None],
     days: Collection[str] = (),
+    only: Collection[str] | None = None,
     tell: Callable[[int], object] = lambda _rows: None,
 ) -> Quality:
     """Return how good a dataset is, by one pass over its columns.
@@ -226,6 +253,7 @@ def measure(
         rand: for the salt, and for hashing keys.
         go_on: called between batches; raises when nobody waits any more.
         days: columns of text that hold days.
+        only: the columns to look at beside the key's, None for all.
         tell: told how many rows were read so far.
 
     Raises:
@@ -234,11 +262,13 @@ def measure(
     there = source.columns()
     check_columns(there, [dataset.key] if dataset.key else [])
     present = {column.name for column in there}
-    columns = [column for column in dataset.columns if column.name in present]
+    wanted = None if only is None else {dataset.key, *only}
+    columns = [c for c in dataset.columns if c.name in present and (wanted is None or c.name in wanted)]
     snapshot = source.snapshot()
-    tables = _tables(dataset, access)
+    names = [column.name for column in columns]
+    tables = {name: table for name, table in _tables(dataset, access).items() if name in names}
     builder = QualityBuilder(
-        [column.name for column in columns],
+        names,
         key=dataset.key,
         as_of=parse_utc(snapshot).date(),
         areas=every_area(),
@@ -247,7 +277,7 @@ def measure(
         days=days,
     )
     rows = 0
-    for batch in source.read([column.name for column in columns]):
+    for batch in source.read(names):
         go_on()
         builder.add({name: batch.column(at) for at, name in enumerate(batch.schema.names)})
         rows += batch.num_rows
@@ -264,6 +294,7 @@ def measure(
         tables={name: table.id for name, table in tables.items()},
         counts=builder.finish(unmapped),
         salt=rand(SALT_BYTES).hex(),
+        written=written_known(source),
     )
 
 
@@ -353,6 +384,7 @@ def cited(found: Preflight | None, dataset: Dataset, now: datetime, *, counts: b
     said = {
         "as_of": utc_text(now),
         "measured": quality.measured,
+        **({} if quality.written else {"written": False}),
         "shares": replace(shares, completeness=shown).to_json(),
         **({"key": key.to_json()} if counts and key is not None else {}),
         "record_sha256": quality.digest,

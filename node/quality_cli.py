@@ -75,12 +75,11 @@ def look_at(home: "Home", dataset: "Dataset", policy: "Policy | None", tell: "Te
     import secrets
 
     from node.datasets import open_dataset
-    from node.quality import Preflight, days_in, measure
+    from node.quality import days_in, look
 
     access = home.config.access
     with open_dataset(dataset, access) as source:
-        mark = source.fingerprint()
-        quality = measure(
+        return look(
             source,
             dataset,
             access,
@@ -90,7 +89,6 @@ def look_at(home: "Home", dataset: "Dataset", policy: "Policy | None", tell: "Te
             days=days_in(policy, dataset.name),
             tell=lambda rows: tell(rows, f"rows of {dataset.name}"),
         )
-    return Preflight(mark, quality)
 
 
 def as_kept(found: "Preflight") -> dict[str, str]:
@@ -110,11 +108,7 @@ def _lines(report: "Report") -> Iterator[str]:
         yield f"error   {dataset.name}: {report.problem.message}"
         yield f"        hint: {report.problem.hint}"
         return
-    age = quality.age_days(report.now)
-    yield (
-        f"{dataset.name} {dataset.title}: {figure(quality.counts.rows)} rows, written {quality.snapshot}"
-        f" ({figure(age)} {'day' if age == 1 else 'days'} ago)"
-    )
+    yield f"{dataset.name} {dataset.title}: {figure(quality.counts.rows)} rows, {report.age_words()[0]}"
     yield from _table(report)
     if facts := report.key_facts():
         yield f"identifiers in {dataset.key}: " + "; ".join(f"{words[0]} {value}" for words, value in facts)

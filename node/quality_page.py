@@ -142,10 +142,10 @@ def _verdict(report: Report) -> _Html:
 def _facts(report: Report) -> _Html:
     quality = report.quality
     assert quality is not None
-    age = figure(quality.age_days(report.now))
+    written = report.age_words()
     facts: list[tuple[Words, str]] = [
         (("rows", "行数"), figure(quality.counts.rows)),
-        (("written", "写入时间"), f"{quality.snapshot} ({age} d / 天)"),
+        (("age", "数据时效"), _both(written)),
         (("looked at", "检查时间"), quality.measured),
     ]
     shown = [_tag("h3", _both(("The table", "数据表"))), _pairs(facts)]

@@ -13,8 +13,16 @@ from node.state import Dataset
 from policies.index import source_of
 from policies.model import Dataset as Opened
 from policies.model import Policy, Rule
-from policies.quality import METRICS, Shortfall, Threshold, shortfalls, thousandths_words, thresholds_of
-from policies.words import Words, figure
+from policies.quality import (
+    METRICS,
+    NEVER_WRITTEN,
+    Shortfall,
+    Threshold,
+    shortfalls,
+    thousandths_words,
+    thresholds_of,
+)
+from policies.words import Words, count_words, figure
 from protocols.errors import InputError
 from protocols.quality import MOST_DISTINCT, ColumnCounts, Metric, thousandths
 
@@ -80,6 +88,15 @@ class Report:
     def ok(self) -> bool:
         """Whether it could be looked at, and no rule's job is refused for it."""
         return self.problem is None and not any(finding.refused for finding in self.findings)
+
+    def age_words(self) -> Words:
+        """Return when the table was written, and how long that is ago."""
+        assert self.quality is not None
+        age, snapshot = self.quality.age_days(self.now), self.quality.snapshot
+        if age is None:
+            return NEVER_WRITTEN
+        days = count_words(age, "day", "days")
+        return f"written {snapshot} ({days} ago)", f"写入于 {snapshot} ({figure(age)} 天前)"
 
     def key_facts(self) -> list[tuple[Words, str]]:
         """Return what is known of the identifiers: what it is called, and the figure."""

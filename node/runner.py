@@ -55,6 +55,7 @@ from node.releases import SealedRelease, Sealing, discard, keep, kept, seal_all
 from node.rpc import Attempt, ControlRequest
 from node.scratch import DiskScratch
 from node.shelf import clear_leftovers, shelf_of
+from node.sources import TablePlace
 from node.state import (
     NOT_OVER,
     WAITING,
@@ -183,6 +184,7 @@ class _Live:
     lasting: Lasting | None = None
     closing: asyncio.TimerHandle | None = None
     workers: Workers | None = None
+    cut: Callable[[], None] | None = None
     scratch: DiskScratch | None = None
     prepared: Prepared | None = None
     private: bytes = b""
@@ -201,6 +203,18 @@ class _Live:
             self.exchange.stop(why)
         if self.workers is not None:
             self.workers.stop()
+        if self.cut is not None:
+            self.cut()
+
+    @contextmanager
+    def cut_by(self, cut: Callable[[], None]) -> Iterator[None]:
+        """Have the end of the attempt cut what waits in the block; raise why, if it is over already."""
+        self.cut = cut
+        try:
+            self.go_on()
+            yield
+        finally:
+            self.cut = None
 
     def let_go(self) -> None:
         """Give back the room on disk that the attempt took."""
@@ -637,6 +651,7 @@ class Runner:
                     about=about,
                     rand=office.rand,
                     go_on=live.go_on,
+                    cut_by=live.cut_by,
                     resources=self._resources(live, None),
                     look=look,
                 )
@@ -660,8 +675,8 @@ class Runner:
 
     def _keep_look(self, dataset: Dataset, found: Preflight | None) -> None:
         """Keep what a look at a dataset found: it is not looked at again before it changes."""
-        if found is None:
-            return
+        if found is None or isinstance(dataset.place, TablePlace):
+            return  # of a database a job looks at part of the columns
         record = found.quality.record()
         if self._office.state.preflight(dataset.name) != (found.fingerprint, record):
             with self._office.state.change() as change:

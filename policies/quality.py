@@ -51,6 +51,9 @@ _FOUND: Final[dict[Metric, Words]] = {
 }
 
 _NO_KEYS: Final = ("it has no identifiers to count", "没有可供统计的标识")
+NEVER_WRITTEN: Final = ("nothing says when it was written", "无法得知最近一次写入时间")
+"""What is said of a table of which nobody knows its age."""
+
 _NOT_THERE: Final = ("{} was not found in it", "未找到列 {}")
 
 
@@ -81,7 +84,8 @@ class Shortfall:
         """Return the figure, and what is asked for."""
         metric, column = self.threshold.metric, self.threshold.column
         if self.found is None:
-            said = _say(_NOT_THERE, (column, column)) if column else _NO_KEYS
+            unknown = NEVER_WRITTEN if metric is Metric.AGE else _NO_KEYS
+            said = _say(_NOT_THERE, (column, column)) if column else unknown
         else:
             shown = _days(self.found) if metric is Metric.AGE else (thousandths_words(self.found),) * 2
             said = _say(_FOUND[metric], shown, column)
@@ -135,7 +139,9 @@ def _of_dataset(dataset: Dataset, quality: Quality) -> list[Threshold]:
     return found
 
 
-def shortfalls(thresholds: tuple[Threshold, ...], shares: Shares, age_days: int) -> Iterator[Shortfall]:
+def shortfalls(
+    thresholds: tuple[Threshold, ...], shares: Shares, age_days: int | None
+) -> Iterator[Shortfall]:
     """Yield the thresholds that a dataset does not meet; what cannot be measured meets none."""
     for threshold in thresholds:
         found = _measured(threshold, shares, age_days)
@@ -143,7 +149,7 @@ def shortfalls(thresholds: tuple[Threshold, ...], shares: Shares, age_days: int)
             yield Shortfall(threshold, found)
 
 
-def _measured(threshold: Threshold, shares: Shares, age_days: int) -> int | None:
+def _measured(threshold: Threshold, shares: Shares, age_days: int | None) -> int | None:
     match threshold.metric:
         case Metric.COMPLETENESS:
             return shares.completeness.get(threshold.column)
@@ -167,7 +173,9 @@ def _meets(threshold: Threshold, found: int) -> bool:
             return found <= threshold.bound * THOUSAND
 
 
-def check_quality(name: str, dataset: Dataset, rule: Rule, shares: Shares, age_days: int) -> Refuse | None:
+def check_quality(
+    name: str, dataset: Dataset, rule: Rule, shares: Shares, age_days: int | None
+) -> Refuse | None:
     """Return why a dataset is not good enough for a rule's jobs, None where it is.
 
     Args:
@@ -175,7 +183,7 @@ def check_quality(name: str, dataset: Dataset, rule: Rule, shares: Shares, age_d
         dataset: as the policy opens it.
         rule: that allows the job.
         shares: of the whole dataset as it is now.
-        age_days: days begun since it was written.
+        age_days: days begun since it was written, None where nothing tells.
     """
     found = list(shortfalls(thresholds_of(dataset, rule), shares, age_days))
     if not found:

@@ -53,6 +53,7 @@ class EngineSource:
     connection: sa.Connection
     table: sa.Table
     asked: list[str] = field(default_factory=list)
+    settled: bool = True
 
     @property
     def dialect(self) -> sa.Dialect:

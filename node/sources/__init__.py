@@ -9,6 +9,7 @@ from node.sources.source import (
     Source,
     SourceColumn,
     check_columns,
+    check_unchanged,
     open_source,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "SourceColumn",
     "TablePlace",
     "check_columns",
+    "check_unchanged",
     "open_source",
     "place_from_json",
 ]

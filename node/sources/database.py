@@ -108,6 +108,7 @@ class DatabaseSource:
                 self._open = self._engine.connect()
             with self._kind.asking():
                 self._began = datetime.now(UTC)
+                self._newest: list[datetime | None] = []
                 self._kind.begin(self._open)
                 stored = self._kind.describe(self._open, self._place.table)
         except BaseException:
@@ -163,6 +164,10 @@ class DatabaseSource:
         """Whether all statements of a block see one state; of a view or a foreign table nobody knows."""
         return self._stored.settled
 
+    def cancel(self) -> None:
+        """End whatever waits for the server, from any thread: it raises `source-timeout`."""
+        self._kind.deadline.cut()
+
     def pushable(self, column: str) -> bool:
         """Tell whether expressions over this column mean in SQL what they mean on the values as read."""
         known = self._known.get(column)
@@ -191,6 +196,11 @@ class DatabaseSource:
         return self._written() is not None
 
     def _written(self) -> datetime | None:
+        if not self._newest:  # asked for once: one block is one state
+            self._newest.append(self._ask_written())
+        return self._newest[0]
+
+    def _ask_written(self) -> datetime | None:
         if not self._place.updated:
             return None if self._stored.written is None else self._stored.written.astimezone(UTC)
         import sqlalchemy as sa
@@ -497,6 +507,12 @@ def written_known(source: Source) -> bool:
     """
     inner = getattr(source, "source", source)  # of a `MappedSource`
     return not isinstance(inner, DatabaseSource) or inner.written_known()
+
+
+def cancelling(source: Source) -> Callable[[], None]:
+    """Return what ends a reading of an open source that waits for a server; files make nobody wait."""
+    inner = getattr(source, "source", source)  # of a `MappedSource`
+    return inner.cancel if isinstance(inner, DatabaseSource) else lambda: None
 
 
 def open_table(

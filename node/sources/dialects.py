@@ -115,6 +115,8 @@ class Dialect:
     """What pip installs for it."""
     outcomes: ClassVar[Mapping[str, str]] = {}
     """The server's error codes, and ours."""
+    one_state: ClassVar[bool] = False
+    """Whether, after `begin`, all statements see one state of every table of the server's own."""
 
     def __init__(self, connection: Connection) -> None:
         """Take a connection's settings. Raises as `Connection.address`."""
@@ -185,7 +187,11 @@ class Dialect:
         except sa.exc.NoSuchTableError:
             return None
         columns = tuple(_of_sqlalchemy(str(each["name"]), each["type"]) for each in found)
-        return Stored(table, schema, columns, tuple(key or ())) if columns else None
+        if not columns:
+            return None
+        # What lies elsewhere and only looks like a table has no key.
+        settled = self.one_state and bool(key) and table in inspector.get_table_names(schema=schema)
+        return Stored(table, schema, columns, tuple(key or ()), settled=settled)
 
     def text_of(self, column: "sa.ColumnElement[Any]") -> "sa.ColumnElement[Any]":
         """Return a column as text, by the server."""
@@ -752,6 +758,7 @@ class Oracle(Dialect):
     """Oracle, by python-oracledb without its client libraries."""
 
     driver = "oracle+oracledb"
+    one_state = True
     outcomes: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("ORA-01017", "ORA-28000", "ORA-28001", "ORA-01045", "ORA-01031"), "source-refused"),
         **dict.fromkeys(
@@ -826,6 +833,7 @@ class Dameng(Dialect):
     """Dameng DM8, by dmPython and dmSQLAlchemy, which come with the database."""
 
     driver = "dm+dmPython"
+    one_state = True
     packages: ClassVar[str] = "dmPython dmSQLAlchemy (from the folder drivers/python of the database)"
     outcomes: ClassVar[Mapping[str, str]] = {
         "-2501": "source-refused",

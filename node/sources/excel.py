@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias
 
-from node.sources.files import File, changed, gone, identity
-from node.sources.source import ReadLimits, SourceColumn, check_columns, check_header
+from node.sources.files import File, gone, identity
+from node.sources.source import ReadLimits, SourceColumn, changed, check_columns, check_header
 from protocols.errors import InputError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from node.sources.encodings import not_text, texts
 from node.sources.place import FilePlace
-from node.sources.source import ReadLimits, Source, SourceColumn, check_columns, check_header
+from node.sources.source import ReadLimits, Source, SourceColumn, changed, check_columns, check_header
 from protocols.encoding import sha256_digest
 from protocols.errors import InputError
 from protocols.wire import utc_text
@@ -238,15 +238,6 @@ def gone(error: OSError) -> InputError:
         f"the dataset's file cannot be read ({error.strerror})",
         code="file-missing",
         hint="put the file back, or register its new place with minshu-node dataset add",
-    )
-
-
-def changed() -> InputError:
-    """Return why a file that was written while it was read gives no answer."""
-    return InputError(
-        "the dataset's file changed while it was read",
-        code="changed-while-reading",
-        hint="replace the file in one step (write aside, then rename) and run the job again",
     )
 
 

@@ -2,8 +2,9 @@
 
 What comes out is the same tally, number by number, as if every row had been read: `protocols.tables.grouped`.
 Where that cannot be sure, `ReadRows` says why, and the rows are read: a column of doubles, identifiers that
-nobody can judge in SQL, equally late rows of one person that differ. The database is trusted to compare,
-count and add whole numbers and decimals, bytes and days; not with what our own rules say of a text. So:
+nobody can judge in SQL, equally late rows of one person that differ, a view, of which two statements may see
+two states. The database is trusted to compare, count and add whole numbers and decimals, bytes and days; not
+with what our own rules say of a text. So:
 
 (1) Of every column of texts, codes and flags its different values are asked for, and judged here.
 (2) The different units that are not certainly canonical are asked for, and judged here.
@@ -21,7 +22,7 @@ from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
-from math import ceil, floor
+from math import ceil, floor, prod
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard
 
 import numpy as np
@@ -57,6 +58,9 @@ MAX_VALUES: Final = 10_000
 MAX_UNITS: Final = 20_000
 """Most persons whose rows are read one by one beside what is grouped."""
 
+MAX_LENGTH: Final = 1024
+"""Longest text that is judged here, in characters, or bytes where a database counts those."""
+
 MAX_SPELLINGS: Final = 256
 """Most cells along an axis that have more than one spelling."""
 
@@ -79,6 +83,11 @@ class GroupingSource(Source, Protocol):
     @property
     def table(self) -> "sa.FromClause":
         """The table with its declared columns and their types."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether all statements of a `with` block see one state of it."""
         ...
 
     def query(self, statement: "sa.Select[Any]") -> Iterator["pa.RecordBatch"]:
@@ -118,7 +127,7 @@ def _translates(source: object) -> TypeGuard[Translating]:
 
 
 def _groups_rows(source: object) -> TypeGuard[GroupingSource]:
-    return all(hasattr(source, name) for name in ("dialect", "table", "query"))
+    return all(hasattr(source, name) for name in ("dialect", "table", "settled", "query"))
 
 
 def count_there(
@@ -146,12 +155,13 @@ def count_there(
     inner = source if mapping is None else mapping.source
     if not _groups_rows(inner):
         raise ReadRows("the source answers no statements")
+    if not inner.settled:
+        raise ReadRows("nobody can say that two statements see the view or table in one state")
     statements = _Statements(inner, mapping, builder.asked(), columns, go_on)
     apart = statements.prepare()
     builder.add_groups(statements.groups(apart))
     for batch in statements.rows_of(apart) if apart else ():
         builder.add(batch)
-    statements.check_unchanged(apart)
     if apart and not statements.ordered and builder.rests_on_order():
         raise ReadRows("equally late rows of one person differ, and which comes first is not said")
     return statements.unmapped
@@ -198,7 +208,6 @@ class _Statements:
         order = getattr(source, "order", None)
         read = list(dict.fromkeys(columns[slot] for slot in sorted(columns)))
         self._sorted: list[Expression] = [] if order is None else [*order(read, self._table)]
-        self._settled = bool(getattr(source, "settled", False))
         self._types = {column.name: column.type for column in source.columns()}
         self._binds = 0
         self._where: list[Expression] = []
@@ -297,11 +306,14 @@ class _Statements:
                 (column.is_(sa.false()), self._words.text("false")),
                 else_=sa.null(),
             )
-        different = sa.select(value.label("v")).where(column.is_not(None)).subquery("d")
+        shown = _not_long(value) if kind == "text" else value
+        different = sa.select(shown.label("v")).where(column.is_not(None)).subquery("d")
         found = sa.select(different.c.v, sa.func.count().label("n")).group_by(different.c.v)
         batches = [batch for batch in self._ask(found.limit(MAX_VALUES + 1)) if batch.num_rows]
         if sum(batch.num_rows for batch in batches) > MAX_VALUES:
             raise ReadRows(f"a column has more than {MAX_VALUES} different values")
+        if any(batch.column(0).null_count for batch in batches):
+            raise ReadRows(f"a column has texts of more than {MAX_LENGTH} characters")
         whole = pa.chunked_array([batch.column(0) for batch in batches] or [pa.nulls(0, pa.string())])
         raw = whole.combine_chunks()
         text = kind in ("text", "boolean")
@@ -559,17 +571,21 @@ class _Statements:
     def _doubtful(self) -> list[Any]:
         """Return every unit whose rows are read: those in doubt, and those these turn out to be."""
         import pyarrow as pa
+        import sqlalchemy as sa
 
         asked, unit = self._asked, self._unit_text
         if unit is None or asked.form is None or self._type(UNIT) == "integer":
             return []
-        found = self._words.doubtful(self._table, unit, asked.form).limit(MAX_UNITS + 1)
+        doubtful = self._words.doubtful(self._table, unit, asked.form).subquery("f")
+        found = sa.select(_not_long(doubtful.c.v).label("v")).limit(MAX_UNITS + 1)
         arrays = [batch.column(0) for batch in self._ask(found) if batch.num_rows]
         if not arrays:
             return []
-        texts = _as_text(pa.chunked_array(arrays).combine_chunks())
-        if len(texts) > MAX_UNITS:
+        if sum(map(len, arrays)) > MAX_UNITS:
             raise ReadRows(f"more than {MAX_UNITS} different identifiers are not in canonical form")
+        if any(array.null_count for array in arrays):
+            raise ReadRows(f"an identifier has more than {MAX_LENGTH} characters")
+        texts = _as_text(pa.chunked_array(arrays).combine_chunks())
         return sorted({*texts.to_pylist(), *self._meant(texts)})
 
     def _meant(self, texts: Any) -> list[str]:
@@ -626,20 +642,6 @@ class _Statements:
         if self._dated:
             self._recency()
 
-    def check_unchanged(self, apart: Sequence[Any]) -> None:
-        """Look once more where nobody can say that all statements see one state, as of a view.
-
-        Raises:
-            InputError: `changed-while-reading`.
-        """
-        if self._settled or (self._doubtful() == list(apart) and self._look_at_all(apart) == self._seen):
-            return
-        raise InputError(
-            "the view or table changed while the database counted its rows",
-            code="changed-while-reading",
-            hint="register a table that a transaction sees in one state, or run the job again",
-        )
-
     def _look_at_all(self, apart: Sequence[Any]) -> dict[str, int]:
         """Return how many rows there are, how many of units that are read, and how many hinder, by what."""
         import sqlalchemy as sa
@@ -685,16 +687,29 @@ class _Statements:
         seen = self._overview(rows)
         units, here = seen["units"], seen["here"]
         kept: sa.FromClause = rows
-        # What one statement saw may be otherwise for the next: then each sees to the bound by itself.
-        alone = asked.unit is None or (self._settled and units == here)
-        if asked.unit is not None and (seen["most"] > asked.most or not self._settled):
+        alone = asked.unit is None or units == here
+        if asked.unit is not None and seen["most"] > asked.most:
             if not self.ordered:
                 self._refuse_ties(rows)
             kept = self._kept(rows)
         cells = [f"c{i}" for i in range(len(self._cells))]
         parts = self._parts(kept, cells, alone=alone)
-        found = list(self._ask(self._per_cell(parts, cells))) if here else []
+        found = self._cells_of(self._per_cell(parts, cells)) if here else []
         return self._groups_of(found, cells, seen)
+
+    def _cells_of(self, statement: "sa.Select[Any]") -> list["pa.RecordBatch"]:
+        """Return one row for each cell.
+
+        Raises:
+            InputError: `count-mismatch`: there are more than there are cells.
+        """
+        most, found = prod(map(len, self._places)), []
+        for batch in self._ask(statement):
+            found.append(batch)
+            most -= batch.num_rows
+            if most < 0:
+                raise _mismatch()
+        return found
 
     def _rows(self, apart: Sequence[Any]) -> "sa.Subquery":
         """Return the rows that count: unit, cell, amounts, how recent."""
@@ -911,6 +926,14 @@ def _sum_if(condition: "Expression") -> "Expression":
     import sqlalchemy as sa
 
     return _integer(sa.func.sum(_flag(condition)))
+
+
+def _not_long(text: "Expression") -> "Expression":
+    """Return a text, null where it is longer than anybody judges here: it never leaves the database."""
+    import sqlalchemy as sa
+
+    fits = sa.func.length(text, type_=sa.Integer) <= sa.literal(MAX_LENGTH, sa.Integer)
+    return sa.case((fits, text), else_=sa.null())
 
 
 def _integer(number: "Expression") -> "Expression":

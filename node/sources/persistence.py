@@ -24,18 +24,19 @@ def persist(read: Callable[[], _T], go_on: Callable[[], None]) -> _T:
 
     Args:
         read: opens a source, reads it whole, and begins anew whenever it is called.
-        go_on: called before every further reading; raises when the attempt is over.
+        go_on: called after a reading that failed, and before the next; raises when the attempt is over.
 
     Raises:
         InputError: what the last reading ended in.
     """
-    for number in range(1, READINGS):
+    number = 1
+    while True:
         try:
             return read()
         except InputError as error:
-            if error.code not in _GONE:
+            go_on()  # what ends an attempt ends its readings
+            if error.code not in _GONE or number == READINGS:
                 raise
-        go_on()
         time.sleep(WAIT_S * number)
         go_on()
-    return read()
+        number += 1

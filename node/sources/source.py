@@ -170,6 +170,33 @@ def check_columns(known: Sequence[SourceColumn], wanted: Sequence[str]) -> None:
             )
 
 
+def check_unchanged(source: Source, mark: str) -> None:
+    """Check that a table is still the one that was begun to be read.
+
+    Args:
+        source: it.
+        mark: its `fingerprint` before anything was read.
+
+    Raises:
+        InputError: `changed-while-reading`.
+    """
+    try:
+        same = source.fingerprint() == mark
+    except InputError:
+        same = False
+    if not same:
+        raise changed()
+
+
+def changed() -> InputError:
+    """Return why a file that was written while it was read gives no answer."""
+    return InputError(
+        "the dataset's file changed while it was read",
+        code="changed-while-reading",
+        hint="replace the file in one step (write aside, then rename) and run the job again",
+    )
+
+
 def open_source(place: Place, access: Access) -> Source:
     """Return the source at a place; of a file, by its ending.
 

@@ -25,7 +25,6 @@ _DIALECTS: Final = {
     "mysql": (8, 0),
     "oracle": (12, 1),
     "dm": (),
-    "trino": (),
     "sqlite": (3, 25),
 }
 
@@ -38,7 +37,7 @@ class Words:
     """One database's words.
 
     Attributes:
-        name: `postgresql`, `mariadb`, `mysql`, `oracle`, `dm`, `trino` or `sqlite`.
+        name: `postgresql`, `mariadb`, `mysql`, `oracle`, `dm` or `sqlite`.
     """
 
     def __init__(self, dialect: "sa.Dialect") -> None:
@@ -78,7 +77,7 @@ class Words:
             return sa.collate(sa.cast(column, sa.Text), "C")
         if self.name == "sqlite":
             return sa.collate(column, "BINARY")
-        return sa.cast(column, sa.VARCHAR) if self.name == "trino" else column
+        return column
 
     def text(self, value: str) -> "Expression":
         """Return a text as a bind parameter that compares so."""
@@ -120,9 +119,13 @@ class Words:
 
         if self.name in ("mariadb", "mysql"):
             zero = sa.literal(0, sa.Integer)
+            day = sa.func.dayofmonth(column, type_=sa.Integer)
+            ends = sa.func.dayofmonth(sa.func.last_day(column, type_=sa.Date), type_=sa.Integer)
+            # ALLOW_INVALID_DATES lets any month have 31 days.
             return sa.or_(
-                sa.func.dayofmonth(column, type_=sa.Integer) == zero,
+                day == zero,
                 sa.func.month(column, type_=sa.Integer) == zero,
+                day > sa.func.coalesce(ends, zero),
             )
         first, last = sa.literal(date.min, sa.Date), sa.literal(date.max, sa.Date)
         return sa.or_(column < first, column > last)
@@ -187,7 +190,7 @@ class Words:
     def _matches(self, text: "Expression", pattern: str) -> "Expression":
         import sqlalchemy as sa
 
-        if self.name in ("trino", "dm"):
+        if self.name == "dm":
             return sa.func.regexp_like(text, sa.literal(pattern, self._text), type_=sa.Boolean) == sa.true()
         return sa.type_coerce(text, sa.Text).regexp_match(sa.literal(pattern, self._text))
 
@@ -231,7 +234,7 @@ class Words:
                 return digit
             ten = sa.literal(alphabet.index("X"), sa.Integer)
             return sa.case((byte == sa.literal(ord("X"), sa.Integer), ten), else_=digit)
-        here = sa.func.strpos if self.name in ("postgresql", "trino") else sa.func.instr
+        here = sa.func.strpos if self.name == "postgresql" else sa.func.instr
         place = here(self.text(alphabet), self._part(text, at, 1), type_=sa.Integer)
         return place - sa.literal(1, sa.Integer)
 

@@ -78,6 +78,9 @@ def share(**fields: Any) -> Callable[[dict[str, Any]], None]:
     ("lie", "codes"),
     [
         (share(valid_keys=989), ["quality-too-low"]),
+        (change(written=True), []),
+        (change(written=False), ["quality-too-low"]),
+        (change(written=0), ["bad-field"]),
         (share(drift=21, completeness={"resident_id": 989}), ["quality-too-low", "quality-too-low"]),
         (share(completeness={}), ["quality-too-low"]),
         (change(as_of=utc_text(START + timedelta(minutes=1))), ["quality-too-low"]),  # the eighth day

@@ -164,3 +164,26 @@ def test_whoever_registers_a_table_is_told_that_nothing_says_when_it_was_written
 
     assert dataset_cli.UNKNOWN_WRITE in added()
     assert dataset_cli.UNKNOWN_WRITE not in added("--updated", "day")
+
+
+def test_a_job_over_a_table_that_nobody_knows_the_age_of_is_refused_where_the_policy_bounds_it(
+    postgres: Server, tmp_path: Path
+) -> None:
+    world = World(tmp_path)
+    move(world, "health", postgres)
+
+    async def go() -> tuple[str, str]:
+        async with running(world) as (post, stations):
+            job = post.submit(world.spec())
+            task = post.tasks[job]
+            await until(lambda: len(task.verdicts) == 4)
+            await approve_all(post, stations, job)
+            health = stations["health"]
+            await until(lambda: task.verdicts["health"].answer == "refuse" or len(task.ended) == 4)
+            assert health.state.preflight("people") is None  # a job looks at part of it
+            return task.verdicts["health"].code, task.verdicts["health"].sentence
+
+    world.activate("health", quality="max_age_days = 7")
+    code, sentence = asyncio.run(go())
+    assert code == "quality-too-low"
+    assert "nothing says when it was written (asked: written at most 7 days ago)" in sentence

@@ -1,7 +1,10 @@
 """Counting in real databases gives the very tally that reading their rows gives."""
 
 import random
-from contextlib import closing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
@@ -36,6 +39,7 @@ from node.admission import Prepared, prepare
 from node.gate import About
 from node.sources import Access, TablePlace
 from node.sources.database import DatabaseSource
+from node.sources.dialects import LOCK_WAIT_S
 from node.sources.words import ReadRows, Words
 from node.state import Dataset
 from protocols.errors import InputError
@@ -312,7 +316,9 @@ def test_where_nothing_says_what_is_read_first_equally_late_rows_that_differ_are
         question.pushed(source)
 
 
-def test_a_view_is_counted_as_it_is_read(register: Register) -> None:
+def test_a_view_is_read_for_nobody_knows_whether_two_statements_see_one_state_of_it(
+    register: Register,
+) -> None:
     server, persons = register.server, people(9)
     register.fill([plain(persons[n % 9], n, code="12"[n * 5 % 3 % 2]) for n in range(30)])
     name = server.new_name("seen")
@@ -320,9 +326,34 @@ def test_a_view_is_counted_as_it_is_read(register: Register) -> None:
     allow(server, name)
     question = Question(by(CODE), {"code": "code", UNIT: "person"}, PERSON)
     with register.source(name) as source:
-        tally = question.pushed(source)
-        assert_same(tally, question.read(source))
-    assert tally.quality() == {"over-bound": 21}
+        with pytest.raises(ReadRows, match="in one state"):
+            question.pushed(source)
+        assert question.read(source).quality() == {"over-bound": 21}
+
+
+@pytest.mark.parametrize("column", ["code", "person"])
+def test_a_text_longer_than_anybody_judges_never_leaves_the_database(register: Register, column: str) -> None:
+    server, name = register.server, register.server.new_name("long")
+    server.run(f"CREATE TABLE {name} (n integer PRIMARY KEY, person text, code text)")
+    allow(server, name)
+    server.run(f"INSERT INTO {name} VALUES (1, '{people(1)[0]}', '1')")
+    question = Question(by(CODE), {"code": "code", UNIT: "person"}, PERSON)
+    with register.source(name) as source:
+        assert_same(question.pushed(source), question.read(source))
+    server.run(f"UPDATE {name} SET {column} = REPEAT('x', 1025)")
+    with register.source(name) as source:
+        answers: list[int] = []
+        plainly = source.query
+
+        def query(statement: Any) -> Any:
+            for batch in plainly(statement):
+                answers.append(batch.nbytes)
+                yield batch
+
+        source.query = query  # type: ignore[method-assign]  # watched
+        with pytest.raises(ReadRows, match="1024 characters"):
+            question.pushed(source)
+        assert max(answers) < 1024
 
 
 def test_numbers_in_a_column_of_fixed_width_are_counted(postgres: Server, tmp_path: Path) -> None:
@@ -364,6 +395,19 @@ def test_days_that_are_none_are_left_to_reading(mariadb: Server, tmp_path: Path)
         with pytest.raises(ReadRows, match="calendar"):
             question.pushed(source)
         assert question.read(source).quality() == {"no-date": 1}
+    mariadb.run(
+        "SET sql_mode = 'ALLOW_INVALID_DATES'",
+        f"UPDATE {register.name} SET day = '2026-02-31'",
+    )
+    with register.source() as source:
+        with pytest.raises(ReadRows, match="calendar"):
+            question.pushed(source)
+        with pytest.raises(InputError) as caught:
+            question.read(source)
+    assert caught.value.code == "bad-value"
+    mariadb.run(f"UPDATE {register.name} SET day = '2028-02-29'")
+    with register.source() as source:
+        assert_same(question.pushed(source), question.read(source))
 
 
 NASTY = (
@@ -480,14 +524,61 @@ def test_a_statement_that_a_database_cannot_carry_out_means_that_rows_are_read(
     assert found.input.persons().tolist() == [9]
 
 
+def test_the_end_of_an_attempt_cuts_a_reading_that_waits_for_the_server(register: Register) -> None:
+    register.fill([plain(each, n) for n, each in enumerate(people(9))])
+    spec, dataset = table_spec(1, axes=[{"slot": "code", "values": ["1"]}]), register.dataset()
+    [brings] = spec.inputs
+    cuts: list[Callable[[], None]] = []
+    over = threading.Event()
+
+    class Over(Exception):
+        pass
+
+    @contextmanager
+    def cut_by(cut: Callable[[], None]) -> Iterator[None]:
+        cuts.append(cut)
+        yield
+
+    def go_on() -> None:
+        if over.is_set():
+            raise Over
+
+    def end() -> None:
+        over.set()
+        cuts[-1]()
+
+    with closing(register.server.connect()) as other, other.cursor() as cursor:
+        if register.server.dialect == "postgresql":
+            cursor.execute("BEGIN")
+            cursor.execute(f"LOCK TABLE {register.name} IN ACCESS EXCLUSIVE MODE")
+        else:
+            cursor.execute(f"LOCK TABLES {register.name} WRITE")
+        ending = threading.Timer(1.0, end)
+        ending.start()
+        began = time.monotonic()
+        with pytest.raises(Over):
+            prepare(
+                replace(spec, inputs=(replace(brings, columns={"code": "code"}),)),
+                source(1),
+                dataset,
+                register.access(),
+                about=About("person", Unit("resident-id", 1)),
+                rand=random.Random(1).randbytes,
+                go_on=go_on,
+                cut_by=cut_by,
+            )
+        ending.join()
+    assert over.is_set()
+    assert time.monotonic() - began < LOCK_WAIT_S / 2  # else it waited for the lock
+
+
 def test_counting_ends_at_the_connections_limit_of_time(postgres: Server, tmp_path: Path) -> None:
-    register, name = Register(postgres, tmp_path), postgres.new_name("slow")
-    postgres.run(
-        f"CREATE VIEW {name} AS SELECT '{people(1)[0]}'::varchar AS person, '1'::varchar AS code "
-        "FROM (SELECT pg_sleep(5)) AS late"
-    )
-    allow(postgres, name)
+    register = Register(postgres, tmp_path)
+    register.fill([plain(each, n) for n, each in enumerate(people(9))])
     question = Question(by(CODE), {"code": "code", UNIT: "person"}, PERSON)
-    with register.source(name, statement_timeout_s=1) as slow, pytest.raises(InputError) as caught:
-        question.pushed(slow)
+    with closing(postgres.connect()) as other:
+        other.autocommit = False
+        other.execute(f"LOCK TABLE {register.name} IN ACCESS EXCLUSIVE MODE")
+        with register.source(statement_timeout_s=1) as slow, pytest.raises(InputError) as caught:
+            question.pushed(slow)
     assert caught.value.code == "source-timeout"

@@ -19,7 +19,7 @@ from audit.quality import MET
 from node.datasets import open_dataset
 from node.description import ColumnDescription, Description
 from node.mapping import ColumnMapping
-from node.quality import Look, Preflight, Quality, measure
+from node.quality import Look, Preflight, Quality, look, measure
 from node.rpc import Attempt
 from node.sources import DEFAULT_ACCESS, Access, FilePlace
 from node.state import Dataset, RunState, read_state
@@ -360,11 +360,45 @@ def test_a_look_is_of_one_state_of_a_table(folder: Path) -> None:
     entry = registered(folder, pa.table({"id": [person(1)]}))
     with open_dataset(entry, Access()) as source:
         before = Preflight("sha256:of-another-state", looked(entry))
-        look = Look(None, before, NOW)
-        assert look.at(source, entry, Access(), rand=os.urandom, go_on=lambda: None) is None
+        known = Look(None, before, NOW)
+        assert known.at(source, entry, Access(), rand=os.urandom, go_on=lambda: None) is None
         same = Preflight(source.fingerprint(), before.quality)
-        look = Look(None, same, NOW)
-        assert look.at(source, entry, Access(), rand=os.urandom, go_on=lambda: None) is same
+        known = Look(None, same, NOW)
+        assert known.at(source, entry, Access(), rand=os.urandom, go_on=lambda: None) is same
+        by_other_rules = replace(same, quality=replace(same.quality, rule_version="identifiers/0"))
+        known = Look(None, by_other_rules, NOW)
+        assert known.at(source, entry, Access(), rand=os.urandom, go_on=lambda: None) is None
+
+
+def test_a_file_that_is_replaced_under_a_look_is_not_taken_for_what_was_looked_at(folder: Path) -> None:
+    entry = registered(folder, pa.table({"id": [person(1)]}))
+    given: dict[str, Any] = {"now": NOW, "rand": os.urandom, "go_on": lambda: None}
+
+    def replaced(_rows: int) -> None:
+        pq.write_table(pa.table({"id": [person(2), person(3)]}), folder / "other.parquet")
+        (folder / "other.parquet").rename(folder / "table.parquet")
+
+    with open_dataset(entry, Access()) as source:
+        mark = source.fingerprint()
+        assert look(source, entry, Access(), **given).fingerprint == mark
+        with pytest.raises(InputError) as caught:
+            look(source, entry, Access(), tell=replaced, **given)
+    assert caught.value.code == "changed-while-reading"
+
+
+def test_a_look_at_some_columns_reads_no_others(folder: Path) -> None:
+    table = pa.table({"id": [person(1)], "note": ["a"], "sex": ["1"]})
+    found = looked(registered(folder, table), only=["sex"])
+    assert dict(found.types) == {"id": "text", "sex": "text"}
+    assert set(found.counts.columns) == {"id", "sex"}
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_record_says_where_nothing_tells_when_a_table_was_written(folder: Path, *, written: bool) -> None:
+    found = replace(looked(registered(folder, pa.table({"id": [person(1)]}))), written=written)
+    assert Quality.decode(found.record()) == found
+    assert (found.age_days(NOW) is None) != written
+    assert (b'"written":false' in found.record()) != written
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def parsed(asked: str = ASKED, rule: str = "") -> Policy:
     return parse_policy(text.encode()).policy
 
 
-def answered(policy: Policy, shares: Shares, age: int = 0) -> Any:
+def answered(policy: Policy, shares: Shares, age: int | None = 0) -> Any:
     return check_quality("patients", policy.datasets["patients"], policy.rules[0], shares, age)
 
 
@@ -58,11 +58,12 @@ def test_the_metrics_of_a_policy_are_those_that_are_measured():
         (replace(GOOD, valid_keys=989), 0, "98.9 % of the identifiers are valid"),
         (replace(GOOD, drift=21), 0, "differ from the catalogue's by 2.1 %"),
         (GOOD, 8, "it was written 8 days ago"),
+        (GOOD, None, "nothing says when it was written (asked: written at most 7 days ago)"),
         (replace(GOOD, completeness={}), 0, "resident_id was not found in it"),
         (Shares({"resident_id": 1000}), 0, "it has no identifiers to count"),
     ],
 )
-def test_what_misses_a_threshold_is_refused_with_figure_and_rule(shares: Shares, age: int, word: str):
+def test_what_misses_a_threshold_is_refused_with_figure_and_rule(shares: Shares, age: int | None, word: str):
     no = answered(parsed(), shares, age)
     assert (no.code, no.rule) == ("quality-too-low", "R1")
     assert word in no.sentence
