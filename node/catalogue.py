@@ -9,6 +9,7 @@ where the names should.
 """
 
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import cache
@@ -27,6 +28,7 @@ from protocols.encoding import canonical_json, sha256_digest
 from protocols.envelope import CATALOGUE, Signer, sign
 from protocols.errors import DecodeError, InputError
 from protocols.ids import DatasetName, NodeName
+from protocols.quality import SEED_BYTES, DistinctKeys
 from protocols.wire import utc_text
 
 if TYPE_CHECKING:
@@ -268,19 +270,13 @@ def count_rows(source: Source, column: str, tell: Callable[[int], object]) -> in
 
 
 def _count_keys(source: Source, key: str, today: date, tell: Callable[[int], object]) -> tuple[int, int]:
-    """Return rows and distinct keys; memory is the keys, not the table."""
-    import numpy as np
-
-    rows = 0
-    parts: list[npt.NDArray[np.bytes_]] = []
+    """Return rows and distinct keys; memory is ten bytes for each distinct key."""
+    rows, distinct = 0, DistinctKeys(secrets.token_bytes(SEED_BYTES))
     for batch in source.read([key]):
         rows += batch.num_rows
-        parts.append(_normalised(batch.column(0), today))
+        distinct.add(_normalised(batch.column(0), today))
         tell(rows)
-    if not parts:
-        return 0, 0
-    keys = np.concatenate(parts)
-    return rows, len(np.unique(keys))
+    return rows, distinct.count()
 
 
 def rounded(count: int) -> int:

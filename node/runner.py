@@ -37,6 +37,7 @@ from node.admission import (
     prepare,
     seal_admission,
 )
+from node.answers import IN_CHINESE
 from node.compute import open_executor
 from node.config import Config
 from node.cosigning import requires_cosigned
@@ -1512,7 +1513,9 @@ def _end_kind(state: RunState, error: MinshuError) -> str:
 def _ended(
     attempt: Attempt, state: RunState, code: str, sentence: str, hint: str, *, opened: bool
 ) -> ControlRequest:
-    return rpc.ended(attempt, state.value, code, sentence[:MAX_SENTENCE], hint[:MAX_SENTENCE], opened=opened)
+    zh, hint_zh = IN_CHINESE.get(code, ("", ""))
+    said, next_ = (" ".join(filter(None, each))[:MAX_SENTENCE] for each in ((sentence, zh), (hint, hint_zh)))
+    return rpc.ended(attempt, state.value, code, said, next_, opened=opened)
 
 
 def _commitment(release: SealedRelease) -> Mapping[str, Any]:

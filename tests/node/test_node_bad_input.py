@@ -11,6 +11,7 @@ import pytest
 from simulator import START, Station, Task, World, approve_all, over, person, running
 
 from node import catalogue
+from node.answers import IN_CHINESE
 from node.catalogue import rounded
 from node.sources import Access, FilePlace
 from protocols.errors import InputError
@@ -60,7 +61,9 @@ def failed(world: World, name: str, code: str) -> Task:
     """Check that a job fails at one node for one reason, which its journal and the coordinator have."""
     task, ends = play(world)
     assert (task.ended[name].state, task.ended[name].code) == ("FAILED", code)
-    assert task.ended[name].sentence
+    sentence, hint = IN_CHINESE[code]
+    assert task.ended[name].sentence.endswith(f" {sentence}")
+    assert task.ended[name].hint.endswith(f" {hint}")
     assert ends[name] == [code]
     assert {e.code for n, e in task.ended.items() if n != name} <= {"peer-failed", code}
     return task
