@@ -258,14 +258,17 @@ def _checked(dataset: "Dataset", access: "Access", tell: Tell) -> dict[str, Any]
     """Return what is found of a dataset: its table, read once, beside what was registered."""
     from node.catalogue import count_rows
     from node.datasets import open_dataset
+    from node.sources import TablePlace
     from node.sources.drift import drift
+    from node.sources.grouped import why_read
 
     findings: list[InputError] = []
-    rows, snapshot, tells_writes = None, None, None
+    rows, snapshot, tells_writes, reads = None, None, None, None
     try:
         with open_dataset(dataset, access) as source:
             snapshot, mark = source.snapshot(), source.fingerprint()
             columns = source.columns()
+            reads = why_read(source) if isinstance(dataset.place, TablePlace) else None
             findings += drift(dataset.columns, columns)
             counted = dataset.key if dataset.key in {c.name for c in columns} else columns[0].name
             rows = count_rows(source, counted, lambda done: tell(done, f"rows of {dataset.name}"))
@@ -288,6 +291,8 @@ def _checked(dataset: "Dataset", access: "Access", tell: Tell) -> dict[str, Any]
         "snapshot": snapshot,
         "registered_snapshot": dataset.snapshot,
         "tells_writes": tells_writes,
+        "counts_there": None if reads is None else not reads,
+        "reads_because": reads or None,
         "findings": [{"code": f.code, "message": f.message, "hint": f.hint} for f in findings],
     }
 
@@ -303,6 +308,10 @@ def _lines(checked: dict[str, Any]) -> Iterator[str]:
     yield f"ok      {name}: {checked['rows']} rows, snapshot {checked['snapshot']}"
     if not checked["tells_writes"]:
         yield "        its source cannot tell whether it was written since: every job reads it anew"
+    if checked["counts_there"]:
+        yield "        table/1 and release/1 are counted in the database, where the job's columns allow it"
+    elif checked["reads_because"]:
+        yield f"        its rows are read, for table/1 and release/1, too: {checked['reads_because']}"
 
 
 def registered(database: Path) -> "list[Dataset]":

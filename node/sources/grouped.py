@@ -122,6 +122,20 @@ def can_count(source: Source) -> bool:
     return _groups_rows(inner)
 
 
+def why_read(source: Source) -> str:
+    """Return why an open source's rows are always read, empty where it may count them by itself."""
+    inner = source.source if _translates(source) else source
+    if not _groups_rows(inner):
+        return "the source answers no statements"
+    if not inner.settled:
+        return "nobody can say that two statements see the view or table in one state"
+    try:
+        Words(inner.dialect)
+    except ReadRows as error:
+        return str(error)
+    return ""
+
+
 def _translates(source: object) -> TypeGuard[Translating]:
     return all(hasattr(source, name) for name in ("source", "pushable", "translation"))
 
@@ -151,12 +165,11 @@ def count_there(
         ReadRows: the rows are to be read instead.
         InputError: as `Source.read`, or `count-mismatch`.
     """
+    if because := why_read(source):
+        raise ReadRows(because)
     mapping = source if _translates(source) else None
     inner = source if mapping is None else mapping.source
-    if not _groups_rows(inner):
-        raise ReadRows("the source answers no statements")
-    if not inner.settled:
-        raise ReadRows("nobody can say that two statements see the view or table in one state")
+    assert _groups_rows(inner)
     statements = _Statements(inner, mapping, builder.asked(), columns, go_on)
     apart = statements.prepare()
     builder.add_groups(statements.groups(apart))

@@ -152,6 +152,20 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
     assert failing(lambda: list(batches)).code in {"changed-while-reading", "bad-file"}
 
 
+@pytest.mark.parametrize("name", ["t[1]", "t*", "t?", "[a-z]", "t[[]1]"])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_file_is_read_that_is_named_like_a_pattern(tmp_path: Path, name: str, ending: str) -> None:
+    for file, value in ((name, "this"), ("t1", "another"), ("t[1", "another")):
+        path = tmp_path / f"{file}.{ending}"
+        if ending == "csv":
+            path.write_text(f"id\n{value}\n")
+        else:
+            pq.write_table(pa.table({"id": [value]}), path)
+    with open_source(FilePlace(tmp_path / f"{name}.{ending}"), SMALL) as source:
+        assert [column.name for column in source.columns()] == ["id"]
+        assert [batch.to_pydict() for batch in source.read(["id"])] == [{"id": ["this"]}]
+
+
 def test_a_query_reaches_no_other_file(tmp_path: Path) -> None:
     import duckdb
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.csv as pacsv
 import pytest
 from databases.servers import Server
-from databases.tables import create
+from databases.tables import allow, create
 from simulator import START, World, approve_all, over, person, running, until
 
 from node import catalogue, dataset_cli
@@ -156,14 +156,25 @@ def test_whoever_registers_a_table_is_told_that_nothing_says_when_it_was_written
     table = move(world, "police", postgres)
     postgres.run(f"ALTER TABLE {table} ADD COLUMN day date", f"UPDATE {table} SET day = '2026-03-02'")
 
-    def added(*words: str) -> str:
-        home = str(world.homes["police"].path)
-        place = ["--connection", "registers", "--table", table, "--key", "id"]
+    postgres.run(f"CREATE VIEW {table}_v AS SELECT * FROM {table}")
+    allow(postgres, f"{table}_v")
+    home = str(world.homes["police"].path)
+
+    def added(*words: str, name: str = table) -> str:
+        place = ["--connection", "registers", "--table", name, "--key", "id"]
         assert main(["dataset", "add", "people", *place, *words, "--home", home]) == 0
+        return capsys.readouterr().out
+
+    def checked() -> str:
+        assert main(["dataset", "check", "people", "--home", home]) == 0
         return capsys.readouterr().out
 
     assert dataset_cli.UNKNOWN_WRITE in added()
     assert dataset_cli.UNKNOWN_WRITE not in added("--updated", "day")
+    # So is whoever checks it, of what its database does by itself.
+    assert "are counted in the database" in checked()
+    added("--updated", "day", name=f"{table}_v")
+    assert "its rows are read, for table/1 and release/1, too: nobody can say" in checked()
 
 
 def test_a_job_over_a_table_that_nobody_knows_the_age_of_is_refused_where_the_policy_bounds_it(
