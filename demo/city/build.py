@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -363,10 +364,10 @@ def _build(plan: Plan, seed: int, out: Path, workers: int, progress: Progress | 
         named.marital(seed),
         crosstabs.villages(seed),
     ):
-        _write_json(out / "expected" / f"scenario-{answer.scenario}.json", asdict(answer))
+        _write_json(out / "expected" / f"scenario-{answer.scenario}.json", msgspec.to_builtins(answer))
     for joined in (*joins.answers(seed), vaccination.answer(seed)):
-        _write_json(out / "expected" / f"{joined.FILE}.json", asdict(joined))
-    _write_json(out / "manifest.json", asdict(manifest))
+        _write_json(out / "expected" / f"{joined.FILE}.json", msgspec.to_builtins(joined))
+    _write_json(out / "manifest.json", msgspec.to_builtins(manifest))
     return manifest
 
 
@@ -453,8 +454,7 @@ class _Writer:
         self._parquet = pq.ParquetWriter(
             path,
             schema,
-            compression="zstd",
-            compression_level=1,
+            compression="snappy",  # larger than zstd by half, and a fifth less time for the whole city
             use_dictionary=[name for name in schema.names if name in _DICTIONARY],
             write_statistics=False,
             store_schema=False,

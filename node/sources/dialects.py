@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ class Stored:
     written: datetime | None = None
 
 
-class Dialect:
+class Dialect(ABC):
     """What every database has; one kind overrides what is its own."""
 
     driver: ClassVar[str]
@@ -161,9 +162,9 @@ class Dialect:
 
         return sa.URL.create(self.driver)
 
+    @abstractmethod
     def connect_args(self) -> Mapping[str, Any]:
         """Return what the driver is connected with, the password included."""
-        raise NotImplementedError
 
     def engine_args(self) -> Mapping[str, Any]:
         """Return further arguments of the engine."""
@@ -171,9 +172,9 @@ class Dialect:
 
     # -- one read-only state ---------------------------------------------------------------------------------
 
+    @abstractmethod
     def begin(self, connection: "sa.Connection") -> None:
         """Begin the transaction in which everything is read."""
-        raise NotImplementedError
 
     def describe(self, connection: "sa.Connection", table: str) -> Stored | None:
         """Return what the server says of a table, None if it has none of that name."""
