@@ -128,7 +128,8 @@ def prepare(
     asked = job_type(spec.job_type)
 
     def read(*, counted: bool) -> tuple[_Taken, str, Digest, Preflight | None]:
-        with open_dataset(dataset, access) as source, cut_by(cancelling(source)):
+        opened = open_dataset(dataset, access)
+        with cut_by(cancelling(opened)), opened as source:
             # Before the first look: all that is read here is of one state, or nothing of it is used.
             mark, snapshot = source.fingerprint(), source.snapshot()
             question = question_here(spec, snapshot, source)
@@ -235,7 +236,9 @@ def _take(
                 raise _NotCounted from None
             raise
     read_into(builder, source, columns, go_on)
-    return _Taken(builder, unmapped_of(source), because)
+    # A look at the whole dataset has counted other columns, too.
+    unmapped = {name: rows for name, rows in unmapped_of(source).items() if name in columns.values()}
+    return _Taken(builder, unmapped, because)
 
 
 def read_into(

@@ -23,13 +23,14 @@ def add_catalogue_commands(group: Any, command: Command) -> None:
 
 def _catalogue_show(arguments: argparse.Namespace) -> int:
     from node.catalogue import document
+    from node.quality import published
     from node.state import read_state
     from protocols.encoding import decode_json
 
     home = home_of(arguments)
     with read_state(home.database) as reader:
-        datasets, announced = reader.datasets(), reader.announced()
-    said = decode_json(document(datasets, announced, home.config.name, utc_now()))
+        datasets, announced, quality = reader.datasets(), reader.announced(), published(reader)
+    said = decode_json(document(datasets, announced, home.config.name, utc_now(), quality))
     every = [*(each.description for each in datasets), *(each.description for each in announced)]
     hidden = sum(not each.shown for each in every)
     lines = [

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from node.catalogue import every_area
 from node.mapping import known_tables, unmapped_of
-from node.sources import Access, Source, TablePlace, check_columns, check_unchanged
+from node.sources import Access, Source, check_columns, check_unchanged
 from node.sources.database import written_known
 from node.state import Dataset, Reader
 from policies.decision import Refuse
@@ -151,11 +151,6 @@ class Demand:
         """What it comes to."""
         return thresholds_of(self.dataset, self.rule)
 
-    @property
-    def columns(self) -> frozenset[str]:
-        """The columns that it is about, the key's aside."""
-        return frozenset(each.column for each in self.thresholds if each.column)
-
     def refusal(self, quality: Quality, published_keys: int, now: datetime) -> Refuse | None:
         """Return why the dataset is not good enough, None where it is."""
         return check_quality(
@@ -197,10 +192,8 @@ class Look:
         if self.demand is None:
             return found
         if found is None:
-            # What a database holds is rarely the same twice: there, no more is read than is asked for.
-            only = self.demand.columns if isinstance(dataset.place, TablePlace) else None
             days = self.demand.days
-            found = look(source, dataset, access, now=self.now, rand=rand, go_on=go_on, days=days, only=only)
+            found = look(source, dataset, access, now=self.now, rand=rand, go_on=go_on, days=days)
         no = self.demand.refusal(found.quality, dataset.published_keys, self.now)
         if no is not None:
             raise TooLow(no, found)
@@ -237,7 +230,6 @@ def measure(
     rand: Rand,
     go_on: Callable[[], None],
     days: Collection[str] = (),
-    only: Collection[str] | None = None,
     tell: Callable[[int], object] = lambda _rows: None,
 ) -> Quality:
     """Return how good a dataset is, by one pass over its columns.
@@ -253,7 +245,6 @@ def measure(
         rand: for the salt, and for hashing keys.
         go_on: called between batches; raises when nobody waits any more.
         days: columns of text that hold days.
-        only: the columns to look at beside the key's, None for all.
         tell: told how many rows were read so far.
 
     Raises:
@@ -262,11 +253,10 @@ def measure(
     there = source.columns()
     check_columns(there, [dataset.key] if dataset.key else [])
     present = {column.name for column in there}
-    wanted = None if only is None else {dataset.key, *only}
-    columns = [c for c in dataset.columns if c.name in present and (wanted is None or c.name in wanted)]
+    columns = [column for column in dataset.columns if column.name in present]
     snapshot = source.snapshot()
     names = [column.name for column in columns]
-    tables = {name: table for name, table in _tables(dataset, access).items() if name in names}
+    tables = _tables(dataset, access)
     builder = QualityBuilder(
         names,
         key=dataset.key,
@@ -282,17 +272,19 @@ def measure(
         builder.add({name: batch.column(at) for at, name in enumerate(batch.schema.names)})
         rows += batch.num_rows
         tell(rows)
-    kept = {name for name, each in dataset.description.mapping.items() if each.default == "keep"}
-    # What a mapping keeps as it is, is no code: it counts among what no table has.
-    unmapped = {name: count for name, count in unmapped_of(source).items() if name not in kept}
+    # What a mapping keeps as it is, is no code: it counts among what its table does not have.
+    kept = {name: each.table for name, each in dataset.description.mapping.items() if each.default == "keep"}
+    found = unmapped_of(source)
+    unmapped = {name: count for name, count in found.items() if name not in kept}
+    outside = {name: count for name, count in found.items() if name in kept}
     return Quality(
         dataset=dataset.name,
         snapshot=snapshot,
         measured=utc_text(now),
         rule_version=rule_version(every_area()),
         types=tuple((column.name, column.type) for column in columns),
-        tables={name: table.id for name, table in tables.items()},
-        counts=builder.finish(unmapped),
+        tables={name: table.id for name, table in tables.items()} | kept,
+        counts=builder.finish(unmapped, outside),
         salt=rand(SALT_BYTES).hex(),
         written=written_known(source),
     )

@@ -56,7 +56,6 @@ from node.releases import SealedRelease, Sealing, discard, keep, kept, seal_all
 from node.rpc import Attempt, ControlRequest
 from node.scratch import DiskScratch
 from node.shelf import clear_leftovers, shelf_of
-from node.sources import TablePlace
 from node.state import (
     NOT_OVER,
     WAITING,
@@ -204,8 +203,9 @@ class _Live:
             self.exchange.stop(why)
         if self.workers is not None:
             self.workers.stop()
-        if self.cut is not None:
-            self.cut()
+        cut = self.cut
+        if cut is not None:
+            cut()
 
     @contextmanager
     def cut_by(self, cut: Callable[[], None]) -> Iterator[None]:
@@ -676,8 +676,8 @@ class Runner:
 
     def _keep_look(self, dataset: Dataset, found: Preflight | None) -> None:
         """Keep what a look at a dataset found: it is not looked at again before it changes."""
-        if found is None or isinstance(dataset.place, TablePlace):
-            return  # of a database a job looks at part of the columns
+        if found is None:
+            return
         record = found.quality.record()
         if self._office.state.preflight(dataset.name) != (found.fingerprint, record):
             with self._office.state.change() as change:

@@ -404,21 +404,27 @@ class QualityBuilder:
                 self._distinct.add(found.keys)
         self._rows += rows
 
-    def finish(self, unmapped: Mapping[str, int] | None = None) -> QualityCounts:
+    def finish(
+        self, unmapped: Mapping[str, int] | None = None, outside: Mapping[str, int] | None = None
+    ) -> QualityCounts:
         """Return what was counted.
 
         Args:
             unmapped: by column, how many of the nulls stand for values that a mapping does not translate.
+            outside: by column, how many values a mapping left as they are, though its table has them not.
         """
-        untold = unmapped or {}
-        columns = {name: self._counts(column, untold.get(name, 0)) for name, column in self._columns.items()}
+        untold, kept = unmapped or {}, outside or {}
+        columns = {
+            name: self._counts(column, untold.get(name, 0), kept.get(name, 0))
+            for name, column in self._columns.items()
+        }
         if not self._key:
             return QualityCounts(self._rows, columns, None)
         rejected = {code: count for code, count in self._rejected.items() if count}
         key = KeyCounts(self._rows, columns[self._key].missing, self._valid, self._distinct.count(), rejected)
         return QualityCounts(self._rows, columns, key)
 
-    def _counts(self, column: _Column, unmapped: int) -> ColumnCounts:
+    def _counts(self, column: _Column, unmapped: int, outside: int) -> ColumnCounts:
         counted = column.counted
         return ColumnCounts(
             rows=self._rows,
@@ -426,7 +432,7 @@ class QualityBuilder:
             blank=counted["blank"],
             placeholder=counted["placeholder"],
             unmapped=unmapped,
-            outside=counted["outside"],
+            outside=counted["outside"] + outside,
             future=counted["future"] if column.has_days else None,
             early=counted["early"] if column.has_days else None,
             malformed=counted["malformed"],

@@ -16,6 +16,7 @@ at every reading of one state. SQL promises none, and sorting all rows by all co
 
 import re
 import secrets
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
@@ -91,6 +92,7 @@ class DatabaseSource:
         self._limits = limits
         self._kind: Dialect = dialect_of(connection)
         self._open: sa.Connection | None = None
+        self._session: int | None = None
         self._reading: Iterator[pa.RecordBatch] | None = None
 
     # -- the block -------------------------------------------------------------------------------------------
@@ -109,6 +111,7 @@ class DatabaseSource:
             with self._kind.asking():
                 self._began = datetime.now(UTC)
                 self._newest: list[datetime | None] = []
+                self._session = self._kind.session_of(self._open)
                 self._kind.begin(self._open)
                 stored = self._kind.describe(self._open, self._place.table)
         except BaseException:
@@ -128,7 +131,7 @@ class DatabaseSource:
         self._leave()
 
     def _leave(self) -> None:
-        opened, self._open = self._open, None
+        opened, self._open, self._session = self._open, None, None
         if opened is not None:
             import sqlalchemy as sa
 
@@ -165,8 +168,24 @@ class DatabaseSource:
         return self._stored.settled
 
     def cancel(self) -> None:
-        """End whatever waits for the server, from any thread: it raises `source-timeout`."""
+        """End whatever waits for the server, from any thread: it raises `source-timeout`.
+
+        Of Oracle, Dameng and Trino nobody has said how; their own limits end it.
+        """
+        session = self._session
         self._kind.deadline.cut()
+        if session is not None:
+            # Many a server notices only when it has something to send, which may be an hour later.
+            threading.Thread(target=self._end_there, args=(session,), daemon=True).start()
+
+    def _end_there(self, session: int) -> None:
+        """Have the server end what it does for a connection that is cut."""
+        other = dialect_of(self._kind.connection)  # whose connections are not cut
+        try:
+            with suppress(InputError), other.asking(connecting=True):
+                other.stop(other.engine(), session)
+        finally:
+            other.deadline.release()
 
     def pushable(self, column: str) -> bool:
         """Tell whether expressions over this column mean in SQL what they mean on the values as read."""
@@ -510,7 +529,7 @@ def written_known(source: Source) -> bool:
 
 
 def cancelling(source: Source) -> Callable[[], None]:
-    """Return what ends a reading of an open source that waits for a server; files make nobody wait."""
+    """Return what ends a reading that waits for a server; files make nobody wait."""
     inner = getattr(source, "source", source)  # of a `MappedSource`
     return inner.cancel if isinstance(inner, DatabaseSource) else lambda: None
 

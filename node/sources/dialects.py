@@ -116,8 +116,6 @@ class Dialect(ABC):
     """What pip installs for it."""
     outcomes: ClassVar[Mapping[str, str]] = {}
     """The server's error codes, and ours."""
-    one_state: ClassVar[bool] = False
-    """Whether, after `begin`, all statements see one state of every table of the server's own."""
 
     def __init__(self, connection: Connection) -> None:
         """Take a connection's settings. Raises as `Connection.address`."""
@@ -188,11 +186,7 @@ class Dialect(ABC):
         except sa.exc.NoSuchTableError:
             return None
         columns = tuple(_of_sqlalchemy(str(each["name"]), each["type"]) for each in found)
-        if not columns:
-            return None
-        # What lies elsewhere and only looks like a table has no key.
-        settled = self.one_state and bool(key) and table in inspector.get_table_names(schema=schema)
-        return Stored(table, schema, columns, tuple(key or ()), settled=settled)
+        return Stored(table, schema, columns, tuple(key or ())) if columns else None
 
     def text_of(self, column: "sa.ColumnElement[Any]") -> "sa.ColumnElement[Any]":
         """Return a column as text, by the server."""
@@ -211,6 +205,17 @@ class Dialect(ABC):
         """Return what to order by so that unequal values never tie; nothing for what cannot be ordered."""
         del stored
         return [column]
+
+    # -- ending ----------------------------------------------------------------------------------------------
+
+    def session_of(self, connection: "sa.Connection") -> int | None:
+        """Return what `stop` ends a connection's statement by, None where it cannot."""
+        del connection
+        return None
+
+    def stop(self, engine: "sa.Engine", session: int) -> None:
+        """End the statement of another connection; its transaction stays. Where nobody knows how, not."""
+        del engine, session
 
     # -- errors ----------------------------------------------------------------------------------------------
 
@@ -274,7 +279,7 @@ class Dialect(ABC):
 
 
 class PostgreSql(Dialect):
-    """PostgreSQL 10 and later. Rows are read by COPY in binary, which ADBC turns into Arrow without Python.
+    """PostgreSQL 11 and later. Rows are read by COPY in binary, which ADBC turns into Arrow without Python.
 
     Two connections see one state: the first begins the transaction and exports its snapshot, the one that
     COPYs takes it on, as `pg_dump --jobs` does.
@@ -424,18 +429,39 @@ class PostgreSql(Dialect):
         self._schema = self.connection.schema or current
         connection.exec_driver_sql(self.session(in_order=False))
 
+    def session_of(self, connection: "sa.Connection") -> int | None:
+        """Return the process at the server."""
+        driver: Any = connection.connection.dbapi_connection
+        return int(driver.info.backend_pid)
+
+    def stop(self, engine: "sa.Engine", session: int) -> None:
+        """End the statement of another connection; its transaction stays."""
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"SELECT pg_catalog.pg_cancel_backend({session:d})")
+
     def describe(self, connection: "sa.Connection", table: str) -> Stored | None:
-        """Return what the catalogue says, which everybody may read."""
+        """Return what the catalogue says, which everybody may read; the table stays as it is meanwhile.
+
+        Raises:
+            InputError: `source-interrupted`: it was rewritten since the transaction began.
+        """
         import sqlalchemy as sa
 
         about = connection.execute(
             sa.text(
-                """SELECT c.oid, n.nspname, c.relkind::text, c.relrowsecurity,
-                    EXISTS (SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class k
-                            ON k.oid = i.inhrelid WHERE i.inhparent = c.oid AND k.relkind IN ('f', 'p')),
+                """WITH RECURSIVE part (oid) AS (
+                    SELECT c.oid FROM pg_catalog.pg_class c
+                        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                        WHERE c.relname = :table AND n.nspname = CAST(:schema AS pg_catalog.text)
+                    UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i
+                        JOIN part ON part.oid = i.inhparent)
+                SELECT c.oid, n.nspname, c.relkind::text, c.relrowsecurity,
+                    EXISTS (SELECT FROM part JOIN pg_catalog.pg_class k ON k.oid = part.oid
+                            WHERE k.relkind = 'f'),
                     pg_catalog.txid_current_snapshot()::text, pg_catalog.pg_is_in_recovery(),
                     pg_catalog.pg_postmaster_start_time()::text,
                     c.relkind IN ('r', 'm') AND NOT c.relhassubclass
+                        AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE c.relname = :table AND c.relkind IN ('r', 'p', 'm', 'v', 'f')
                     AND n.nspname = CAST(:schema AS pg_catalog.text)"""
@@ -445,6 +471,7 @@ class PostgreSql(Dialect):
         if about is None:
             return None
         oid, schema, kind, guarded, foreign, snapshot, standby, started, whole = about
+        self._hold(connection, sa.table(table, schema=schema))
         rows = connection.execute(
             sa.text(
                 """SELECT a.attname, t.typname, t.typtype::text, t.typnamespace = 'pg_catalog'::regnamespace,
@@ -463,12 +490,35 @@ class PostgreSql(Dialect):
             columns=tuple(self._column(*row) for row in rows),
             settled=local and not guarded,
             in_order=local,
+            # Whoever may read single columns may not ask where a row lies.
             stored_by=("ctid",) if whole else (),
             # Which transactions a snapshot sees says which state it is: none ends without a change in it.
             # A standby does not list those under way.
             # Where a policy of the table hides rows, which ones may change without any transaction.
             state=f"{started} {oid} {snapshot}" if local and not standby and not guarded else None,
         )
+
+    def _hold(self, connection: "sa.Connection", table: "sa.TableClause") -> None:
+        """Keep a table, its parts and what a view is made of from being rewritten until the transaction ends.
+
+        Whoever began before a TRUNCATE sees none of the rows that were there, and none of those that came:
+        rewriting a table is not part of what a snapshot holds back. So what is locked has to lie where it
+        lay when the transaction began.
+
+        Raises:
+            InputError: `source-interrupted`: it does not.
+        """
+        import sqlalchemy as sa
+
+        connection.execute(sa.select(sa.literal_column("1")).select_from(table).limit(0))
+        moved = connection.exec_driver_sql(
+            """SELECT count(*) FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class k ON k.oid = l.relation
+            WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND k.relkind IN ('r', 'm')
+                AND k.relfilenode <> 0
+                AND pg_catalog.pg_relation_filenode(k.oid) IS DISTINCT FROM k.relfilenode"""
+        ).scalar_one()
+        if moved:
+            raise source_error("source-interrupted")
 
     def _column(self, name: str, kind: str, family: str, own: bool, modifier: int) -> StoredColumn:
         import pyarrow as pa
@@ -736,10 +786,15 @@ class MariaDb(Dialect):
         of_bytes = sa.cast(column, sa.BINARY())
         return [of_bytes, sa.func.sha2(of_bytes, sa.literal_column("256"))]
 
-    def stop(self, engine: "sa.Engine", thread: int) -> None:
-        """End the query of another connection; its transaction stays."""
+    def session_of(self, connection: "sa.Connection") -> int | None:
+        """Return the thread at the server."""
+        driver: Any = connection.connection.dbapi_connection
+        return int(driver.thread_id())
+
+    def stop(self, engine: "sa.Engine", session: int) -> None:
+        """End the statement of another connection; its transaction stays."""
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"KILL QUERY {thread:d}")
+            connection.exec_driver_sql(f"KILL QUERY {session:d}")
 
     def server_code(self, error: BaseException) -> str:
         """Return the error number."""
@@ -759,7 +814,6 @@ class Oracle(Dialect):
     """Oracle, by python-oracledb without its client libraries."""
 
     driver = "oracle+oracledb"
-    one_state = True
     outcomes: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("ORA-01017", "ORA-28000", "ORA-28001", "ORA-01045", "ORA-01031"), "source-refused"),
         **dict.fromkeys(
@@ -834,7 +888,6 @@ class Dameng(Dialect):
     """Dameng DM8, by dmPython and dmSQLAlchemy, which come with the database."""
 
     driver = "dm+dmPython"
-    one_state = True
     packages: ClassVar[str] = "dmPython dmSQLAlchemy (from the folder drivers/python of the database)"
     outcomes: ClassVar[Mapping[str, str]] = {
         "-2501": "source-refused",

@@ -15,16 +15,11 @@ if TYPE_CHECKING:
 MAX_BINDS: Final = 30_000
 """Most values in one statement: PostgreSQL's protocol counts them in 16 bits."""
 
-_LISTED: Final = 1000
-"""Most values in one list, where a database has such a limit."""
-
 _DIALECTS: Final = {
     # Windows, and comparison of bytes without padding.
-    "postgresql": (9, 6),
+    "postgresql": (11,),
     "mariadb": (10, 2),
-    "mysql": (8, 0),
-    "oracle": (12, 1),
-    "dm": (),
+    "mysql": (8, 0, 17),
     "sqlite": (3, 25),
 }
 
@@ -37,7 +32,7 @@ class Words:
     """One database's words.
 
     Attributes:
-        name: `postgresql`, `mariadb`, `mysql`, `oracle`, `dm` or `sqlite`.
+        name: `postgresql`, `mariadb`, `mysql` or `sqlite`.
     """
 
     def __init__(self, dialect: "sa.Dialect") -> None:
@@ -46,20 +41,15 @@ class Words:
         Raises:
             ReadRows: nobody has held what such a database counts against our own counting.
         """
-        import sqlalchemy as sa
-
         name = "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
         least = _DIALECTS.get(name)
         if least is None:
-            raise ReadRows(f"what a {name} database counts has not been held against our own counting")
+            raise ReadRows(f"what {name} counts has not been held against our own counting")
         version = getattr(dialect, "server_version_info", None)
-        if least and version and tuple(version[:2]) < least:
-            raise ReadRows("the database is of a version without window functions")
+        if version and tuple(version[: len(least)]) < least:
+            raise ReadRows("the database is of a version that compares or ranks otherwise")
         self.name = name
         self._bytes = name == "mariadb"
-        # Elsewhere a text without a length is a large object, which compares with nothing.
-        self._text = sa.Text() if name in ("postgresql", "sqlite", "mysql", "mariadb") else sa.String()
-        self._listed = _LISTED if name in ("oracle", "dm") else MAX_BINDS
 
     # -- texts -----------------------------------------------------------------------------------------------
 
@@ -75,9 +65,7 @@ class Words:
             return sa.collate(sa.cast(column, mysql.CHAR(charset="utf8mb4")), "utf8mb4_0900_bin")
         if self.name == "postgresql":
             return sa.collate(sa.cast(column, sa.Text), "C")
-        if self.name == "sqlite":
-            return sa.collate(column, "BINARY")
-        return column
+        return sa.collate(column, "BINARY")
 
     def text(self, value: str) -> "Expression":
         """Return a text as a bind parameter that compares so."""
@@ -85,15 +73,14 @@ class Words:
 
         if self._bytes:
             return sa.literal(value.encode(), sa.LargeBinary)
-        return sa.literal(value, self._text)
+        return sa.literal(value, sa.Text())
 
     def among(self, value: "Expression", texts: Sequence[object]) -> "Expression":
         """Return whether a column that compares exactly has one of these values."""
         import sqlalchemy as sa
 
         plain = [text.encode() if self._bytes and isinstance(text, str) else text for text in texts]
-        lists = [plain[at : at + self._listed] for at in range(0, len(plain), self._listed)]
-        return sa.or_(sa.false(), *(value.in_(each) for each in lists))
+        return value.in_(plain) if plain else sa.false()
 
     def _part(self, text: "Expression", start: int, length: int) -> "Expression":
         """Return some characters, counted from 1."""
@@ -190,9 +177,7 @@ class Words:
     def _matches(self, text: "Expression", pattern: str) -> "Expression":
         import sqlalchemy as sa
 
-        if self.name == "dm":
-            return sa.func.regexp_like(text, sa.literal(pattern, self._text), type_=sa.Boolean) == sa.true()
-        return sa.type_coerce(text, sa.Text).regexp_match(sa.literal(pattern, self._text))
+        return sa.type_coerce(text, sa.Text).regexp_match(sa.literal(pattern, sa.Text()))
 
     def _born(self, text: "Expression", birth: Birth) -> "list[Expression]":
         import sqlalchemy as sa

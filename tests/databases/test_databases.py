@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -303,6 +304,40 @@ def test_a_table_that_somebody_holds_is_not_waited_for_forever(
         else:
             cursor.execute(f"LOCK TABLES {name} WRITE")
         assert reading(source_of(server, tmp_path, name)).code == "source-timeout"
+
+
+def test_a_reading_that_is_cut_ends_at_the_server_too(server: Server, tmp_path: Path) -> None:
+    name = server.new_name()
+    create(server, name, PEOPLE)
+    postgres = server.dialect == "postgresql"
+    sleep = sa.func.pg_sleep(60, type_=sa.Text) if postgres else sa.func.sleep(60)
+
+    def at_work() -> int:
+        found = server.run(
+            f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{server.reader}' AND state = 'active'"
+            if postgres
+            else "SELECT count(*) FROM information_schema.processlist "
+            f"WHERE user = '{server.reader}' AND command = 'Query'"
+        )
+        return int(found[0][0])
+
+    with source_of(server, tmp_path, name) as source:
+        seen: list[int] = []
+
+        def cut() -> None:
+            seen.append(at_work())
+            source.cancel()
+
+        ending = threading.Timer(1.0, cut)
+        ending.start()
+        error = failing(lambda: list(source.query(sa.select(sleep.label("s")))))
+        ending.join()
+    assert (error.code, seen) == ("source-timeout", [1])
+    for _ in range(100):
+        if not at_work():
+            break
+        time.sleep(0.1)
+    assert at_work() == 0
 
 
 def test_a_view_that_lies_about_its_count_is_refused(server: Server, tmp_path: Path) -> None:

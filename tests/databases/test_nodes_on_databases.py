@@ -1,6 +1,8 @@
 """A whole job over tables in real databases: the same answer as over files, and no password anywhere."""
 
 import asyncio
+import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from node.cli import main
 from node.desk import register
 from node.doctor import examine
 from node.home import Home
+from node.quality import stored_preflight
 from node.releases import decode_content, kept, open_release, release_info
 from node.sources import TablePlace
+from node.sources.dialects import LOCK_WAIT_S
 from node.state import RunState
 from protocols.channel import suites
 from protocols.envelope import decode_envelope
@@ -191,10 +195,45 @@ def test_a_job_over_a_table_that_nobody_knows_the_age_of_is_refused_where_the_po
             await approve_all(post, stations, job)
             health = stations["health"]
             await until(lambda: task.verdicts["health"].answer == "refuse" or len(task.ended) == 4)
-            assert health.state.preflight("people") is None  # a job looks at part of it
+            found = stored_preflight(health.state, health.state.dataset("people"))
+            assert found is not None
+            assert found.quality.written is False
             return task.verdicts["health"].code, task.verdicts["health"].sentence
 
     world.activate("health", quality="max_age_days = 7")
     code, sentence = asyncio.run(go())
     assert code == "quality-too-low"
     assert "nothing says when it was written (asked: written at most 7 days ago)" in sentence
+
+
+def test_a_job_that_is_stopped_does_not_wait_for_a_table_that_somebody_holds(
+    postgres: Server, tmp_path: Path
+) -> None:
+    world = World(tmp_path)
+    table = move(world, "health", postgres)
+
+    async def go() -> float:
+        async with running(world) as (post, stations):
+            job = post.submit(world.spec())
+            task = post.tasks[job]
+            await until(lambda: len(task.verdicts) == 4)
+            with closing(postgres.connect()) as other:
+                other.execute("BEGIN")
+                other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                await approve_all(post, stations, job)
+                await until(lambda: waits_for_a_lock(postgres))
+                began = time.monotonic()
+                post.stop(job, "cancelled", task.attempt)
+                await until(lambda: stations["health"].run(job) is RunState.CANCELLED)
+                await until(lambda: not waits_for_a_lock(postgres))
+                return time.monotonic() - began
+
+    assert asyncio.run(go()) < LOCK_WAIT_S / 2
+
+
+def waits_for_a_lock(server: Server) -> bool:
+    waiting = server.run(
+        "SELECT count(*) FROM pg_stat_activity "
+        f"WHERE usename = '{server.reader}' AND wait_event_type = 'Lock'"
+    )
+    return bool(waiting[0][0])

@@ -1,16 +1,22 @@
 """What is PostgreSQL's own: its types, what a snapshot says of a state, and views that would write."""
 
+import threading
+from contextlib import closing
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from databases.servers import Server
 from databases.tables import allow, create, source_of, table_of
 
+from node.sources import persistence
+from node.sources.dialects import PostgreSql
+from node.sources.persistence import persist
 from protocols.errors import InputError
 
 pytestmark = pytest.mark.alone
@@ -139,6 +145,89 @@ def test_rows_that_a_policy_of_the_table_hides_are_not_read(postgres: Server, tm
     with source_of(postgres, tmp_path, name) as source:
         assert source.fingerprint() != first
         assert not source.settled
+
+
+@pytest.mark.parametrize("kind", ["table", "view", "parts", "nested"])
+def test_a_table_that_is_loaded_anew_is_read_as_it_was_or_as_it_is_and_never_empty(
+    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whoever began before a TRUNCATE sees neither the rows that were there nor those that came."""
+    monkeypatch.setattr(persistence, "WAIT_S", 0.01)
+    name = shown = postgres.new_name()
+    parts = " PARTITION BY LIST (id)" if kind in ("parts", "nested") else ""
+    postgres.run(f"CREATE TABLE {name} (id text){parts}")
+    if kind == "parts":
+        postgres.run(f"CREATE TABLE {name}_1 PARTITION OF {name} DEFAULT")
+    if kind == "nested":
+        postgres.run(
+            f"CREATE TABLE {name}_1 PARTITION OF {name} DEFAULT PARTITION BY LIST (id)",
+            f"CREATE TABLE {name}_2 PARTITION OF {name}_1 DEFAULT",
+        )
+    if kind == "view":
+        shown = f"{name}_v"
+        postgres.run(f"CREATE VIEW {shown} AS SELECT id FROM {name}")
+    postgres.run(f"INSERT INTO {name} VALUES ('old')")
+    allow(postgres, shown)
+    begun: list[int] = []
+
+    def read() -> list[Any]:
+        begun.append(0)
+        with source_of(postgres, tmp_path, shown) as source:
+            assert source.settled is (kind != "view")
+            return list(table_of(source.read(["id"]))["id"].to_pylist())
+
+    with closing(postgres.connect()) as other, other.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f"TRUNCATE {name}")
+        cursor.execute(f"INSERT INTO {name} VALUES ('new')")
+        loaded = threading.Timer(1.0, other.commit)
+        loaded.start()
+        assert persist(read, lambda: None) == ["new"]  # began before the end of the load, and waited for it
+        loaded.join()
+        assert len(begun) == 2
+        # Once somebody reads, whoever loads has to wait.
+        with source_of(postgres, tmp_path, shown) as source:
+            cursor.execute("SET lock_timeout = '200ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                cursor.execute(f"TRUNCATE {name}")
+            assert table_of(source.read(["id"]))["id"].to_pylist() == ["new"]
+
+
+def test_a_materialised_view_that_was_made_anew_is_read_anew(
+    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = postgres.new_name()
+    create(postgres, name, pa.table({"id": ["1"]}))
+    postgres.run(f"CREATE MATERIALIZED VIEW {name}_m AS SELECT * FROM {name}")
+    allow(postgres, f"{name}_m")
+    hold = PostgreSql._hold
+
+    def late(*given: Any) -> None:
+        monkeypatch.undo()
+        postgres.run(f"INSERT INTO {name} VALUES ('2')", f"REFRESH MATERIALIZED VIEW {name}_m")
+        hold(*given)
+
+    monkeypatch.setattr(PostgreSql, "_hold", late)
+    with pytest.raises(InputError) as caught, source_of(postgres, tmp_path, f"{name}_m"):
+        pass
+    assert caught.value.code == "source-interrupted"
+    with source_of(postgres, tmp_path, f"{name}_m") as source:
+        assert table_of(source.read(["id"]))["id"].to_pylist() == ["1", "2"]
+
+
+def test_whoever_may_read_single_columns_counts_without_asking_where_rows_lie(
+    postgres: Server, tmp_path: Path
+) -> None:
+    name = postgres.new_name()
+    create(postgres, name, pa.table({"id": ["1"], "street": ["a"]}), grant=False)
+    postgres.run(f"GRANT SELECT (id) ON {name} TO {postgres.reader}")
+    with source_of(postgres, tmp_path, name) as source:
+        assert source.settled
+        assert source.order(["id"], source.table) == []
+        assert [batch.to_pydict() for batch in source.query(sa.select(source.table.c.id))] == [{"id": ["1"]}]
+    allow(postgres, name)
+    with source_of(postgres, tmp_path, name) as source:
+        assert [str(each) for each in source.order(["id"], source.table)] == ["ctid"]
 
 
 def test_nobodys_own_function_stands_in_for_the_servers(postgres: Server, tmp_path: Path) -> None:

@@ -572,13 +572,13 @@ def test_the_end_of_an_attempt_cuts_a_reading_that_waits_for_the_server(register
     assert time.monotonic() - began < LOCK_WAIT_S / 2  # else it waited for the lock
 
 
-def test_counting_ends_at_the_connections_limit_of_time(postgres: Server, tmp_path: Path) -> None:
+def test_counting_ends_at_the_connections_limit_of_time(
+    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     register = Register(postgres, tmp_path)
     register.fill([plain(each, n) for n, each in enumerate(people(9))])
     question = Question(by(CODE), {"code": "code", UNIT: "person"}, PERSON)
-    with closing(postgres.connect()) as other:
-        other.autocommit = False
-        other.execute(f"LOCK TABLE {register.name} IN ACCESS EXCLUSIVE MODE")
-        with register.source(statement_timeout_s=1) as slow, pytest.raises(InputError) as caught:
-            question.pushed(slow)
+    monkeypatch.setattr(Words, "sound", lambda *_: sa.cast(sa.func.pg_sleep(5), sa.Text) == "")
+    with register.source(statement_timeout_s=1) as slow, pytest.raises(InputError) as caught:
+        question.pushed(slow)
     assert caught.value.code == "source-timeout"

@@ -296,6 +296,16 @@ def test_what_is_missing_wrong_and_there_twice_is_counted_apart(folder: Path) ->
     assert Quality.decode(found.record()) == found
 
 
+def test_what_a_mapping_keeps_as_it_is_counts_among_what_its_table_does_not_have(folder: Path) -> None:
+    table = pa.table({"id": [person(n) for n in range(4)], "sex": ["男", "1", "待定人员", "x9"]})
+    values = {"男": "1"}
+    said = Description(mapping={"sex": ColumnMapping(table="gbt2261.1@2003", values=values, default="keep")})
+    found = looked(registered(folder, table, description=said))
+    sex = found.counts.columns["sex"]
+    assert (sex.outside, sex.unmapped, sex.null, sex.missing) == (2, 0, 0, 0)
+    assert dict(found.tables) == {"sex": "gbt2261.1@2003"}
+
+
 def test_a_column_with_a_code_table_is_held_against_it(folder: Path) -> None:
     table = pa.table({"id": [person(n) for n in range(4)], "area": ["990101", "110000", "11", "999999"]})
     said = Description(columns={"area": ColumnDescription(code_table=GBT2260_PROVINCES.id)})
@@ -384,13 +394,6 @@ def test_a_file_that_is_replaced_under_a_look_is_not_taken_for_what_was_looked_a
         with pytest.raises(InputError) as caught:
             look(source, entry, Access(), tell=replaced, **given)
     assert caught.value.code == "changed-while-reading"
-
-
-def test_a_look_at_some_columns_reads_no_others(folder: Path) -> None:
-    table = pa.table({"id": [person(1)], "note": ["a"], "sex": ["1"]})
-    found = looked(registered(folder, table), only=["sex"])
-    assert dict(found.types) == {"id": "text", "sex": "text"}
-    assert set(found.counts.columns) == {"id", "sex"}
 
 
 @pytest.mark.parametrize("written", [True, False])
