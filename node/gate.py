@@ -15,7 +15,7 @@ only the time of its last change is looked at, to tell whether an earlier job an
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from audit.entries import format_time, parse_time
@@ -43,10 +43,13 @@ from protocols.ids import Digest, JobId, Role
 from protocols.jobs import job_type
 from protocols.jobs.job_type import Standing, Unit
 from protocols.succession import CLOCK_TOLERANCE
-from protocols.wire import JobInput, JobSpec, Roster
+from protocols.wire import JobInput, JobSpec, Roster, parse_utc
 
 MAX_OFFER_BYTES: Final = 512 << 10
 MAX_REMEMBERED: Final = 1024
+
+BELIEVED: Final = timedelta(minutes=10)
+"""How long a database's table is taken to be no better than it was found."""
 
 BY_HISTORY: Final = frozenset({"rate-exceeded", "budget-exceeded", "differencing"})
 """Refusals that only say how much was answered before; an answer that exists already costs nothing more."""
@@ -201,12 +204,16 @@ class Gate:
             return None
         demand = demand_of(self._force.policy.policy, spec, role, decision.rule)
         dataset = dataset_of(self._state, self._force, spec)
-        # Of a database no answer waits for: a connection may take long, and the attempt looks when it reads.
-        if demand is None or dataset is None or isinstance(dataset.place, TablePlace):
+        if demand is None or dataset is None:
             return None
         known = stored_preflight(self._state, dataset)
         if known is None:
             return None
+        if isinstance(dataset.place, TablePlace):
+            # No answer waits for a connection. What an attempt found a moment ago is believed, lest every
+            # further offer have people asked and the whole table read; later the next attempt looks.
+            late = now - parse_utc(known.quality.measured) > BELIEVED or not known.holds(known.fingerprint)
+            return None if late else demand.refusal(known.quality, dataset.published_keys, now)
         try:
             with open_dataset(dataset, self._access) as source:
                 if not known.holds(source.fingerprint()):

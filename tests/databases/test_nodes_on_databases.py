@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from node import catalogue, dataset_cli
 from node.cli import main
 from node.desk import register
 from node.doctor import examine
+from node.gate import BELIEVED
 from node.home import Home
 from node.quality import stored_preflight
 from node.releases import decode_content, kept, open_release, release_info
@@ -198,6 +200,14 @@ def test_a_job_over_a_table_that_nobody_knows_the_age_of_is_refused_where_the_po
             found = stored_preflight(health.state, health.state.dataset("people"))
             assert found is not None
             assert found.quality.written is False
+            # For a while nobody is asked again to approve what would be refused, and nothing is read for it.
+            again = post.tasks[post.submit(world.spec())]
+            await until(lambda: "health" in again.verdicts)
+            assert (again.verdicts["health"].code, again.admit_asked) == ("quality-too-low", False)
+            world.clock.at += BELIEVED + timedelta(seconds=2)
+            later = post.tasks[post.submit(world.spec())]
+            await until(lambda: "health" in later.verdicts)
+            assert later.verdicts["health"].answer == "ask"
             return task.verdicts["health"].code, task.verdicts["health"].sentence
 
     world.activate("health", quality="max_age_days = 7")
