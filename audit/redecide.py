@@ -904,7 +904,6 @@ class Redecider:
             return
         self._booking.nothing_due(attempt, where)
         attempt.answering = True
-        self._series.answering(entry)
         if attempt.row is not None:
             attempt.row.answering = True
         for given in () if attempt.in_rounds else self._jobs.of(entry).approvals:

@@ -509,9 +509,11 @@ class Registry:
         """Check that a catalogue is the node's own, and that everybody can read it.
 
         Raises:
-            DecodeError, SignatureInvalid: it is not, or names another node.
+            DecodeError, SignatureInvalid: it is not, names another node, or has a further signature.
         """
         document = self._signed_by(node, CATALOGUE, envelope, MAX_CATALOGUE_BYTES)
+        if len(document.signatures) != 1:
+            raise SignatureInvalid("the catalogue has several signatures", code="several-signers")
         if read_catalogue(document.payload).name != node:
             raise SignatureInvalid("the catalogue is another node's", code="wrong-subject")
 

@@ -32,10 +32,10 @@ from protocols.envelope import ADMISSION, Signer, sign
 from protocols.errors import InputError
 from protocols.ids import DatasetName, Digest, NodeName, Role
 from protocols.jobs import job_type
-from protocols.jobs.job_type import UNIT, InputBuilder, PreparedInput, Spills, TakesGroups
+from protocols.jobs.job_type import UNIT, Dated, InputBuilder, PreparedInput, Spills, TakesGroups
 from protocols.party import Rand
 from protocols.resources import Resources
-from protocols.wire import Admission, InputSummary, JobSpec, parse_utc
+from protocols.wire import Admission, InputSummary, JobSpec, civil_day, parse_utc
 
 SALT_BYTES: Final = 32
 QUALITY_SCHEMA: Final = "minshu-quality/2"
@@ -135,9 +135,12 @@ def prepare(
             question = question_here(spec, snapshot, source)
             looked = None if look is None else look.at(source, dataset, access, rand=rand, go_on=go_on)
             # Identifiers are judged as of the data's own day: the job does not choose whose are valid.
-            unit = None if about is None else replace(about.unit, as_of=parse_utc(snapshot).date())
+            day = civil_day(parse_utc(snapshot))
+            unit = None if about is None else replace(about.unit, as_of=day)
 
             def make() -> InputBuilder:
+                if isinstance(asked, Dated):
+                    return asked.builder_as_of(spec, role, unit, day)
                 if resources is None or not isinstance(asked, Spills):
                     return asked.builder(spec, role, unit)
                 return asked.builder_with(spec, role, unit, resources)

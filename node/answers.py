@@ -143,10 +143,17 @@ IN_CHINESE: Final = {
     "scratch-closed": ("执行已结束, 其临时文件已清除。", "请重新运行任务"),
     "scratch-failed": ("本节点的临时文件无法读写。", "请检查节点目录下 scratch/ 所在的磁盘"),
     "disk-full": ("本节点的磁盘空间不足。", "请为节点目录下的 scratch/ 腾出空间, 再重新提交"),
-    "compute-lost": ("为本节点计算的机器已失联或过慢。", "请重新启动, 或从 node.toml 的 [compute] 中去掉"),
+    "compute-lost": (
+        "为本节点计算的机器已失联、过慢或出错。",
+        "请重新启动, 或从 node.toml 的 [compute] 中去掉",
+    ),
     "cluster-unreachable": (
         "[compute] 所指的集群没有应答。",
         "请启动集群, 或从 node.toml 的 [compute] 中去掉",
+    ),
+    "cluster-mismatch": (
+        "集群的机器没有安装与本节点相同版本的 Minshu。",
+        "请运维人员在调度器和所有工作进程的机器上安装该版本并重新启动",
     ),
     "cluster-missing": ("本节点未安装使用集群的组件。", "请运维人员执行: pip install 'minshu[cluster]'"),
     "bad-config": ("本节点的 node.toml 设置有误。", "请运维人员对照说明检查 node.toml"),

@@ -40,6 +40,9 @@ MAX_CELLS: Final = 1_000_000
 MAX_FAULTS: Final = 20
 """Most faults that are listed."""
 
+MAX_NAME: Final = 128
+"""Characters of a header or of a type; a longer one is none that is known."""
+
 MAX_KNOWN: Final = 1000
 """Most that are looked for."""
 
@@ -461,14 +464,20 @@ def _csv(data: bytes, faults: _Faults) -> Iterator[Row]:
 _FIELD_OF: Final = {folded(alias): name for name, aliases in HEADERS.items() for alias in aliases}
 
 
+def _bare(said: str) -> str:
+    """Return a folded header or type without brackets at its end; empty for one that is too long."""
+    if len(said) > MAX_NAME:
+        return ""
+    return said.partition("(")[0] if said.endswith(")") else said
+
+
 def _headers(row: Row, faults: _Faults) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return where each thing is said, and the headers that say nothing known."""
     number, cells = row
     places: dict[str, int] = {}
     ignored = []
     for at, text in enumerate(cells):
-        bare = re.sub(r"\(.*\)$", "", folded(text).replace("*", ""))
-        name = _FIELD_OF.get(bare)
+        name = _FIELD_OF.get(_bare(folded(text).replace("*", "")))
         if name is None:
             if text:
                 ignored.append(printable(text[:40]))
@@ -681,7 +690,7 @@ def _spelt(known: Mapping[str, Any]) -> str:
 
 def _type(text: str) -> str:
     """Return a column's type: `字符型`, `varchar(50)`, `数值型N`."""
-    bare = re.sub(r"\(.*\)$", "", folded(text))
+    bare = _bare(folded(text))
     for form in (bare, re.sub(r"(?<=[^\x00-\x7f])[a-z]$", "", bare)):
         for kind, names in _TYPES.items():
             if form in names:

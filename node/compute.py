@@ -2,26 +2,38 @@
 
 A cluster's workers get identifiers and the keys of an attempt, as this process has them. So the way to it is
 TLS with certificates of both sides, or it is on this machine; and nothing that is handed over is ever part of
-a message that the cluster logs, see `protocols.psi.spread`.
+a message that the cluster logs, see `protocols.psi.spread`. A scheduler or worker without this Minshu would
+log what it cannot unpickle: all that are there are asked for their version before they are handed anything.
+A worker that joins later is not asked; the guide says what to set against that.
 
-Without TLS a cluster knows nobody: every account of this machine can connect to the scheduler's port, read
-what is handed over and have code run as the workers' user. That is for a machine on which nobody else works.
+Results come back pickled, too. So whoever may register as a worker or submit to the scheduler runs code as
+this node's account, with its keys, and as the workers' user. By TLS that is whoever has a certificate of
+`ca`. Without it a cluster knows nobody, and it is every account of this machine, which may also read what is
+handed over: that is for a machine on which nobody else works.
 """
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from importlib.metadata import version
 from importlib.util import find_spec
 from ipaddress import ip_address
 from multiprocessing import get_context
-from typing import Any, Final
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from node.config import Compute
-from protocols.errors import InputError, StateConflict
+from protocols.errors import InputError, MinshuError, StateConflict
+from protocols.psi import spread
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 CONNECT_S: Final = 10.0
+STEP_S: Final = 1.0
+"""Time between two looks at whether the attempt is over, in seconds."""
+
 _LOST_HINT: Final = "start it again, or take it out of [compute] in node.toml, then submit the job again"
 
 
@@ -35,10 +47,13 @@ def open_executor(compute: Compute, go_on: Callable[[], None]) -> Iterator[Execu
 
     Raises:
         InputError: settings that name no safe way to a cluster.
-        StateConflict: `cluster-missing`, its software is not installed; `cluster-unreachable`.
+        StateConflict: `cluster-missing`, its software is not installed; `cluster-unreachable`;
+            `cluster-mismatch`, a machine of it does not have this version of Minshu; `compute-lost`, one
+            says nothing.
+        MinshuError: the attempt is over.
     """
     if compute.cluster:
-        with _cluster(compute) as executor:
+        with _cluster(compute, go_on) as executor:
             yield Guarded(executor, compute.timeout_s, go_on)
     elif compute.processes:
         # Spawned: a fork of a process with threads may stop in a lock that nobody holds any more.
@@ -64,8 +79,7 @@ class Guarded(Executor):
         Raises:
             StateConflict: `compute-lost`: the executor takes no more.
         """
-        # RuntimeError is how an executor says so; of a call that was taken it would be an error in the call.
-        with _lost(RuntimeError):
+        with _lost():
             return self._inner.submit(fn, *args, **kwargs)
 
     def map(
@@ -78,45 +92,45 @@ class Guarded(Executor):
         """Yield what each call returns, in order.
 
         Raises:
-            StateConflict: `compute-lost`: a call came to no end, or whoever made it is gone.
-            MinshuError: the attempt is over.
+            StateConflict: `compute-lost`: a call came to no end or to a foreign error, or whoever made it is
+                gone.
+            MinshuError: that of a call, or the attempt is over.
         """
         waiting = [self.submit(fn, *each) for each in zip(*iterables, strict=True)]
         try:
             for future in waiting:
-                self._go_on()
-                with _lost():
-                    yield future.result(timeout or self._timeout_s)
+                yield self._result(future, timeout or self._timeout_s)
         finally:
             for future in waiting:
                 future.cancel()
 
+    def _result(self, future: Future[Any], timeout_s: float) -> Any:
+        end = monotonic() + timeout_s
+        while True:
+            self._go_on()
+            wait((future,), min(STEP_S, max(end - monotonic(), 0.0)))
+            if future.done() or monotonic() >= end:
+                with _lost():
+                    return future.result(0)
+
 
 @contextlib.contextmanager
-def _lost(*more: type[BaseException]) -> Iterator[None]:
+def _lost() -> Iterator[None]:
     try:
         yield
-    except (*_losses(), *more) as error:
+    except MinshuError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever a cluster ends a call in, and its types are many
         # Only the type: what a cluster says of a call may quote its arguments.
         raise StateConflict(
-            f"the machines that compute for this node are gone, or too slow ({type(error).__name__})",
+            f"the machines that compute for this node are gone, slow or at fault ({type(error).__name__})",
             code="compute-lost",
             hint=_LOST_HINT,
         ) from None
 
 
-def _losses() -> tuple[type[BaseException], ...]:
-    """Return what a call ends in that its executor lost."""
-    known = (CancelledError, BrokenExecutor, TimeoutError, OSError)
-    if "distributed" not in sys.modules:
-        return known
-    from distributed.scheduler import KilledWorker
-
-    return (*known, KilledWorker)
-
-
 @contextlib.contextmanager
-def _cluster(compute: Compute) -> Iterator[Executor]:
+def _cluster(compute: Compute, go_on: Callable[[], None]) -> Iterator[Executor]:
     _check_safe(compute)
     if find_spec("distributed") is None:
         raise StateConflict(
@@ -143,8 +157,47 @@ def _cluster(compute: Compute) -> Iterator[Executor]:
             hint=_LOST_HINT,
         ) from None
     with client:
+        _check_same(client, compute.timeout_s, go_on)
         # Not pure: else results would be found again by a digest of their arguments, and so kept.
         yield client.get_executor(pure=False)
+
+
+def _check_same(client: "Client", timeout_s: float, go_on: Callable[[], None]) -> None:
+    """Check that the scheduler and every worker have this version of Minshu; they are told nothing.
+
+    Raises:
+        StateConflict: `cluster-mismatch`; `cluster-unreachable`, there is no worker; `compute-lost`.
+        MinshuError: the attempt is over.
+    """
+    asking = ThreadPoolExecutor(1)
+    try:
+        [found] = Guarded(asking, timeout_s, go_on).map(_versions, [client])
+    finally:
+        asking.shutdown(wait=False)
+    if not found[1:]:
+        raise StateConflict(
+            "the cluster of [compute] has no workers", code="cluster-unreachable", hint=_LOST_HINT
+        )
+    if any(each != version("minshu") for each in found):
+        raise _mismatch()
+
+
+def _versions(client: "Client") -> list[Any]:
+    """Return what the scheduler says its version is, then each worker."""
+    try:
+        # That they find the function at all says that they can unpickle a piece of work.
+        return [client.run_on_scheduler(spread.installed), *client.run(spread.installed).values()]
+    except Exception:  # noqa: BLE001  # without Minshu it may end in anything
+        raise _mismatch() from None
+
+
+def _mismatch() -> StateConflict:
+    return StateConflict(
+        "the cluster's machines do not have this version of Minshu",
+        code="cluster-mismatch",
+        hint="install it on the scheduler's machine and every worker's, start them again, then submit the job"
+        " again",
+    )
 
 
 def _check_safe(compute: Compute) -> None:

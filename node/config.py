@@ -59,9 +59,11 @@ class Compute:
     Attributes:
         processes: so many processes of their own; 0 for none.
         cluster: the scheduler of a Dask cluster of the department's own, `tls://host:port`. Its workers see
-            identifiers and this node's keys of an attempt: they are part of the node. `tcp://` only on this
-            machine, and it authenticates nobody: each account of the machine gets in. Empty for none.
-        ca: who vouches for the cluster's machines, a file of certificates in PEM.
+            identifiers and this node's keys of an attempt: they are part of the node, and whoever gets in
+            runs code as this node's account, with its keys. `tcp://` only on this machine, and it
+            authenticates nobody: each account of the machine gets in. Empty for none.
+        ca: who vouches for the cluster's machines, a file of certificates in PEM. Each certificate of it gets
+            in.
         cert: this node's certificate for the cluster, in PEM.
         key: its private key, in PEM.
         timeout_s: the longest wait for one piece of work, some 50 ms of one core, in seconds.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from node.page import OK, Command, ask_node, home_of, print_result, utc_now, whole_number
 from node.quality_cli import as_kept, look_at
 from protocols.errors import InputError
+from protocols.wire import civil_day
 
 if TYPE_CHECKING:
     from node.description import Description
@@ -25,6 +26,9 @@ NEAR: Final = 0.1
 
 LINE_ROWS: Final = 1_000_000
 PREVIEW_ROWS: Final = 1000
+MIN_PREVIEW_ROWS: Final = 100
+"""Of fewer rows, asked for one by one, each record's forms would be told."""
+
 MAX_PREVIEW_ROWS: Final = 1_000_000
 
 UNKNOWN_WRITE: Final = (
@@ -74,7 +78,7 @@ def add_dataset_commands(group: Any, command: Command) -> None:
         type=whole_number,
         default=PREVIEW_ROWS,
         metavar="N",
-        help=f"look at the first N rows (default {PREVIEW_ROWS})",
+        help=f"look at the first N rows, {MIN_PREVIEW_ROWS} or more (default {PREVIEW_ROWS})",
     )
     check = command(group, "check", _dataset_check, "find out whether the tables still fit the catalogue")
     check.add_argument("name", metavar="NAME", nargs="?")
@@ -167,7 +171,7 @@ def _dataset_add(arguments: argparse.Namespace) -> int:
             key=arguments.key,
             published_keys=arguments.published_keys,
             access=home.config.access,
-            today=utc_now().date(),
+            today=civil_day(utc_now()),
             persons=not arguments.no_persons,
             description=_description(home.database, arguments.name, arguments.description),
             tell=lambda rows: tell(rows, "rows"),
@@ -230,9 +234,12 @@ def _dataset_preview(arguments: argparse.Namespace) -> int:
             code="not-masked",
             hint="say so with --masked; to see values, open the table with the program it comes from",
         )
-    if not 0 < arguments.rows <= MAX_PREVIEW_ROWS:
+    if not MIN_PREVIEW_ROWS <= arguments.rows <= MAX_PREVIEW_ROWS:
         raise InputError(
-            f"a preview looks at 1 to {MAX_PREVIEW_ROWS} rows", code="bad-rows", hint="give another --rows"
+            f"a preview looks at {MIN_PREVIEW_ROWS} to {MAX_PREVIEW_ROWS} rows, of fewer it would tell"
+            " single records",
+            code="bad-rows",
+            hint=f"give --rows {MIN_PREVIEW_ROWS} or more; of a shorter table all rows are looked at",
         )
     home = home_of(arguments)
     [dataset] = chosen(registered(home.database), arguments.name)

@@ -93,8 +93,11 @@ def _disk(home: Home) -> Finding:
 
 def shelf_findings(home: Home) -> Iterator[Finding]:
     """Look for what others than this node's account may open: keys of look-up tables lie on a shelf."""
+    from node.series import lies_here
+
     try:
         entries, open_to_others = entries_of(home)
+        series = lies_here(home)
     except MinshuError as error:
         yield Finding("shelf", "error", error.message, error.hint)
         return
@@ -107,7 +110,11 @@ def shelf_findings(home: Home) -> Iterator[Finding]:
             "changed with minshu-node lookup rotate DATASET",
         )
     elif entries:
-        yield Finding("shelf", "ok", "this node's account alone can open it")
+        hint = (
+            "keys of a series lie in shelf/, and what is deleted there stays on the disk until it is written "
+            "over: have the disk encrypted, and keep shelf/ out of backups and snapshots"
+        )
+        yield Finding("shelf", "ok", "this node's account alone can open it", hint if series else "")
 
 
 def _certificate(home: Home, now: datetime) -> Finding:

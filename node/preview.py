@@ -3,7 +3,8 @@
 A form writes down what kind of character stands where: `9×17 A×1` for an identifier that ends in a letter,
 `中×3` for a name. It is shown with the share of values that have it, in whole percent, and only where at
 least MIN_VALUES of the rows looked at have it: what fewer have is `other`, so that no single record can be
-recognised by its form. Columns are told apart from each other, so no two forms are known to be one record's.
+recognised by its form. Where fewer rows, but some, lack a value, just that is told. Columns are told apart
+from each other, so no two forms are known to be one record's.
 """
 
 import unicodedata
@@ -46,14 +47,14 @@ class ColumnForms:
     Attributes:
         name: its name.
         type: its type.
-        missing: rows without a value, in percent.
+        missing: rows without a value, in percent; None for a few, see MIN_VALUES.
         forms: the most frequent forms of its values.
         other: values of all other forms, in percent.
     """
 
     name: str
     type: str
-    missing: int
+    missing: int | None
     forms: tuple[Form, ...]
     other: int
 
@@ -76,6 +77,7 @@ class Preview:
                     "name": c.name,
                     "type": c.type,
                     "missing": c.missing,
+                    "missing_few": c.missing is None,
                     "forms": [{"form": f.form, "percent": f.percent} for f in c.forms],
                     "other": c.other,
                 }
@@ -91,7 +93,8 @@ class Preview:
             if column.other:
                 forms.append(f"other {column.other} %")
             shown = f"  {', '.join(forms)}" if forms else ""
-            lines.append(f"  {column.name}  {column.type}  missing {column.missing} %{shown}")
+            missing = "few" if column.missing is None else f"{column.missing} %"
+            lines.append(f"  {column.name}  {column.type}  missing {missing}{shown}")
         return lines
 
 
@@ -122,7 +125,7 @@ def preview(dataset: Dataset, access: Access, most: int) -> Preview:
         dataset.name,
         rows,
         tuple(
-            ColumnForms(c.name, c.type, percent(missing[c.name], rows), *_shown(forms[c.name]))
+            ColumnForms(c.name, c.type, _missing(missing[c.name], rows), *_shown(forms[c.name]))
             for c in columns
         ),
     )
@@ -141,6 +144,10 @@ def form_of(value: str) -> str:
 def percent(part: int, whole: int) -> int:
     """Return a share in whole percent, 0 of nothing."""
     return round(100 * part / whole) if whole else 0
+
+
+def _missing(count: int, rows: int) -> int | None:
+    return None if 0 < count < MIN_VALUES else percent(count, rows)
 
 
 def _shown(counted: Counter[str]) -> tuple[tuple[Form, ...], int]:

@@ -29,7 +29,7 @@ from protocols.identifiers import rule_version
 from protocols.ids import DatasetName, Digest, Role
 from protocols.party import Rand
 from protocols.quality import SEED_BYTES, QualityBuilder, QualityCounts, Shares, age_in_days, shares_of
-from protocols.wire import Fields, JobSpec, parse_utc, utc_text
+from protocols.wire import Fields, JobSpec, civil_day, parse_utc, utc_text
 
 SCHEMA: Final = "minshu-preflight/1"
 SALT_BYTES: Final = 32
@@ -234,8 +234,8 @@ def measure(
 ) -> Quality:
     """Return how good a dataset is, by one pass over its columns.
 
-    Identifiers and days are judged as of the table's own day, and by any area code: which areas count, a job
-    says. Memory is about ten bytes for each distinct key, and what a batch takes.
+    Identifiers and days are judged as of the table's own day in China, and by any area code: which areas
+    count, a job says. Memory is about ten bytes for each distinct key, and what a batch takes.
 
     Args:
         source: the dataset, opened.
@@ -244,7 +244,7 @@ def measure(
         now: when it is looked at.
         rand: for the salt, and for hashing keys.
         go_on: called between batches; raises when nobody waits any more.
-        days: columns of text that hold days.
+        days: columns of text or whole numbers that hold days.
         tell: told how many rows were read so far.
 
     Raises:
@@ -260,7 +260,7 @@ def measure(
     builder = QualityBuilder(
         names,
         key=dataset.key,
-        as_of=parse_utc(snapshot).date(),
+        as_of=civil_day(parse_utc(snapshot)),
         areas=every_area(),
         seed=rand(SEED_BYTES),
         codes={name: _codes(table) for name, table in tables.items()},

@@ -1096,7 +1096,8 @@ class Runner:
 
     def _executor(self, live: _Live) -> AbstractContextManager[Executor | None]:
         """Return where the points of long lists are raised, for as long as the block is."""
-        if isinstance(job_type(live.allowed.spec.job_type), Spills):
+        # Whoever has no list raises nothing: a cluster that is away is no matter of theirs.
+        if live.prepared is not None and isinstance(job_type(live.allowed.spec.job_type), Spills):
             return open_executor(self._office.config.compute, live.go_on)
         return nullcontext()
 

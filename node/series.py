@@ -32,6 +32,15 @@ def check_kept(home: Home, spec: JobSpec, role: Role, *, now: datetime, most_day
         asked.check_kept(spec, role, shelf=shelf_of(home, asked.name), now=now, most_days=most_days)
 
 
+def lies_here(home: Home) -> bool:
+    """Whether anything of a series is on a shelf here.
+
+    Raises:
+        StateConflict: `shelf-unreadable`.
+    """
+    return any(shelf_of(home, kind.name).names() for kind in JOB_TYPES if isinstance(kind, Serial))
+
+
 def committed(state: State) -> Callable[[JobId], bool]:
     """Return what tells whether this node committed what it releases of a job: then its readers were told."""
     return lambda job: bool(state.outputs(job))

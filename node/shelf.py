@@ -5,6 +5,9 @@ home/shelf/<type>/<name>.….new    a blob being written; what a crash leaves of
 
 Only this node's account can open any of it. No entry of the journal names what lies here, and no backup needs
 it: what is lost is made again, at the cost of sending it again.
+
+What is dropped or replaced goes by its name alone: its bytes stay in free blocks until they are written over,
+and in every snapshot and backup of the folder. So have the disk encrypted, and the folder kept out of both.
 """
 
 import mmap

@@ -171,6 +171,13 @@ class Document(_Strict, frozen=True, kw_only=True):
         return parse_utc(self.issued)
 
 
+_FIELDS: Final = {
+    name for each in (Document, Published, PublishedColumn, Definition) for name in each.__struct_fields__
+}
+_PATH: Final = re.compile(rf"`\$(?:\.(?:{'|'.join(sorted(_FIELDS))})|\[(?:[0-9]{{1,6}}|\.\.\.)\])*`")
+"""Where something stands, as msgspec has it, in words of this module alone."""
+
+
 def may_be_published(column: object) -> bool:
     """Whether a column's name may stand in a catalogue: a job can use it, and it can be nobody's number."""
     return is_column(column) and not could_identify(str(column))
@@ -200,8 +207,9 @@ def read_catalogue(payload: bytes) -> Document:
     try:
         found = msgspec.convert(plain, Document, strict=True)
     except msgspec.ValidationError as error:
+        # An unknown key stands in the message as its author wrote it, and may read like the end of one.
         where = str(error).rpartition(" - at ")[2]
-        raise _bad(f"{where} is not of its form" if where[:2] == "`$" else "it is not of its form") from None
+        raise _bad(f"{where if _PATH.fullmatch(where) else 'it'} is not of its form") from None
     if not is_node(found.node):
         raise _bad("its node is no node's name")
     parse_utc(found.issued)

@@ -46,6 +46,7 @@ _LONGEST_PLACEHOLDER: Final = 16
 
 _FIRST_DAY: Final = date(1900, 1, 1)
 _DAY: Final = r"^([0-9]{4})[-/.]?([0-9]{2})[-/.]?([0-9]{2})([T ].*)?$"
+_MONTH_DAYS: Final = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int32)
 _T = TypeVar("_T")
 _U64: TypeAlias = "npt.NDArray[np.uint64]"
 
@@ -80,7 +81,7 @@ class ColumnCounts:
         outside: with a value that the column's code table does not have.
         future: with a day after the one that the table was read for; None where the column has no days.
         early: with a day before 1900; None as above.
-        malformed: with a text that is no day, in a column of days.
+        malformed: with a text or whole number that is no day, in a column of days.
         distinct: values, missing ones apart; None for more than `MOST_DISTINCT`, or values of no simple type.
     """
 
@@ -367,7 +368,7 @@ class QualityBuilder:
             areas: area codes that were ever valid.
             seed: `SEED_BYTES` random bytes.
             codes: the values that a column may have, for columns with a code table.
-            days: columns of text that hold days, as 2024-01-31 or 20240131.
+            days: columns of text or whole numbers that hold days, as 2024-01-31 or 20240131.
         """
         known = codes or {}
         self._columns = {name: _Column(known.get(name), name in days) for name in columns}
@@ -460,6 +461,8 @@ def _count(column: _Column, values: Any, as_of: date) -> Any:
             column.has_days = True
             column.counted["future"] += _true(pc.greater(days, pa.scalar(as_of, pa.date32())))
             column.counted["early"] += _true(pc.less(days, pa.scalar(_FIRST_DAY, pa.date32())))
+        elif column.holds_days and _is_whole(present.type):
+            _count_text_days(column, present.cast(pa.string()), as_of)
     _count_values(column, trimmed)
     return present
 
@@ -504,16 +507,38 @@ def _placeholders(kind: Any) -> Any:
     return pa.array(sorted(PLACEHOLDERS), kind)
 
 
+def _is_whole(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
+
+
 def _count_text_days(column: _Column, trimmed: Any, as_of: date) -> None:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     column.has_days = True
     fits = pc.match_substring_regex(trimmed, pattern=_DAY)
     compact = pc.replace_substring_regex(trimmed.filter(fits), pattern=_DAY, replacement=r"\1\2\3")
-    column.counted["malformed"] += len(trimmed) - len(compact)
-    # Eight digits each: their order is that of the days.
-    column.counted["future"] += _true(pc.greater(compact, as_of.strftime("%Y%m%d")))
-    column.counted["early"] += _true(pc.less(compact, _FIRST_DAY.strftime("%Y%m%d")))
+    numbers = compact.cast(pa.int32()).to_numpy(zero_copy_only=False)
+    numbers = numbers[_in_calendar(numbers)]
+    column.counted["malformed"] += len(trimmed) - len(numbers)
+    # yyyymmdd: their order is that of the days.
+    column.counted["future"] += int((numbers > _number(as_of)).sum())
+    column.counted["early"] += int((numbers < _number(_FIRST_DAY)).sum())
+
+
+def _in_calendar(numbers: "npt.NDArray[np.int32]") -> "npt.NDArray[np.bool_]":
+    """Return which numbers of up to eight digits, yyyymmdd, are days of the Gregorian calendar."""
+    year, month, day = numbers // 10_000, numbers // 100 % 100, numbers % 100
+    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    last = _MONTH_DAYS[np.where(month <= 12, month, 0)] + ((month == 2) & leap)
+    there: npt.NDArray[np.bool_] = (year > 0) & (day > 0) & (day <= last)
+    return there
+
+
+def _number(day: date) -> int:
+    return day.year * 10_000 + day.month * 100 + day.day
 
 
 def _count_values(column: _Column, present: Any) -> None:

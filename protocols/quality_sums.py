@@ -255,7 +255,8 @@ def _parts(column: Looked, counts: ColumnCounts, key: KeyCounts | None) -> Mappi
         }
     if column.kind == "date":
         wrong = {
-            "malformed": counts.malformed,
+            # A column of another type than days were ever read from holds none.
+            "malformed": present if counts.early is None else counts.malformed,
             "early": counts.early or 0,
             "future": counts.future or 0,
         }
@@ -318,7 +319,8 @@ class QualityInputBuilder:
         Args:
             columns: what is looked at.
             unit: whom a row is about; None where rows are about nobody.
-            as_of: the day after which a day lies in the future, where `unit` does not say one.
+            as_of: the day after which a day lies in the future, and on which identifiers are judged, where
+                `unit` does not say one.
             areas: the area codes that identifiers may have.
             bounded: how many rows of one unit count at most; None for all.
             binding: of one job, the same at every try. Hashes of keys depend on it: no data that was there

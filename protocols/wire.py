@@ -7,7 +7,7 @@ unknown versions and every other spelling. Past `decode`, nothing is checked twi
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from fractions import Fraction
 from hashlib import sha256
 from typing import Any, Final, Self
@@ -41,6 +41,8 @@ _DECIMAL = re.compile(r"(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,18})?")
 _VKEY = re.compile(r"[^\s+]{1,200}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{4,1800}={0,2}")
 _FRACTION = re.compile(r"0|1|[1-9][0-9]{0,30}/[1-9][0-9]{0,30}")
 
+_CHINA: Final = timezone(timedelta(hours=8))
+
 
 def is_column(text: object) -> bool:
     """Whether a job can name a column so."""
@@ -56,6 +58,11 @@ def utc_text(moment: datetime) -> str:
     """Return `2026-11-22T08:00:00Z`; the moment must know its zone, fractions of a second are cut."""
     # isoformat, because strftime writes the year 999 with three digits.
     return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+
+
+def civil_day(moment: datetime) -> date:
+    """Return the day in China at a moment, which must know its zone: UTC+8, all year, the whole country."""
+    return moment.astimezone(_CHINA).date()
 
 
 def parse_utc(text: str) -> datetime:

@@ -102,7 +102,7 @@ class Catalogues(Sequence[Catalogue]):
         members: the catalogues.
         titles: what people call the organisations of the roster.
         unreadable: nodes whose catalogue is left out, with a code that says why: `bad-catalogue`, or
-            `older-catalogue`: a newer one was seen before.
+            `older-catalogue`: a newer one was seen before; or `several-signers`.
     """
 
     members: tuple[Catalogue, ...]

@@ -47,7 +47,10 @@ def _catalogues(arguments: argparse.Namespace) -> "Catalogues":
 
 def unreadable_lines(catalogues: "Catalogues") -> list[str]:
     """Return what to say of catalogues that are left out."""
-    words = {"older-catalogue": "it is older than one that was seen before"}
+    words = {
+        "older-catalogue": "it is older than one that was seen before",
+        "several-signers": "it has several signatures",
+    }
     return [
         f"{node}: its catalogue is left out: {words.get(code, 'it cannot be read')} ({code})"
         for node, code in catalogues.unreadable

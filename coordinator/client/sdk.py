@@ -156,7 +156,8 @@ class Bureau:
 
         `bureau.catalogue().search("婚姻")` finds datasets. One that its node signed and that
         cannot be read, or that is older than what this home has seen of that node, is left out and named in
-        `unreadable`: no member decides whether the others' are seen.
+        `unreadable`, and so are the signers of one with several signatures (`several-signers`): no member
+        decides whether the others' are seen.
 
         Raises:
             SignatureInvalid: a catalogue is no member's own.
@@ -174,7 +175,11 @@ class Bureau:
             signers = verify(
                 document, CATALOGUE, {identifier: node.identity_key for identifier, node in keys.items()}
             )
-            [node] = {keys[signer].name for signer in signers}
+            node, *others = sorted(keys[signer].name for signer in signers)
+            if len(document.signatures) != 1:
+                # Of whom it is nobody knows; a catalogue that one of them signed alone is read all the same.
+                unreadable += [(each, "several-signers") for each in (node, *others)]
+                continue
             if node in nodes:
                 raise DecodeError("two catalogues of one node", code="bad-catalogue")
             nodes.add(node)
@@ -194,7 +199,7 @@ class Bureau:
         self._home.keep_catalogues_seen(seen)
         titles = {each.name: each.title for each in roster.organisations}
         members = tuple(sorted(found, key=lambda one: one.node))
-        return Catalogues(members, titles, tuple(sorted(unreadable)))
+        return Catalogues(members, titles, tuple(sorted(set(unreadable))))
 
     def submit(self, job: str | Path | JobSpec) -> "Job":
         """Sign and submit a job: the path of a job.toml, or a finished spec.

@@ -2,7 +2,8 @@
 
 A sheet has no column types, only cells: what is read is text, as from a CSV file. Text stays as it is;
 a number is written out with the 15 digits a spreadsheet keeps, a date as `2026-11-22`, a date with time as
-`2026-11-22 08:00:00`, a truth value as `true` or `false`.
+`2026-11-22 08:00:00`, a truth value as `true` or `false`. A date whose format shows no time is read without
+one; where the format shows only a year or a month, it is still read as the whole day.
 
 What a person sees in a sheet may be another thing than what is stored in it. Where the two can differ, or a
 value is lost already, the sheet is refused, with the cell: formulas, error values, merged cells, hidden rows
@@ -17,7 +18,7 @@ import datetime as dt
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -45,8 +46,15 @@ MAX_ITEM_ELEMENTS: Final = 8 * MAX_COLUMNS
 MAX_OTHERS: Final = 1 << 20
 """What one row, or another item of a sheet such as a link, may come to; and how many others than rows."""
 
-ELEMENT_BYTES: Final = 64
-"""Least that Python keeps of an XML element."""
+MAX_VALUES_HELD: Final = 1 << 20
+MAX_CHARACTERS_HELD: Final = 8 << 20
+"""Of rows that are not in Arrow yet."""
+
+TREE_BYTES: Final = 1024
+"""What an XML element comes to of which openpyxl makes an object."""
+
+STRING_BYTES: Final = 64
+"""What is left of one among the texts that cells share."""
 
 EXACT: Final = 10**15
 """A spreadsheet keeps 15 digits of a number: of larger ones the last are not what was typed."""
@@ -58,6 +66,7 @@ _LEAST_HEIGHT: Final = 1.0  # points
 _LEAST_WIDTH: Final = 0.5  # characters
 # Of a number format: a text to show as it is, one character of it, a blank as wide as one, one that fills.
 _LITERAL = re.compile(r'"([^"]*)"?|[\\!](.)|_.|\*(.)')
+_ESCAPED: Final = re.compile("_x([0-9A-Fa-f]{4})_")
 _CONDITION = re.compile(r"\[(<=|>=|<>|<|>|=)\s*(-?[0-9]+(?:\.[0-9]+)?)\]")
 _BRACKETS = re.compile(r"\[([^\]]*)\]")
 # ECMA-376 part 1, 18.8.30: what these mean in a workbook made in Chinese; openpyxl does not know them.
@@ -280,6 +289,8 @@ class _Sheet:
 
     def _row(self, row: "Element", last: int) -> tuple[int, list[_Cell]]:
         """Return a row's number and its cells that hold something."""
+        from openpyxl.utils.cell import coordinate_to_tuple
+
         number = int(row.get("r", last + 1))
         if not last < number <= MAX_ROWS:
             raise ValueError
@@ -287,11 +298,13 @@ class _Sheet:
         cells: list[_Cell] = []
         column = 0
         for element in row:
-            if not len(element):
-                if element.tag.endswith("}c") and "r" not in element.attrib:
-                    self.parser.col_counter += 1
-                continue
             if not element.tag.endswith("}c"):
+                continue
+            if not len(element):
+                place = element.get("r")
+                self.parser.col_counter = (
+                    coordinate_to_tuple(place)[1] if place else self.parser.col_counter + 1
+                )
                 continue
             told = self.parser.parse_cell(element)
             # Where two cells claim one place, programs differ in which they show.
@@ -371,20 +384,21 @@ class _Sheet:
         places = {names.index(name) + 1: name for name in wanted}
         held: dict[str, list[str | None]] = {name: [] for name in wanted}
         size, last = 0, 1
+        rows = characters = 0
 
         def let_go() -> None:
-            nonlocal size
+            nonlocal size, rows, characters
             batch = pa.RecordBatch.from_arrays(
                 [pa.array(held[name], pa.string()) for name in wanted], names=list(wanted)
             )
             for values in held.values():
                 values.clear()
+            rows = characters = 0
             size += batch.nbytes
             if size > self.limits.memory_mb << 20:
                 raise _too_large("the columns read of the sheet take more memory than this node allows")
             taken.append(batch)
 
-        count = 0
         for number, cells in self.rows():
             if number != last + 1:
                 raise CellError(
@@ -395,7 +409,7 @@ class _Sheet:
                 )
             last = number
             self.check_row_shown(number)
-            row = dict.fromkeys(places.values())
+            row: dict[str, str | None] = dict.fromkeys(places.values())
             for cell in cells:
                 if cell.column > len(names):
                     what = "stands in a column without a name"
@@ -404,12 +418,17 @@ class _Sheet:
                 text = self.text(cell)
                 if cell.column in places:
                     row[places[cell.column]] = text
+                    characters += len(text or "")
             for name, value in row.items():
                 held[name].append(value)
-            count += 1
-            if count % self.limits.batch_rows == 0:
+            rows += 1
+            if (
+                rows == self.limits.batch_rows
+                or rows * len(wanted) >= MAX_VALUES_HELD
+                or characters >= MAX_CHARACTERS_HELD
+            ):
                 let_go()
-        if count % self.limits.batch_rows:
+        if rows:
             let_go()
 
     def text(self, cell: _Cell) -> str | None:
@@ -445,8 +464,8 @@ class _Sheet:
             self._check_shown(text, cell)
             return text
         if isinstance(value, dt.date | dt.time | dt.timedelta):
-            return _written(value, "")
-        return str(value)
+            return _written(value, self._kind(cell.style))
+        return _ESCAPED.sub(_unescaped, str(value))
 
     def _check_shown(self, text: str, cell: _Cell) -> None:
         """Refuse a number whose format shows other digits than it has, or nothing at all."""
@@ -504,7 +523,14 @@ class _Sheet:
             return "time"
         if numbers.is_timedelta_format(shown):
             return "duration"
-        return numbers.is_datetime(shown) or ""
+        if not numbers.is_date_format(shown):
+            return ""
+        # openpyxl takes the letters of `[$-zh-CN]` for a time's, and `HH:MM` for none.
+        bare = _BRACKETS.sub("", _LITERAL.sub("", shown)).partition(";")[0].lower()
+        time = re.search("[hs]|a/p|am/pm|上午/下午", bare)
+        if not time:
+            return "date"
+        return "datetime" if re.search("[dy]", bare) else "time"
 
 
 _HEADER_HINT: Final = "name every column in the first row, each name once, and write nothing beside the table"
@@ -526,7 +552,6 @@ def _opened(
         from openpyxl.reader.excel import ExcelReader
         from openpyxl.styles.stylesheet import apply_stylesheet
         from openpyxl.worksheet._reader import WorkSheetParser
-        from openpyxl.xml.constants import SHARED_STRINGS
     except ImportError:
         raise InputError(
             "this node has no openpyxl, which reads spreadsheets",
@@ -541,15 +566,15 @@ def _opened(
         # As `load_workbook`, which also looks for each sheet's dimensions: to its end where none are told.
         book = ExcelReader(file, read_only=True, keep_links=False)
         book.read_manifest()
-        texts = book.package.find(SHARED_STRINGS)  # type: ignore[no-untyped-call]  # openpyxl leaves it open
-        if texts is not None and _WORKSHEET.fullmatch(texts.PartName):
-            raise ValueError
-        book.read_strings()
+        strings = _check_parts(book, limits)
+        texts = _texts(book, strings) if strings else []
         book.read_workbook()
         apply_stylesheet(book.archive, book.wb)
-        with book.archive.open(_chosen(book, name)) as part:
+        chosen = _chosen(book, name)
+        _elements(book.archive, chosen, 0)
+        with book.archive.open(chosen) as part:
             # Dates are told apart here: the parser's own way warns with the value of what is none.
-            parser = WorkSheetParser(part, book.shared_strings, epoch=book.wb.epoch)
+            parser = WorkSheetParser(part, texts, epoch=book.wb.epoch)
             parser.parse_formula = lambda _element: "="  # type: ignore[method-assign]  # none is read
             yield _Sheet(book.wb, parser, _Part(part), limits, fault)
     except _BROKEN:
@@ -590,9 +615,11 @@ def _chosen(book: Any, name: str | None) -> str:
 def _check_package(file: BinaryIO, limits: ReadLimits, most: int) -> None:
     """Refuse what is no .xlsx, and one that unpacks to more than it may.
 
-    zipfile reads no part further than the size that its entry states. Sheets are read row by row; all other
-    parts openpyxl keeps as trees, so that an element costs more than its few bytes.
+    zipfile reads no part further than the size that its entry states. Sheets are read row by row. What the
+    other parts come to that are read, `_check_parts` looks at, once openpyxl has read the list of them all.
     """
+    from openpyxl.xml.constants import ARC_CONTENT_TYPES
+
     if file.read(len(_OLE)) == _OLE:
         raise _protected()
     with zipfile.ZipFile(file) as package:
@@ -604,19 +631,104 @@ def _check_package(file: BinaryIO, limits: ReadLimits, most: int) -> None:
             len(parts) > MAX_PARTS
             or sum(part.file_size for part in parts) > most
             or sum(part.file_size for part in held) > limits.memory_mb << 18  # a quarter: texts grow too
-            or sum(_elements(package, part) for part in held) * ELEMENT_BYTES > limits.memory_mb << 20
         ):
-            raise _too_large("the workbook unpacks to more than this node reads")
+            raise _unpacks_to_much()
+        _check_elements(package, {ARC_CONTENT_TYPES: TREE_BYTES}, limits)
     file.seek(0)
 
 
-def _elements(package: zipfile.ZipFile, part: zipfile.ZipInfo) -> int:
-    """Return about how many elements a part has."""
-    found = 0
-    with package.open(part) as file:
-        while chunk := file.read(1 << 18):
-            found += chunk.count(b"<") - chunk.count(b"</")
-    return found
+def _check_parts(book: Any, limits: ReadLimits) -> str:
+    """Refuse parts that come to more than they may when openpyxl reads them; return that of shared texts.
+
+    Raises:
+        InputError: they do.
+        ValueError: one is named like a sheet, whose size nobody bounded, or stands for two things.
+    """
+    from openpyxl.packaging.relationship import get_rels_path
+    from openpyxl.reader.excel import _find_workbook_part  # type: ignore[attr-defined]  # its stubs lack it
+    from openpyxl.xml.constants import ARC_CONTENT_TYPES, ARC_STYLE, SHARED_STRINGS
+
+    # openpyxl takes the first character off, whatever it is.
+    workbook = _find_workbook_part(book.package).PartName[1:]
+    rels = get_rels_path(workbook)  # type: ignore[no-untyped-call]  # openpyxl leaves it open
+    trees = {ARC_CONTENT_TYPES, workbook, rels, ARC_STYLE}
+    found = book.package.find(SHARED_STRINGS)
+    strings = "" if found is None else str(found.PartName[1:])
+    if strings in trees or any(map(_WORKSHEET.fullmatch, {*trees, strings})):
+        raise ValueError
+    parts = dict.fromkeys(trees & set(book.valid_files), TREE_BYTES)
+    if strings:
+        parts[strings] = STRING_BYTES
+    _check_elements(book.archive, parts, limits)
+    return strings
+
+
+def _check_elements(package: zipfile.ZipFile, parts: Mapping[str, int], limits: ReadLimits) -> None:
+    """Refuse parts, each with what its elements come to, that take more memory than they may."""
+    left = limits.memory_mb << 20
+    for name, each in parts.items():
+        left -= each * _elements(package, name, left // each)
+        if left < 0:
+            raise _unpacks_to_much()
+
+
+def _elements(package: zipfile.ZipFile, name: str, most: int) -> int:
+    """Return how many elements a part has; past `most` it is looked at no further.
+
+    Raises:
+        ValueError: it is no XML, or declares a DTD, which ECMA-376 part 2 forbids: its entities would make
+            many elements of few bytes.
+    """
+    from xml.parsers.expat import ExpatError, ParserCreate
+
+    count = 0
+
+    def begins(_name: str, _attributes: object) -> None:
+        nonlocal count
+        count += 1
+
+    def declares(*_: object) -> None:
+        raise ValueError
+
+    parser = ParserCreate()
+    parser.StartElementHandler = begins
+    parser.StartDoctypeDeclHandler = declares
+    with package.open(name) as part:
+        while count <= most and (data := part.read(1 << 16)):
+            try:
+                parser.Parse(data)
+            except ExpatError:
+                raise ValueError from None
+    return count
+
+
+def _texts(book: Any, name: str) -> list[str]:
+    """Return the texts that cells share, as they are written: openpyxl's own reader takes `x005F_` out.
+
+    Raises:
+        InputError: too much for one text.
+    """
+    from openpyxl.cell.text import Text
+    from openpyxl.xml.constants import SHEET_MAIN_NS
+    from openpyxl.xml.functions import iterparse
+
+    texts: list[str] = []
+    elements = 0
+    with book.archive.open(name) as part:
+        for _, element in iterparse(part):
+            elements += 1
+            if elements > MAX_ITEM_ELEMENTS:
+                raise _too_large("a text of the workbook has too many parts")
+            if element.tag == f"{{{SHEET_MAIN_NS}}}si":
+                text: Any = Text.from_tree(element)
+                texts.append(text.content)
+                element.clear()
+                elements = 0
+    return texts
+
+
+def _unpacks_to_much() -> InputError:
+    return _too_large("the workbook unpacks to more than this node reads")
 
 
 def _protected() -> InputError:
@@ -653,6 +765,12 @@ def _letters(column: int) -> str:
         column, rest = divmod(column - 1, 26)
         letters = chr(ord("A") + rest) + letters
     return letters
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    """Return the character that `_x000D_` stands for (ECMA-376 part 1, 22.9.2.19); half of one is none."""
+    code = int(found[1], 16)
+    return found[0] if 0xD800 <= code <= 0xDFFF else chr(code)
 
 
 def _number(value: float) -> str:
@@ -723,14 +841,18 @@ def _adds_digits(section: str, number: str) -> bool:
 
 
 def _written(moment: dt.date | dt.time | dt.timedelta, style: str) -> str:
-    """Return a moment in the forms of ISO 8601, with the time where there is one, or its style shows one."""
+    """Return a moment in the forms of ISO 8601.
+
+    A day has the time where its style shows one, and no time where it shows a date alone; elsewhere it has
+    one unless it is midnight.
+    """
     if isinstance(moment, dt.timedelta):
         seconds = round(moment.total_seconds())
         sign = "-" if seconds < 0 else ""
         minutes, second = divmod(abs(seconds), 60)
         return f"{sign}{minutes // 60}:{minutes % 60:02d}:{second:02d}"
     if isinstance(moment, dt.datetime):
-        if moment.time() == dt.time() and style != "datetime":
+        if style == "date" or (moment.time() == dt.time() and style != "datetime"):
             return moment.date().isoformat()
         return moment.isoformat(sep=" ", timespec="milliseconds" if moment.microsecond else "seconds")
     if isinstance(moment, dt.time):

@@ -138,6 +138,13 @@ class Areas:
             for parent in self._above(code):
                 below.setdefault(parent, []).append((title, code))
         self._below = below
+        # Of each code the days on which it ended, in order, with what followed.
+        self._followed: dict[str, list[tuple[date, str]]] = {}
+        for each in table.codes:
+            if each.valid_to is not None and each.successor:
+                self._followed.setdefault(each.code, []).append((each.valid_to, each.successor))
+        for ends in self._followed.values():
+            ends.sort()
 
     def _above(self, code: str) -> Iterator[str]:
         """Yield the listed areas after whose name an address says this one's; empty for none."""
@@ -174,7 +181,9 @@ class Areas:
         """Return an address taken apart, None where there is no way, or more than one.
 
         It begins with its largest area and holds nothing but names of areas, at most one of each level. Where
-        the table lists areas, a name is one of its titles; elsewhere it ends as names of its level do.
+        the table lists areas, a name is one of its titles; elsewhere it ends as names of its level do. Of an
+        area that got another code under its own name, the code is the earlier one: what stands for it on some
+        day, the table's `as_of` tells.
         """
         found = self._ways(text)
         return found[0] if len(found) == 1 else None
@@ -187,11 +196,37 @@ class Areas:
             return ways
         for names, code in self._from(whole, 0, ""):
             way = Address((names[0], names[1], names[2], names[3], names[4]), code)
-            if way not in ways:
-                ways.append(way)
+            one = self._earlier(ways[0], way) if ways else None
+            if one is not None:
+                ways[0] = one
+                continue
+            ways.append(way)
             if len(ways) == 2:
                 break
         return ways
+
+    def _earlier(self, one: Address, other: Address) -> Address | None:
+        """Return of two ways that are one, for their area only got another code, the one with the first."""
+        if one.names != other.names:
+            return None
+        if one.code == other.code:
+            return one
+        ahead, behind = self._leads(one.code, other.code), self._leads(other.code, one.code)
+        if ahead and behind:  # one of them was abolished and came back
+            return min(one, other, key=lambda way: self._followed[way.code][0])
+        return one if ahead else other if behind else None
+
+    def _leads(self, code: str, later: str) -> bool:
+        """Whether a code has another one among the successors of its successors."""
+        seen, waiting = {code}, [code]
+        while waiting:
+            for _, successor in self._followed.get(waiting.pop(), ()):
+                if successor == later:
+                    return True
+                if successor not in seen:
+                    seen.add(successor)
+                    waiting.append(successor)
+        return False
 
     def _from(self, text: str, level: int, code: str) -> Iterator[tuple[dict[int, str], str]]:
         """Yield names by level, from `level` on, of what is left of an address in an area."""

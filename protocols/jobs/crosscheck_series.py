@@ -599,7 +599,10 @@ class Register(crosscheck.Register):
 
 
 class Matcher(crosscheck.Matcher):
-    """The matcher: hands the register sealed marks of the selected, then the envelopes it asks for."""
+    """The matcher: hands the register sealed marks of the selected, then the envelopes it asks for.
+
+    So it learns of each selected row, and with it of each combination of lists, who is new.
+    """
 
     row_bytes = ROW_BYTES + MARK_BYTES
 
@@ -660,19 +663,22 @@ _CHURN: Final = Statement(
     "for every list and every day but the first, how many keys are new on it, rounded up to a power of two",
     "除首日外, 每份清单每天新增的条数(向上取为 2 的幂)",
 )
+_UNTIL_EN: Final = (
+    "at its node until the series is over, in backups and on a disk that is not encrypted for longer; who "
+    "steals it is a member of the coalitions below, for the days gone by, too"
+)
+_UNTIL_ZH: Final = (
+    "在系列结束前保存在本方节点, 在备份中或未加密的磁盘上则可能更久; 窃得者视同参与下列合谋, 且可追溯此前各日"
+)
 _KEPT: Final = Statement(
     "kept",
-    "its own list, with a meaningless value for each person, stays at its node until the series is over; "
-    "who steals that is a member of the coalitions below, for the days gone by, too",
-    "本方清单及每人对应的一个无意义数值, 在系列结束前保存在本方节点; 窃得者视同参与下列合谋, "
-    "且可追溯此前各日",
+    f"its own list, with a meaningless value for each person, stays {_UNTIL_EN}",
+    f"本方清单及每人对应的一个无意义数值, {_UNTIL_ZH}",
 )
 _KEPT_WITH_KEY: Final = Statement(
     "kept",
-    "its own list, with a meaningless value for each person, and its tag key stay at its node until the "
-    "series is over; who steals them is a member of the coalitions below, for the days gone by, too",
-    "本方清单、每人对应的一个无意义数值以及标记密钥, 在系列结束前保存在本方节点; 窃得者视同参与下列合谋, "
-    "且可追溯此前各日",
+    f"its own list, with a meaningless value for each person and its tag key, stays {_UNTIL_EN}",
+    f"本方清单、每人对应的一个无意义数值以及标记密钥, {_UNTIL_ZH}",
 )
 _KEPT_BY_REGISTER: Final = Statement(
     "kept",
@@ -721,10 +727,13 @@ def _over_days(statement: Statement, params: Params) -> Statement:
         case "venn":
             return Statement(
                 statement.key,
-                f"{statement.en}, {_DAYS_EN}, and how many of the selected are new; beyond what these "
-                "numbers imply it knows nobody again from day to day",
-                f"{statement.zh}; {_DAYS_ZH}均如此, 并知所选人员中有多少为新增; 除这些数字本身所能推出者外, "
-                "不能逐日认出同一人",
+                f"{statement.en}, {_DAYS_EN}, and for each combination how many of the selected are new and "
+                "how many were told of before; beyond what these numbers imply it knows nobody again from "
+                "day to day. Where they are small they can imply on which other lists a person told of, "
+                "nameless, is now",
+                f"{statement.zh}; {_DAYS_ZH}均如此, 并知每一种组合的所选人员中新增和此前已给出的各有多少; "
+                "除这些数字本身所能推出者外, 不能逐日认出同一人。人数很少时, 可据以推出某个此前已给出的人"
+                "(不知其身份)现在改列于哪些清单",
             )
         case "own-rows-elsewhere" | "opened-envelopes" if params.k > 1 or statement.key != "opened-envelopes":
             return Statement(

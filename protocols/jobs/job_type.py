@@ -627,6 +627,15 @@ class Serial(Protocol):
 
 
 @runtime_checkable
+class Dated(Protocol):
+    """A job type that judges days even where rows are about nobody, so that no `unit` says the data's own."""
+
+    def builder_as_of(self, spec: JobSpec, role: Role, unit: Unit | None, day: date) -> InputBuilder:
+        """Return what `builder` does; `day` is the one of the data, where `unit` does not say it."""
+        ...
+
+
+@runtime_checkable
 class Spills(Protocol):
     """A job type whose lists may be longer than memory: what does not fit goes to a node's scratch."""
 

@@ -8,6 +8,7 @@ parameters and what each coalition learns: `protocols/sums/SPEC.md`, section 7.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from fractions import Fraction
 from typing import Final, Self
 
@@ -354,9 +355,22 @@ class QualityAcross:
         )
 
     def builder(self, spec: JobSpec, role: Role, unit: Unit | None = None) -> InputBuilder:
+        """Return what `builder_as_of` does; without a day in `unit`, as of the day the job was created (UTC).
+
+        Raises:
+            InputError: as `builder_as_of`.
+        """
+        return self.builder_as_of(spec, role, unit, spec.created.date())
+
+    def builder_as_of(self, spec: JobSpec, role: Role, unit: Unit | None, day: date) -> InputBuilder:
         """Return an empty builder. With noise it bounds how many rows of one unit count.
 
-        Without a day in `unit`, days and identifiers are judged as of the day the job was created.
+        Args:
+            spec: the job.
+            role: whose dataset it is.
+            unit: whom a row is about.
+            day: on which days and identifiers are judged, where `unit` does not say one. A node gives the
+                data's own: with one of the job's choosing, `future` would count by date.
 
         Raises:
             InputError: `no-dataset`; `unit-rows`: exact figures reckon with fewer rows of one person than
@@ -376,7 +390,7 @@ class QualityAcross:
         return QualityInputBuilder(
             params.columns,
             unit=unit,
-            as_of=spec.created.date(),
+            as_of=day,
             areas=area_table(params.areas),
             bounded=None if exact else params.unit_rows,
             binding=spec.encode(),
@@ -509,10 +523,10 @@ _TOTALS: Final = Statement(
 _TABLE: Final = Statement(
     "table",
     "of the departments together, how many rows have a column missing, invalid by reason, repeated or out of "
-    "its code table, after minimum group, suppression and rounding; no value, no department's own number; a "
-    "published 0 says that none of them has such a row",
+    "its code table, after minimum group, suppression and rounding; no value; a figure may be nearly all one "
+    "department's; a published 0 says that none of them has such a row",
     "各部门合计有多少行的某列缺失、无效(按原因)、重复或超出代码表, 经最小分组、主次抑制和取整; "
-    "不含任何取值, 也不含任一部门单独的数字; 公布的 0 表示各部门均无此类行",
+    "不含任何取值; 某一数字可能几乎全部来自一个部门; 公布的 0 表示各部门均无此类行",
 )
 _WITHHELD: Final = Statement(
     "withheld-figures",

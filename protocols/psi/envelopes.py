@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -115,14 +116,22 @@ def plaintexts(listed: Listed, rows: npt.NDArray[np.uint32]) -> bytes:
     width = keys.dtype.itemsize
     plain[:, 0] = np.strings.str_len(keys)
     plain[:, 1 : 1 + width] = np.ascontiguousarray(keys).view(np.uint8).reshape(len(rows), width)
-    names = [name.encode() for name in listed.street_names]
-    fields = np.frombuffer(
-        b"".join(len(n).to_bytes(1, "big") + n.ljust(MAX_STREET_BYTES, b"\0") for n in names), dtype=np.uint8
-    ).reshape(-1, STREET_FIELD)
+    fields = _street_fields(listed.street_names)
     plain[:, KEY_FIELD : KEY_FIELD + STREET_FIELD] = fields[listed.streets[rows]]
     plain[:, -2:] = listed.months[rows].astype(">u2").view(np.uint8).reshape(-1, 2)
     plain[waiting] = 0
     return plain.tobytes()
+
+
+# A list is sealed some thousand rows at a time, and has the names of tens of thousands of streets.
+@lru_cache(maxsize=4)
+def _street_fields(names: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+    """Return u8 length ‖ name in 47 bytes of each street."""
+    encoded = [name.encode() for name in names]
+    return np.frombuffer(
+        b"".join(len(n).to_bytes(1, "big") + n.ljust(MAX_STREET_BYTES, b"\0") for n in encoded),
+        dtype=np.uint8,
+    ).reshape(-1, STREET_FIELD)
 
 
 def sealed(plain: bytes, content_key: bytes, ctx: bytes, index: int, start: int) -> Iterator[bytes]:

@@ -1,7 +1,8 @@
 """A series of days: the same persons are tagged once, and have another tag every day. SPEC.md, section 8.
 
 Key-holders keep their k, list owners the V of their keys; only keys that are new go round. What others see
-of a day is made of V and that day's ctx, so nobody who lacks V recognises a person from day to day.
+of a day is made of V and that day's ctx, so nobody who lacks V recognises a person from day to day but by
+what numbers imply.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,25 +47,34 @@ _OPENING_BYTES: Final = 32 + 4
 _FORMAT: Final = "minshu-series/1"
 _HEAD_LIMIT: Final = 1 << 24
 _FIELDS: Final = 14
-_FILLERS_AT_ONCE: Final = 1 << 16
+_AT_ONCE: Final = 1 << 16
+"""Rows of a list that are handled at a time, so that few of them are in memory twice."""
 _NAME: Final = re.compile(r"([0-9a-f]{64})-([0-9]{10})-([0-9]{11})-([0-9]{11})-([0-9a-f]{16})")
 
 
 def day_tags(values: Points, ctx: bytes) -> npt.NDArray[np.bytes_]:
     """Return the tag of each V on the day of `ctx`: n items of 16 bytes, as `tagging.tags` does."""
-    return np.frombuffer(_hashes(values, _TAG_DOMAIN + ctx, TAG_BYTES), dtype=f"S{TAG_BYTES}")
+    return _hashes(values, _TAG_DOMAIN + ctx, TAG_BYTES)
 
 
 def marks_of(values: Points, series: bytes) -> bytes:
     """Return the mark of each V, 16 bytes each, the same on every day of a series."""
-    return _hashes(values, _MARK_DOMAIN + series, MARK_BYTES)
+    return _hashes(values, _MARK_DOMAIN + series, MARK_BYTES).tobytes()
 
 
-def _hashes(values: Points, prefix: bytes, size: int) -> bytes:
-    sha256, raw = hashlib.sha256, values.tobytes()
-    return b"".join(
-        sha256(prefix + raw[at : at + POINT_BYTES]).digest()[:size] for at in range(0, len(raw), POINT_BYTES)
-    )
+def _hashes(values: Points, prefix: bytes, size: int) -> npt.NDArray[np.bytes_]:
+    sha256, made = hashlib.sha256, np.empty(len(values), dtype=f"S{size}")
+    for start, raw in zip(range(0, len(values), _AT_ONCE), _in_blocks(values), strict=True):
+        hashes = b"".join(
+            sha256(prefix + raw[at : at + POINT_BYTES]).digest()[:size]
+            for at in range(0, len(raw), POINT_BYTES)
+        )
+        made[start : start + _AT_ONCE] = np.frombuffer(hashes, dtype=made.dtype)
+    return made
+
+
+def _in_blocks(rows: npt.NDArray[Any]) -> Iterator[bytes]:
+    return (rows[start : start + _AT_ONCE].tobytes() for start in range(0, len(rows), _AT_ONCE))
 
 
 def sealed_marks(marks: bytes, mark_key: bytes) -> bytes:
@@ -161,8 +171,8 @@ class Kept:
             }
         )
         digest = hashlib.sha256()
-        whole = (self.keys.tobytes(), np.ascontiguousarray(self.values).tobytes(), *self.told.values())
-        for piece in (len(head).to_bytes(4, "big"), head, *whole):
+        start = len(head).to_bytes(4, "big"), head
+        for piece in chain(start, _in_blocks(self.keys), _in_blocks(self.values), self.told.values()):
             digest.update(piece)
             yield piece
         yield digest.digest()
@@ -378,6 +388,17 @@ def _going_on(kept: Kept, there: Kept) -> Kept:
     return replace(kept, attempt=there.attempt, begun=there.begun, until=there.until, points=there.points)
 
 
+class _RoundTrip(Tagging):
+    """The tagging of what is new; the own list may be taken from it while others still pass."""
+
+    def take_back(self) -> Tagged | None:
+        """Return the own list once it is back, and keep nothing of it."""
+        tagged, self.tagged = self.tagged, None
+        if tagged is not None:
+            del self._own
+        return tagged
+
+
 class DayTagging:
     """A list owner's part in the tagging of one day: what `Tagging` is for a job of its own.
 
@@ -426,7 +447,7 @@ class DayTagging:
             self.values[~self._new] = kept.values[places[~self._new]]
         self._points = dict(enumerate(plan.counts)) if kept is None else {}
         self._awaited = {r for r in plan.key_holders if r != role} if kept is not None else set()
-        self._inner: Tagging | None = None
+        self._inner: _RoundTrip | None = None
         if kept is not None:
             self._points[self._index] = points_for(int(self._new.sum()))
         if kept is None or not holds:
@@ -471,11 +492,12 @@ class DayTagging:
             return self._take_opening(message)
         if message.round == GO:
             return self._take_go(message)
-        if self._inner is None:
+        if self._inner is None or (self.tagged is not None and message.round & 0xFF == self._index):
             raise _unexpected(message)
         outgoing = self._inner.receive(message)
-        if self._inner.tagged is not None and self.tagged is None:
-            self._finish(self._inner.tagged)
+        if self._inner.tagged is not None:
+            self._put_back(self._inner)
+            self._finish()
         return outgoing
 
     def _take_opening(self, message: Incoming) -> Iterable[Outgoing]:
@@ -515,36 +537,42 @@ class DayTagging:
         self._awaited.remove(message.sender)
         return () if self._awaited or self._inner is None else self._begun()
 
-    def _round_trip(self) -> Tagging:
+    def _round_trip(self) -> _RoundTrip:
         """Return the tagging of what is new, filled up with keys that are nobody's."""
-        owners, sent = self._plan.owners, self._keys[self._new]
+        owners, sent = self._plan.owners, self._keys if self._new.all() else self._keys[self._new]
         missing = self._points[self._index] - len(sent)
         if missing:
             sent = np.concatenate([sent, self._fillers(missing)])
         counts = tuple(self._points.get(i, 0) for i in range(len(owners)))
         plan = Plan(owners, self._plan.key_holders, counts, self.series)
-        return Tagging(plan, self._role, sent, self._rand, key=self.tag_key)
+        return _RoundTrip(plan, self._role, sent, self._rand, key=self.tag_key)
 
     def _fillers(self, count: int) -> npt.NDArray[np.bytes_]:
         """Return keys that are nobody's: 16 random bytes in hexadecimal behind what no identifier has."""
         size = len(_FILLER) + 32
         fillers = np.empty((count, size), dtype=np.uint8)
         fillers[:, : len(_FILLER)] = np.frombuffer(_FILLER, dtype=np.uint8)
-        for start in range(0, count, _FILLERS_AT_ONCE):
-            drawn = fillers[start : start + _FILLERS_AT_ONCE, len(_FILLER) :]
+        for start in range(0, count, _AT_ONCE):
+            drawn = fillers[start : start + _AT_ONCE, len(_FILLER) :]
             digits = self._rand(16 * len(drawn)).hex().encode()
             drawn[:] = np.frombuffer(digits, dtype=np.uint8).reshape(-1, 32)
         return fillers.view(f"S{size}").reshape(count)
 
-    def _finish(self, back: Tagged) -> None:
+    def _put_back(self, inner: _RoundTrip) -> None:
+        """Put V of each new key in its place; those of fillers go."""
+        back, places = inner.take_back(), np.flatnonzero(self._new)
+        assert back is not None
+        for start in range(0, len(back), _AT_ONCE):
+            order = back.order[start : start + _AT_ONCE]
+            own = order < len(places)
+            self.values[places[order[own]]] = back.values[start : start + _AT_ONCE][own]
+
+    def _finish(self) -> None:
         """Make the day's tags of all V.
 
         Raises:
             ProtocolAborted: `repeated-tag`.
         """
-        values = np.empty((len(back.order), POINT_BYTES), dtype=np.uint8)
-        values[back.order] = back.values
-        self.values[self._new] = values[: int(self._new.sum())]
         tags = day_tags(self.values, self._plan.ctx)
         order = np.argsort(tags, kind="stable")
         tags = tags[order]

@@ -2,11 +2,15 @@
 
 What goes there is all that a list owner or key-holder raises, and the scalar it raises to: the executor is
 part of the node. Without one, `protocols.psi.group` uses the cores of this process.
+
+A list goes through message by message, one of `CHUNK_POINTS` at a time, so at most eight pieces of an attempt
+are under way at any moment, each on one core: a ninth core has nothing to do.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Final
 
 import numpy as np
@@ -40,8 +44,18 @@ class Work:
         return "Work()"
 
 
+def installed() -> str:
+    """Return the version of Minshu of this process, which can unpickle a piece if it finds this function."""
+    return version("minshu")
+
+
 def run(work: Work) -> bytes:
-    """Return the points of a piece, raised; nothing where one is invalid."""
+    """Return the points of a piece, raised; nothing where one is invalid.
+
+    The process that calls this is an executor's, and computes with one thread from here on.
+    """
+    # Its other cores have pieces of their own. For good: other pieces may run beside this one in threads.
+    group.WORKERS = 1
     try:
         base = group.hash_to_group(work.items, work.dst) if work.items else group.points(work.points)
         return group.power(base, work.scalar).tobytes()

@@ -22,7 +22,7 @@ class Told:
 
     def entry(self, kind: str, job: str, attempt: int, at: datetime, **body: Any) -> Entry:
         body |= {
-            "job.admitted": {"admission_sha256": FIRST},
+            "job.admitted": {"admission_sha256": FIRST, "decided": format_time(at), "datasets": ["list"]},
             "output.commit": {"release": "a" * 32, "class": "B", "sha256": FIRST},
         }.get(kind, {})
         return Entry("police/journal/1", 0, format_time(at), kind, job, attempt, None, "", body, ())
@@ -37,15 +37,17 @@ class Told:
         first: str = FIRST,
         ends: bool = True,
         most: int | None = 3,
+        keeps: bool = True,
     ) -> "Told":
         job = job or f"sha256:{number:064x}"
         at = START + (timedelta(days=number - 1) if after is None else after)
         admitted = self.entry("job.admitted", job, attempt, at, first=first, day=number)
+        if not keeps:
+            del admitted.body["datasets"]
         self.days.admitted(admitted, most)
-        self.days.answering(self.entry("job.answering", job, attempt, at + timedelta(seconds=1)))
         if ends:
             for kind in ("output.commit", "job.done"):
-                self.days.ended(self.entry(kind, job, attempt, at + timedelta(seconds=2)), "entry 1")
+                self.days.ended(self.entry(kind, job, attempt, at + timedelta(hours=3)), "entry 1")
         return self
 
 
@@ -62,16 +64,48 @@ def test_a_day_that_does_not_come_after_all_that_ended_is_found() -> None:
     assert Told().day(1).day(2).day(1, attempt=2).codes == ["series-day"]
 
 
-@pytest.mark.parametrize(("late", "codes"), [(-1, []), (1, ["series-over"])])
-def test_a_day_after_the_keys_had_to_go_is_found(late: int, codes: list[str]) -> None:
-    end = timedelta(days=3, seconds=1)  # day 1 began to answer a second after it was admitted
-    assert Told().day(1).day(2, after=end + timedelta(seconds=late)).codes == codes
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(("late", "codes"), [(-SECOND, []), (timedelta(), ["series-over"])])
+@pytest.mark.parametrize(("most", "later"), [(3, 3), (3, 9), (9, 3), (3, None)])
+def test_a_day_after_the_keys_had_to_go_is_found_whichever_day_agreed_on_the_least(
+    most: int, later: int | None, late: timedelta, codes: list[str]
+) -> None:
+    end = timedelta(days=3)
+    assert Told().day(1, most=most).day(2, after=end + late, most=later).codes == codes
+
+
+def test_an_attempt_of_day_1_that_fails_makes_no_series_younger_or_longer() -> None:
+    late = timedelta(days=3)
+    failing: dict[str, Any] = {"attempt": 2, "after": timedelta(days=2), "ends": False, "most": 9}
+    assert Told().day(1).day(1, **failing).day(2, after=late, most=9).codes == ["series-over"]
+    # One that ends well has keys of its own.
+    assert Told().day(1).day(1, **failing | {"ends": True}).day(2, after=late, most=9).codes == []
+
+
+@pytest.mark.parametrize(
+    ("number", "after", "codes"),
+    [
+        (2, timedelta(), []),
+        (3, timedelta(days=1) - SECOND, ["series-day"]),
+        (3, timedelta(days=1), []),
+        (2, -SECOND, ["series-day"]),
+    ],
+)
+def test_a_day_ahead_of_the_calendar_or_before_day_1_is_found(
+    number: int, after: timedelta, codes: list[str]
+) -> None:
+    assert Told().day(1).day(number, after=after).codes == codes
 
 
 def test_what_is_not_known_is_not_held_against_a_node() -> None:
     late = timedelta(days=30)
     assert Told().day(2, after=late).codes == []  # day 1 stands in an earlier journal
-    assert Told().day(1).day(2, after=late, most=None).codes == []  # without all admissions
+    assert Told().day(1, ends=False).day(2, after=late).codes == []
+    assert Told().day(1, most=None).day(2, after=late, most=None).codes == []
+    # Who keeps nothing has no clock of the series.
+    assert Told().day(1, keeps=False).day(3, after=timedelta(hours=1), keeps=False).codes == []
 
 
 def test_a_day_says_which_it_is_and_other_jobs_say_nothing() -> None:

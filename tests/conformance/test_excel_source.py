@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import openpyxl
+import pyarrow as pa
 import pytest
 from conformance.check_source import CANARY, SMALL
 from openpyxl.worksheet.worksheet import Worksheet
 
 from node.sources import Access, FilePlace, ReadLimits, excel, open_source
 from protocols.errors import InputError
+from protocols.identifiers import AreaTable, normalise
 
 GOOD = [["id", "name", "born"], [CANARY, "张三", "1949-12-31"], ["11010519491231002X", None, "1950"]]
 
@@ -242,12 +244,83 @@ def test_rows_and_links_are_let_go_as_they_are_read(tmp_path: Path, monkeypatch:
     assert peak(6000) < peak(500) + (512 << 10)
 
 
-def test_many_small_elements_in_other_parts_count_as_what_they_take(tmp_path: Path) -> None:
+BOOK = "xl/workbook.xml"
+TYPES = "[Content_Types].xml"
+
+
+def changed(folder: Path, part: str, old: bytes, new: bytes, **more: bytes) -> Path:
+    """Write the good sheet with something put into a part of the package."""
+    path = workbook(folder)
+    with zipfile.ZipFile(path) as package:
+        data = package.read(part)
+    assert old in data
+    return repacked(path, {part: data.replace(old, new, 1), **more})
+
+
+def strings(part: str) -> bytes:
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    return f'<Override PartName="{part}" ContentType="{kind}"/></Types>'.encode()
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new"),
+    [
+        (TYPES, b"</Types>", b'<Default Extension="a" ContentType="b"/>' * 2100 + b"</Types>"),
+        (BOOK, b"<sheets>", b"<sheets>" + b"<sheet/>" * 2100),
+        ("xl/_rels/workbook.xml.rels", b"</Relationships>", b"<Relationship/>" * 2100 + b"</Relationships>"),
+        ("xl/styles.xml", b"</cellXfs>", b"<xf/>" * 2100 + b"</cellXfs>"),
+    ],
+)
+def test_parts_that_are_kept_as_trees_count_as_what_these_take(
+    tmp_path: Path, part: str, old: bytes, new: bytes
+) -> None:
     few = Access(ReadLimits(memory_mb=2, batch_rows=2048))
-    assert len(read(workbook(tmp_path), ["id"])) == 2
-    space = b'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
-    path = repacked(workbook(tmp_path), {"xl/other.xml": b"<sst %s>%s</sst>" % (space, b"<si/>" * 60_000)})
+    assert refused(changed(tmp_path, part, old, new), ["id"], access=few).code == "memory-limit"
+
+
+def test_texts_that_cells_share_count_and_parts_that_nobody_reads_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Access(ReadLimits(memory_mb=2, batch_rows=2048))
+    texts = b'<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">%s</sst>'
+    many = {"xl/texts.xml": texts % (b"<si/>" * 40_000)}
+    path = changed(tmp_path, TYPES, b"</Types>", strings("/xl/texts.xml"), **many)
     assert refused(path, ["id"], access=few).code == "memory-limit"
+    path = repacked(workbook(tmp_path), many)
+    assert len(list(open_source(FilePlace(path), few).read(["id"]))) == 1
+    monkeypatch.setattr(excel, "MAX_ITEM_ELEMENTS", 2000)
+    many = {"xl/texts.xml": texts % (b"<si>" + b"<r/>" * 2000 + b"</si>")}
+    path = changed(tmp_path, TYPES, b"</Types>", strings("/xl/texts.xml"), **many)
+    assert refused(path, ["id"]).code == "memory-limit"
+
+
+@pytest.mark.parametrize(
+    "named", ["/xl/worksheets/s.xml", "Xxl/worksheets/s.xml", "//xl/worksheets/s.xml", "/xl/workbook.xml"]
+)
+def test_shared_texts_are_no_sheet_and_no_other_part(tmp_path: Path, named: str) -> None:
+    part = {} if named.endswith(BOOK) else {named[1:]: b"<sst/>"}
+    assert refused(changed(tmp_path, TYPES, b"</Types>", strings(named), **part), ["id"]).code == "bad-file"
+
+
+@pytest.mark.parametrize("first", ["/", "X"])
+def test_the_workbooks_own_part_is_not_named_like_a_sheet(tmp_path: Path, first: str) -> None:
+    with zipfile.ZipFile(workbook(tmp_path)) as package:
+        rels = package.read("xl/_rels/workbook.xml.rels")
+        moved = {"xl/worksheets/w.xml": package.read(BOOK), "xl/worksheets/_rels/w.xml.rels": rels}
+    named = f'PartName="{first}xl/worksheets/w.xml"'.encode()
+    assert (
+        refused(changed(tmp_path, TYPES, b'PartName="/xl/workbook.xml"', named, **moved), ["id"]).code
+        == "bad-file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "root"), [("xl/styles.xml", b"<styleSheet "), (BOOK, b"<workbook "), (SHEET, b"<worksheet ")]
+)
+def test_a_part_that_declares_entities_is_refused(tmp_path: Path, part: str, root: bytes) -> None:
+    """Many elements would come of few bytes."""
+    path = changed(tmp_path, part, root, b'<!DOCTYPE x [<!ENTITY a "b">]>' + root)
+    assert refused(path, ["id"]).code == "bad-file"
 
 
 def test_another_sheet_is_not_looked_into(tmp_path: Path) -> None:
@@ -307,6 +380,52 @@ def test_cells_are_read_as_canonical_text(tmp_path: Path) -> None:
 
     found = read(workbook(tmp_path, fill), ["id"])
     assert [row["id"] for row in found] == [expected for _, _, expected in cells]
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ("yyyy-mm-dd", "1949-12-31"),
+        ("[$-zh-CN]yyyy/m/d;@", "1949-12-31"),
+        ('yyyy"h"', "1949-12-31"),
+        ("mmm", "1949-12-31"),
+        ("yyyy-mm-dd HH:MM", "1949-12-31 12:00:00"),
+        ("YYYY-MM-DD AM/PM", "1949-12-31 12:00:00"),
+        ("h:mm", "1949-12-31 12:00:00"),
+    ],
+)
+def test_a_date_has_a_time_where_its_format_shows_one(tmp_path: Path, shown: str, expected: str) -> None:
+    path = workbook(tmp_path, lambda s: put(s, "A2", 18263.5, shown))
+    assert read(path, ["id"])[0] == {"id": expected}
+
+
+def test_a_cell_without_its_name_stands_behind_the_one_before_it(tmp_path: Path) -> None:
+    path = rewritten(
+        tmp_path,
+        lambda sheet: re.sub(
+            rb'<row r="3".*?</row>', b'<row r="3"><c/><c r="B3"/><c><v>7</v></c></row>', sheet
+        ),
+    )
+    assert read(path, ["id", "name", "born"])[1] == {"id": None, "name": None, "born": "7"}
+
+
+def test_characters_that_are_written_as_codes_are_read(tmp_path: Path) -> None:
+    texts = ["11010519491231002X_x000D_", "_x4e00_", "_xD83D_", "_x005F_x000D_", "_x000D", "张_x0009_三"]
+
+    def fill(sheet: Worksheet) -> None:
+        for row, text in enumerate(texts, 2):
+            put(sheet, f"A{row}", text)
+            put(sheet, f"B{row}", "x")
+
+    found = [row["id"] for row in read(workbook(tmp_path, fill), ["id"])]
+    assert found == ["11010519491231002X\r", "一", "_xD83D_", "_x000D_", "_x000D", "张\t三"]
+    keys = normalise(
+        pa.array(found[:1]), "resident-id", as_of=date(2026, 11, 22), areas=AreaTable.of(["110105"])
+    )
+    assert len(keys.keys) == 1
+    assert (
+        refused(workbook(tmp_path, lambda s: put(s, "B1", "姓名_x000D_")), ["id"]).code == "unreadable-name"
+    )
 
 
 def test_a_date_in_a_format_of_chinese_spreadsheets_is_a_date(tmp_path: Path) -> None:
@@ -418,6 +537,25 @@ def test_much_text_in_few_strings_is_held_within_the_memory_that_is_allowed(tmp_
     few = Access(ReadLimits(memory_mb=4, batch_rows=50))
     assert refused(workbook(tmp_path, long), ["id"], access=few).code == "memory-limit"
     assert len(list(open_source(FilePlace(tmp_path / "t.xlsx"), few).read(["name"]))) == 7
+
+
+def test_rows_are_let_go_before_they_fill_the_memory_as_objects(tmp_path: Path) -> None:
+    def long(sheet: Worksheet) -> None:
+        for _ in range(300):
+            sheet.append(["x" * 30_000, "y", "z"])
+
+    def batches(columns: list[str]) -> list[int]:
+        source = open_source(FilePlace(tmp_path / "t.xlsx"), Access())
+        return [batch.num_rows for batch in source.read(columns)]
+
+    workbook(tmp_path, long)
+    assert batches(["id"]) == [282, 20]
+    assert batches(["name"]) == [302]
+    names = [f"c{n}" for n in range(1024)]
+    head = "".join(f'<c t="inlineStr"><is><t>{name}</t></is></c>' for name in names)
+    rows = f"<sheetData><row>{head}</row>" + "<row><c><v>1</v></c></row>" * 1030 + "</sheetData>"
+    rewritten(tmp_path, lambda sheet: re.sub(rb"<sheetData>.*</sheetData>", rows.encode(), sheet))
+    assert batches(names) == [1024, 6]
 
 
 def damaged(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collaboration import BUREAU, HEALTH, INSURANCE, POLICE, STATISTICS
+from collaboration import BUREAU, HEALTH, INSURANCE, POLICE, STATISTICS, signer
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback import LiveBureau
@@ -19,6 +19,7 @@ from coordinator.client.catalogue import Catalogues
 from coordinator.client.view import Catalogue
 from minshu import Bureau
 from protocols.encoding import canonical_json
+from protocols.envelope import decode_envelope
 from protocols.errors import DecodeError, InputError, SignatureInvalid
 from protocols.ids import Organisation
 
@@ -293,6 +294,25 @@ def test_a_field_that_is_not_of_its_form_is_refused(wrong: dict[str, Any]) -> No
         Catalogue.decode(canonical_json(said))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"x - at `$\x1b[2J": 1}, "it is"),
+        ({"x - at `$.zhang_san": 1}, "it is"),
+        ({"x - at `$[110105194912310021]": 1}, "it is"),
+        (
+            {"datasets": [{**POLICE_SAYS["datasets"][0], "columns": [{"name": 7}]}]},
+            "`$.datasets[0].columns[0].name` is",
+        ),
+        ({"datasets": [{"x - at `$\x1b": 1}]}, "`$.datasets[0]` is"),
+    ],
+)
+def test_an_error_says_where_in_no_word_of_the_catalogue(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        Catalogue.decode(canonical_json({**document(POLICE, **POLICE_SAYS), **wrong}))
+    assert caught.value.message == f"a catalogue cannot be read: {said} not of its form"
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5), lambda inner: (
     st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
         ["name", "title", "columns", "definition", "purposes", "quality", "rows", "type"]), inner, max_size=4)
@@ -356,6 +376,20 @@ def test_a_catalogue_that_cannot_be_read_hides_no_other(
         assert [one.node for one in found] == [POLICE]
         assert found.unreadable == ((HEALTH, "bad-catalogue"),)
         assert [each.dataset.name for each in found.search("婚姻")] == ["residents"]
+
+
+def test_a_catalogue_with_several_signatures_is_left_out_and_hides_no_other(
+    offered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = offered.world.catalogue(HEALTH)
+    by_two = decode_envelope(one).with_signature(signer(INSURANCE)).encode()
+    twice = decode_envelope(one).with_signature(signer(HEALTH)).encode()
+    handed_out = [by_two, twice, signed(offered, HEALTH), signed(offered, POLICE)]
+    monkeypatch.setattr(offered.coordinator.registry, "catalogues", lambda: handed_out)
+    with Bureau.connect(offered.analyst.path) as bureau:
+        found = bureau.catalogue()
+    assert [one.node for one in found] == sorted([HEALTH, POLICE])
+    assert found.unreadable == tuple((node, "several-signers") for node in sorted([HEALTH, INSURANCE]))
 
 
 def test_an_older_catalogue_than_was_seen_is_not_taken_for_the_newest(

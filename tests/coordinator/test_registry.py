@@ -567,6 +567,13 @@ def test_a_catalogue_under_a_key_given_up_is_no_longer_handed_out(world, listed,
     assert listed.catalogues() == [world.catalogue(HEALTH)]
 
 
+def test_a_catalogue_with_another_signature_beside_its_nodes_is_not_taken(world, listed, store):
+    both = decode_envelope(world.catalogue(POLICE)).with_signature(signer(HEALTH)).encode()
+    assert refusal(SignatureInvalid, listed.catalogue, POLICE, both) == "several-signers"
+    store.put_catalogue(POLICE, both)  # as an earlier release did
+    assert listed.catalogues() == []
+
+
 def test_roots_have_one_spelling_and_one_fingerprint(world):
     roots = world.roots
     assert Roots.decode(roots.encode()) == roots

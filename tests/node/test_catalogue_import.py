@@ -154,7 +154,15 @@ def test_all_forms_of_a_sheet_say_the_same(form: str) -> None:
 
 
 def test_headers_may_be_in_english_starred_or_unknown() -> None:
-    head = ("Owner*", "Dataset（必填）", "FIELD", "Type", "联系人", "Purposes", "Update Period")
+    head = (
+        "Owner（部门）*",
+        "Dataset（标识）（必填）",
+        "FIELD",
+        "Type",
+        "联系人",
+        "Purposes",
+        "Update Period",
+    )
     sheet = read_sheet(
         "own.csv", as_csv([("Health", "births", "sex", "int", "张三", "a；b", "7 days")], head)
     )
@@ -162,6 +170,14 @@ def test_headers_may_be_in_english_starred_or_unknown() -> None:
     assert sheet.ignored == ("联系人",)
     assert (entry.description.purposes, entry.description.update_days) == (("a", "b"), 7)
     assert "张三" not in json.dumps(entries_to_json(sheet.entries), ensure_ascii=False)
+
+
+def test_a_header_or_type_that_is_too_long_is_none_that_is_known() -> None:
+    long = "(" * 100_000
+    sheet = read_sheet("own.csv", as_csv([(*row, "x") for row in ROWS], (*HEAD, long)))
+    assert sheet.ignored == ("(" * 40,)
+    (fault,) = faults(changed(3, "字段类型", f"字符型{long})"))
+    assert fault.startswith("F3: unknown type")
 
 
 def test_a_row_without_a_field_is_about_the_whole_dataset() -> None:

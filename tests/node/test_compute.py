@@ -1,15 +1,20 @@
 """Exponentiations elsewhere are the same ones, and what is handed over shows nowhere."""
 
+import asyncio
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import crosscheck_case
 import numpy as np
 import pytest
+from simulator import ROLES, World, approve_all, over, running
 from tls_authority import Authority
 
 from node.compute import Guarded, open_executor
@@ -25,6 +30,12 @@ DST = b"minshu/test/1"
 CANARY = b"RIC:99010119900101123X"
 ITEMS = [CANARY, *(b"RIC:%018d" % n for n in range(2 * spread.PIECE + 7))]
 SCALAR = group.random_scalar(secrets.token_bytes)
+
+
+@pytest.fixture(autouse=True)
+def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece that is computed in this process leaves it with one thread."""
+    monkeypatch.setattr(group, "WORKERS", group.WORKERS)
 
 
 def go_on() -> None:
@@ -77,7 +88,19 @@ def test_work_is_cut_into_pieces_that_print_nothing() -> None:
     assert {str(work) for work in inner.seen} == {"Work()"}
 
 
-@pytest.mark.parametrize("problem", [OSError("gone"), TimeoutError(), BrokenExecutor(CANARY.decode())])
+def test_a_piece_is_computed_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = group.power(group.hash_to_group(ITEMS[:100], DST), SCALAR).tobytes()
+    monkeypatch.setattr(group, "WORKERS", 3)
+    monkeypatch.setattr(group, "ThreadPoolExecutor", None)
+    with pytest.raises(TypeError):
+        group.hash_to_group(ITEMS[:100], DST)
+    assert spread.run(spread.Work(SCALAR, items=tuple(ITEMS[:100]), dst=DST)) == expected
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [OSError("gone"), TimeoutError(), BrokenExecutor(CANARY.decode()), RuntimeError(CANARY.decode())],
+)
 def test_a_loss_is_a_clear_error_that_quotes_nothing(problem: BaseException) -> None:
     with pytest.raises(StateConflict) as caught:
         spread.power(group.hash_to_group(ITEMS, DST), SCALAR, Guarded(Here(problem), 1.0, go_on))
@@ -85,14 +108,14 @@ def test_a_loss_is_a_clear_error_that_quotes_nothing(problem: BaseException) -> 
     assert CANARY.decode() not in f"{caught.value} {caught.value.hint}"
 
 
-def test_an_executor_that_takes_no_more_is_lost_and_an_error_in_a_call_is_not() -> None:
+def test_an_executor_that_takes_no_more_is_lost_and_an_error_of_ours_is_not() -> None:
     with ThreadPoolExecutor(1) as closed:
         pass
     with pytest.raises(StateConflict) as caught:
         Guarded(closed, 1.0, go_on).submit(repr, 1)
     assert caught.value.code == "compute-lost"
-    with pytest.raises(RuntimeError, match="a fault of ours"):
-        list(Guarded(Here(RuntimeError("a fault of ours")), 1.0, go_on).map(repr, [1]))
+    with pytest.raises(InputError, match="libsodium"):
+        list(Guarded(Here(InputError("libsodium did not load")), 1.0, go_on).map(repr, [1]))
 
 
 @pytest.mark.parametrize("length", [32, 32 * (spread.PIECE + 1)])
@@ -122,6 +145,61 @@ def test_a_stop_ends_the_waiting() -> None:
     with pytest.raises(StateConflict) as caught:
         spread.power(group.hash_to_group(ITEMS, DST), SCALAR, Guarded(Here(), 1.0, over))
     assert caught.value.code == "stopped"
+
+
+class Never(Executor):
+    """Takes a call, and that is the last one hears of it."""
+
+    def __init__(self) -> None:
+        self.given: list[Future[Any]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.given.append(Future())
+        return self.given[-1]
+
+
+def test_a_stop_is_noticed_while_a_call_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.compute.STEP_S", 0.01)
+    looks = iter(range(3))
+
+    def over_soon() -> None:
+        if next(looks) == 2:
+            raise StateConflict("over", code="stopped")
+
+    inner = Never()
+    with pytest.raises(StateConflict) as caught:
+        list(Guarded(inner, 20.0, over_soon).map(repr, [1, 2]))
+    assert caught.value.code == "stopped"
+    assert [future.cancelled() for future in inner.given] == [True, True]
+
+
+def test_a_call_that_never_ends_is_lost_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.compute.STEP_S", 0.01)
+    inner = Never()
+    with pytest.raises(StateConflict) as caught:
+        list(Guarded(inner, 0.05, go_on).map(repr, [1]))
+    assert caught.value.code == "compute-lost"
+    assert inner.given[0].cancelled()
+
+
+def test_who_has_no_list_opens_no_executor(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def noted(compute: Compute, go_on: Callable[[], None]) -> AbstractContextManager[Executor | None]:
+        opened.append(go_on.__self__.role)  # type: ignore[attr-defined]  # a bound method
+        return open_executor(compute, go_on)
+
+    monkeypatch.setattr("node.runner.open_executor", noted)
+
+    async def play() -> None:
+        async with running(world) as (post, stations):
+            job = post.submit(world.spec())
+            await approve_all(post, stations, job)
+            task = await over(post, job)
+            assert {end.state for end in task.ended.values()} == {"DONE"}
+
+    asyncio.run(play())
+    assert sorted(opened) == sorted(set(ROLES.values()) - {"matcher"})
 
 
 @pytest.mark.parametrize(
@@ -205,6 +283,74 @@ def test_a_cluster_of_three_workers_computes_the_same_over_tls_and_logs_nothing_
     for secret in (CANARY.decode(), repr(CANARY), repr(SCALAR), SCALAR.hex()):
         assert secret not in logs
         assert not any(secret in str(key) for key in held)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of a cluster, in order."""
+    from distributed import Client
+
+    calls: list[str] = []
+
+    def noting(name: str) -> None:
+        real = getattr(Client, name)
+
+        def noted(self: Client, *args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(Client, name, noted)
+
+    for name in ("run_on_scheduler", "run", "submit", "map", "scatter"):
+        noting(name)
+    return calls
+
+
+@pytest.mark.alone
+def test_a_cluster_is_asked_for_its_version_before_it_is_handed_anything(
+    cluster: tuple["LocalCluster", Compute], asked: list[str]
+) -> None:
+    with open_executor(cluster[1], go_on) as executor:
+        assert asked == ["run_on_scheduler", "run"]
+        spread.blind(ITEMS[:3], DST, SCALAR, executor)
+    assert asked == ["run_on_scheduler", "run", "submit"]
+
+
+@pytest.mark.alone
+def test_a_cluster_with_another_version_is_handed_nothing(
+    cluster: tuple["LocalCluster", Compute], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.compute.version", lambda _: "0.0.9")
+    with pytest.raises(StateConflict) as caught, open_executor(cluster[1], go_on):
+        raise AssertionError("opened")
+    assert caught.value.code == "cluster-mismatch"
+    assert asked == ["run_on_scheduler", "run"]
+
+
+@pytest.mark.alone
+def test_a_cluster_whose_workers_have_no_minshu_is_handed_nothing(
+    cluster: tuple["LocalCluster", Compute], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module of the scheduler's process, which is this one, stands for what its workers cannot import."""
+    here = ModuleType("minshu_is_only_here")
+    exec("from importlib.metadata import version\ndef installed(): return version('minshu')", here.__dict__)
+    monkeypatch.setitem(sys.modules, here.__name__, here)
+    monkeypatch.setattr(spread, "installed", here.installed)
+    with pytest.raises(StateConflict) as caught, open_executor(cluster[1], go_on):
+        raise AssertionError("opened")
+    assert caught.value.code == "cluster-mismatch"
+    assert here.__name__ not in f"{caught.value} {caught.value.hint}"
+    assert asked == ["run_on_scheduler", "run"]
+
+
+@pytest.mark.alone
+def test_a_cluster_without_workers_is_handed_nothing(
+    cluster: tuple["LocalCluster", Compute], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distributed.Client.run", lambda *_: {})
+    with pytest.raises(StateConflict) as caught, open_executor(cluster[1], go_on):
+        raise AssertionError("opened")
+    assert caught.value.code == "cluster-unreachable"
 
 
 @pytest.mark.alone

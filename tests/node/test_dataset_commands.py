@@ -195,7 +195,8 @@ def test_a_workbook_with_numbers_for_identifiers_is_not_registered(node: Node) -
         (["add", "t", "FILE", "--encoding", "big5"], "none that this node reads"),
         (["add", "t", "gone.csv"], "cannot be read"),
         (["preview", "people"], "no values, only their forms"),
-        (["preview", "people", "--masked", "--rows", "0"], "1 to 1000000 rows"),
+        (["preview", "people", "--masked", "--rows", "99"], "100 to 1000000 rows"),
+        (["preview", "people", "--masked", "--rows", "1000001"], "100 to 1000000 rows"),
         (["preview", "peoples", "--masked"], "closest: people"),
         (["check", "peoples"], "closest: people"),
     ],
@@ -269,6 +270,7 @@ def test_a_preview_shows_forms_and_shares(node: Node) -> None:
     assert {f["form"] for f in identifier["forms"]} == {"9×18", "9×17 A×1"}
     assert [(f["form"], f["percent"]) for f in name["forms"]] == [("中×2", 67), ("中×3", 33)]
     assert (number["missing"], number["forms"]) == (25, [{"form": "9×1", "percent": 100}])
+    assert not number["missing_few"]
     out = node.run("preview", "t", "--masked")[1]
     assert "  姓名  text  missing 0 %  中×2 67 %, 中×3 33 %" in out
 
@@ -287,9 +289,18 @@ def test_a_table_of_few_rows_shows_no_form_at_all(node: Node) -> None:
     assert all(not column["forms"] for column in node.json("preview", "t", "--masked")[1]["columns"])
 
 
+def test_a_few_missing_values_are_not_counted(node: Node) -> None:
+    few, enough = (MIN_VALUES - 1, MIN_VALUES)
+    lines = [(p, "" if n < few else "x", "" if n < enough else "1") for n, (p, _, _) in enumerate(rows())]
+    node.run("add", "t", written(node.folder / "t.csv", text(lines)))
+    missing = [(c["missing"], c["missing_few"]) for c in node.json("preview", "t", "--masked")[1]["columns"]]
+    assert missing == [(0, False), (None, True), (5, False)]
+    assert "  姓名  text  missing few  a×1 100 %" in node.run("preview", "t", "--masked")[1]
+
+
 def test_a_preview_looks_at_the_rows_it_was_asked_for(node: Node) -> None:
     node.run("add", "t", written(node.folder / "t.csv", text(rows())))
-    assert node.json("preview", "t", "--masked", "--rows", "50")[1]["rows"] == 50
+    assert node.json("preview", "t", "--masked", "--rows", "150")[1]["rows"] == 150
 
 
 def test_types_that_have_one_form_show_none(node: Node) -> None:

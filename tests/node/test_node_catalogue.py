@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_the_command_registers_a_table_about_no_persons(
     assert "leave out --key, or --no-persons" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stored", ["csv", "parquet", "numbers"])
+@pytest.mark.parametrize("stored", ["csv", "parquet", "numbers", "cents"])
 def test_a_table_with_a_column_of_resident_ids_is_not_about_no_persons(folder: Path, stored: str) -> None:
     people = [who for who in map(person, range(2000)) if who.isdigit()][:600]
     # One lamp in ten has somebody who looks after it.
@@ -185,13 +186,25 @@ def test_a_table_with_a_column_of_resident_ids_is_not_about_no_persons(folder: P
     elif stored == "parquet":
         pq.write_table(pa.table({"lamp": lamp, "keeper": keepers}), path)
     else:
-        pq.write_table(pa.table({"lamp": lamp, "keeper": [int(k) if k else None for k in keepers]}), path)
+        kind = pa.int64() if stored == "numbers" else pa.decimal128(20, 2)
+        numbers = pa.array(
+            [(int(k) if stored == "numbers" else Decimal(k)) if k else None for k in keepers], kind
+        )
+        pq.write_table(pa.table({"lamp": lamp, "keeper": numbers}), path)
     with pytest.raises(InputError) as caught:
         unpersonal(path)
     assert caught.value.code == "persons-found"
     assert "keeper" in caught.value.message
     assert "--key keeper" in caught.value.hint
     assert not any(who in caught.value.message + caught.value.hint for who in people)
+
+
+def test_a_table_about_no_persons_may_have_floating_point_numbers(folder: Path) -> None:
+    path = folder / "lamps.parquet"
+    pq.write_table(
+        pa.table({"lamp": ["a", "b"], "watts": [7.5, None], "lux": pa.array([1, 2], pa.float32())}), path
+    )
+    assert unpersonal(path).rows == 2
 
 
 def test_serial_numbers_of_eighteen_digits_are_no_persons(folder: Path) -> None:

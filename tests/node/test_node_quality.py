@@ -27,7 +27,9 @@ from protocols.codes import GBT2260_PROVINCES
 from protocols.encoding import decode_json, sha256_digest
 from protocols.envelope import decode_envelope
 from protocols.errors import DecodeError, InputError
+from protocols.identifiers import resident_id
 from protocols.ids import DatasetName, JobId
+from protocols.wire import parse_utc
 
 NOW = START
 
@@ -312,6 +314,15 @@ def test_a_column_with_a_code_table_is_held_against_it(folder: Path) -> None:
     found = looked(registered(folder, table, description=said))
     assert dict(found.tables) == {"area": GBT2260_PROVINCES.id}
     assert found.counts.columns["area"].outside == 2
+
+
+def test_the_day_of_a_table_is_that_of_china(folder: Path) -> None:
+    born = resident_id("990101", date(2026, 11, 22), 1)
+    entry = registered(folder, pa.table({"id": [born, born], "seen": [20261122, 20261123]}))
+    for moment, valid, future in (("2026-11-21T15:59:59Z", 0, 2), ("2026-11-21T23:30:00Z", 2, 1)):
+        os.utime(folder / "table.parquet", (parse_utc(moment).timestamp(),) * 2)
+        counts = looked(entry, days=["seen"]).counts
+        assert (counts.key.valid, counts.columns["seen"].future) == (valid, future)
 
 
 def test_a_look_can_be_broken_off(folder: Path) -> None:

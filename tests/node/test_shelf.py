@@ -58,6 +58,18 @@ def test_the_doctor_sees_what_others_may_open(shelf: DiskShelf, folder: Path, op
     )  # fmt: skip
 
 
+def test_the_doctor_says_what_keys_of_a_series_need_where_some_lie(folder: Path) -> None:
+    home = Home(folder)
+    put(shelf_of(home, "lookup/1"), "key", b"secret")
+    [fine] = doctor.shelf_findings(home)
+    assert not fine.hint
+    put(shelf_of(home, "crosscheck-series/1"), "first", b"secret")
+    [fine] = doctor.shelf_findings(home)
+    assert fine.state == "ok"
+    assert "encrypted" in fine.hint
+    assert "backups and snapshots" in fine.hint
+
+
 def test_after_an_error_there_is_what_was_there_before(shelf: DiskShelf, folder: Path) -> None:
     put(shelf, "key", b"old")
 

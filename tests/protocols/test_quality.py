@@ -120,6 +120,49 @@ def test_a_text_that_is_no_day_is_malformed_in_a_column_of_days_alone():
     assert built({"seen": values}).columns["seen"].malformed == 0
 
 
+def compactly(day: date) -> str:
+    return day.isoformat().replace("-", "")
+
+
+def judged(compact: list[str]) -> tuple[int, int, int]:
+    """Return how many of eight digits each are malformed, early and of the future, one by one."""
+    days = []
+    for text in compact:
+        try:
+            days.append(date(int(text[:4]), int(text[4:6]), int(text[6:])))
+        except ValueError:
+            continue
+    early = sum(day < date(1900, 1, 1) for day in days)
+    return len(compact) - len(days), early, sum(day > TODAY for day in days)
+
+
+@pytest.mark.parametrize("year", [0, 1, 4, 1600, 1899, 1900, 2000, 2023, 2024, 2026, 2100, 9999])
+def test_a_day_is_one_of_the_calendar(year: int):
+    for month in (*range(14), 99):
+        compact = [f"{year:04d}{month:02d}{day:02d}" for day in (*range(34), 99)]
+        spelt = [f"{text[:4]}-{text[4:6]}-{text[6:]}" for text in compact]
+        for values in (compact, spelt):
+            found = built({"d": pa.array(values)}, batch=99, days=["d"]).columns["d"]
+            assert (found.malformed, found.early, found.future) == judged(compact), month
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.from_regex(r"[0-9]{8}", fullmatch=True) | st.dates().map(compactly), min_size=1, max_size=20)
+)
+def test_days_are_counted_as_the_calendar_counts_them(compact: list[str]):
+    found = built({"d": pa.array(compact, pa.large_string())}, days=["d"]).columns["d"]
+    assert (found.malformed, found.early, found.future) == judged(compact)
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.int64(), pa.uint64(), pa.decimal128(19, 0)])
+def test_whole_numbers_that_hold_days_are_looked_at(kind: Any):
+    values = pa.array([20240131, 20241399, 18991231, 20261123, 0, 202401, None]).cast(kind)
+    found = built({"d": values}, days=["d"]).columns["d"]
+    assert (found.malformed, found.early, found.future, found.null) == (3, 1, 1, 1)
+    assert built({"d": values}).columns["d"].early is None
+
+
 def test_distinct_values_are_counted_up_to_a_bound():
     few = pa.array([str(n) for n in range(MOST_DISTINCT)] * 2)
     assert built({"n": few}, batch=4000).columns["n"].distinct == MOST_DISTINCT

@@ -6,7 +6,7 @@ import random
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
@@ -45,6 +45,7 @@ from protocols.wire import (
     RosterOrganisation,
     Rotation,
     Verdict,
+    civil_day,
     context,
     organisation_of,
     parse_utc,
@@ -744,6 +745,20 @@ def test_a_moment_round_trips_in_every_year(moment):
 def test_a_moment_is_written_in_utc_without_fractions():
     beijing = timezone(timedelta(hours=8))
     assert utc_text(datetime(2026, 11, 22, 16, 0, 0, 999_999, beijing)) == "2026-11-22T08:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("2026-11-21T15:59:59Z", date(2026, 11, 21)),
+        ("2026-11-21T16:00:00Z", date(2026, 11, 22)),
+        ("2026-11-21T23:30:00Z", date(2026, 11, 22)),
+        ("2026-07-31T16:00:00Z", date(2026, 8, 1)),  # no summer time
+    ],
+)
+def test_a_moment_is_of_the_day_that_it_is_in_china(text, day):
+    assert civil_day(parse_utc(text)) == day
+    assert civil_day(parse_utc(text).astimezone(timezone(timedelta(hours=-11)))) == day
 
 
 # ---------------------------------------------------------------- jobs

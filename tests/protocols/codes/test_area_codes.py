@@ -183,6 +183,55 @@ def test_what_is_no_address_of_the_table_is_not_guessed(text):
     assert TOWN.split(text) is None
 
 
+RECODED = date(2015, 3, 1)
+AGAIN = date(2020, 1, 1)
+
+
+def island(*codes: Code) -> Areas:
+    return Areas(
+        CodeTable.of(
+            "island", "", "岛", [Code("460000", "海南省"), Code("469000", "省直辖县级行政区划"), *codes]
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        [("460025", None, RECODED, "469021"), ("469021", RECODED, None, "")],
+        [("469021", None, RECODED, "460025"), ("460025", RECODED, None, "")],
+        [
+            ("469021", RECODED, AGAIN, "460022"),
+            ("460025", None, RECODED, "469021"),
+            ("460022", AGAIN, None, ""),
+        ],
+        # Abolished, and come back.
+        [
+            ("460025", AGAIN, None, ""),
+            ("469021", RECODED, AGAIN, "460025"),
+            ("460025", None, RECODED, "469021"),
+        ],
+    ],
+)
+def test_an_area_that_got_another_code_is_found_by_its_name_on_every_day(codes):
+    listed = [Code(code, "定安县", start, end, successor) for code, start, end, successor in codes]
+    areas = island(*listed)
+    found = areas.split("海南省定安县")
+    assert found is not None
+    assert found.names == ("海南省", "", "定安县", "", "")
+    for day in (date(2014, 1, 1), RECODED, date(2019, 12, 31), AGAIN, date(2026, 1, 1)):
+        [expected] = [each.code for each in listed if each.in_force(day)]
+        assert areas.table.as_of(found.code, day) == expected
+
+
+def test_two_areas_of_one_name_that_do_not_follow_each_other_stay_two():
+    other = Code("469021", "定安县")
+    assert island(Code("460025", "定安县", None, RECODED), other).split("海南省定安县") is None
+    town = Code("469030", "文昌市")
+    merged = [Code(code, "定安县", None, RECODED, "469030") for code in ("460025", "469021")]
+    assert island(*merged, town).split("海南省定安县") is None
+
+
 def test_what_can_be_taken_apart_in_two_ways_or_in_none_is_not():
     areas = Areas(GBT2260_PROVINCES)
     texts = ["湖北省荆州市沙市区崇文街道金龙社区", "湖北省荆州市", "某省某市", " ", "广东省广州市越秀区"]

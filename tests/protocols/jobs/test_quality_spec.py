@@ -50,6 +50,21 @@ def test_rows_are_counted_as_the_text_says():
     assert [(*place, count) for place, count in zip(places, found.counts.tolist(), strict=True)] == expected
 
 
+@pytest.mark.parametrize("values", [pa.array([1.5, 20240131.0, None]), pa.array([b"x", b"20240131", None])])
+def test_a_column_of_days_that_holds_none_is_malformed_all_over(values):
+    builder = QUALITY.builder(quality_spec(columns=[DAY]), source(1))
+    builder.add({"day": values})
+    found = builder.finish()
+    assert isinstance(found, QualityInput)
+    counted = {
+        (place.part, place.reason): count
+        for place, count in zip(flat(found.columns), found.counts.tolist(), strict=True)
+    }
+    assert counted["missing", ""] == 1
+    assert counted["invalid", "malformed"] == counted["invalid", ""] == 2
+    assert counted["valid", ""] == counted["invalid", "early"] == counted["invalid", "future"] == 0
+
+
 def test_a_commitment_is_over_what_was_asked_and_counted():
     vector = VECTORS["commitment"]
     columns = columns_of([DAY, NAME])

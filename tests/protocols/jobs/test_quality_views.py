@@ -121,3 +121,11 @@ def test_with_noise_whoever_takes_its_own_off_is_left_with_that_of_the_others():
     keys = {s.key for s in QUALITY.learns(case.spec)[frozenset({KEY_HOLDER})]}
     assert keys == {"published-sizes", "noisy-totals"}
     assert all((noise.honest, noise.contributors) == (3, 4) for noise in noises)
+
+
+def test_a_figure_may_be_nearly_all_one_departments_and_the_statement_says_so():
+    case = quality_case([[{"name": ""}] * rows for rows in (200, 1, 1)], columns=[NAME], persons_in=1)
+    assert figures_of(case.released())["name", "missing", ""] == 200
+    [said] = QUALITY.learns(case.spec)[frozenset({ANALYST})]
+    assert "a figure may be nearly all one department's" in said.en
+    assert "某一数字可能几乎全部来自一个部门" in said.zh

@@ -1,12 +1,15 @@
 """A series against plain sets, day after day; and every way in which it must not go on."""
 
+import gc
 import random
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from types import FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from crosscheck_case import case, person
 from series_case import LOOSE, SERIES, START, Days, Played, series_spec
@@ -17,7 +20,7 @@ from protocols.jobs import crosscheck_series
 from protocols.jobs.crosscheck import ENVELOPES, MATCHER, READY, REGISTER, ROWS, Crosscheck
 from protocols.jobs.crosscheck_series import MARK_KEY, MARKS, WANTED, Day
 from protocols.jobs.job_type import REQUESTER, Serial, source
-from protocols.party import run
+from protocols.party import Incoming, run
 from protocols.psi import series
 
 ROW = ("990101001", "2025-11")
@@ -88,6 +91,35 @@ def test_a_day_costs_exponentiations_for_what_is_new_alone(monkeypatch):
     days.play(lists, 2)
     assert whole == 300 * (3 + 3 + 4 + 4)
     assert raised[0] == 8 * (3 + 3 + 4 + 4)
+
+
+def arrays_of(thing: object) -> list[np.ndarray[Any, Any]]:
+    """Every array that something holds, directly or through what it holds."""
+    found: list[np.ndarray[Any, Any]] = []
+    seen: set[int] = set()
+    rest: list[Any] = [thing]
+    while rest:
+        each = rest.pop()
+        if id(each) not in seen and not isinstance(each, type | FunctionType | ModuleType):
+            seen.add(id(each))
+            found += [each] if isinstance(each, np.ndarray) else []
+            rest += gc.get_referents(each)
+    return found
+
+
+def test_of_a_list_that_is_back_its_round_trip_keeps_nothing_and_takes_nothing_more():
+    days = Days({"k": 2})
+    for day in (1, 2):
+        played = days.play(LISTS, day)
+        for role, key_holder in [(REGISTER, source(1)), (source(1), REGISTER), (source(3), source(1))]:
+            tagging = played.parties[role]._keeper.tagging
+            assert tagging.tagged is not None
+            assert arrays_of(tagging._inner) == []
+            index = tagging._index
+            hop = 3 if role == source(3) else 2
+            with pytest.raises(ProtocolAborted) as error:
+                tagging.receive(Incoming(key_holder, hop << 8 | index, b"", last=True))
+            assert error.value.code == "unexpected-message"
 
 
 def test_the_street_table_of_a_day_is_about_the_newly_flagged():

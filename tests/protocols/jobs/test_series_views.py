@@ -4,7 +4,7 @@ A view is what its members sent and received on all days, their own lists and th
 takes a view and nothing else, and is tried by every coalition.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -21,7 +21,7 @@ from protocols.errors import ProtocolAborted
 from protocols.ids import Role
 from protocols.jobs import crosscheck_series
 from protocols.jobs.crosscheck import CONTENT_KEY, ENVELOPES, MATCHER, REGISTER, ROWS, TAGS, Params
-from protocols.jobs.crosscheck_series import MARK_KEY, MARKS, Day, Matcher, Register, Source
+from protocols.jobs.crosscheck_series import MARK_KEY, MARKS, WANTED, Day, Matcher, Register, Source
 from protocols.jobs.job_type import COORDINATOR, REQUESTER, source
 from protocols.party import Sent
 from protocols.psi import envelopes, group, locks, series
@@ -193,6 +193,23 @@ def met_again(seen: View) -> int:
     return sum(len(one & other) for one, other in combinations(names, 2))
 
 
+def newness(seen: View) -> list[Counter[tuple[frozenset[int], bool]]]:
+    """By day: of each combination of lists that selected rows can be tied to, how many are new or not."""
+    found = []
+    for day in seen.days:
+        tags = seen.tags(day)
+        tag_of_mark = {opened[ENVELOPE_BYTES:]: tags[i][place] for i, place, opened in inside(seen, day)}
+        marks = seen.bodies(day, MARKS, MATCHER)
+        bits = np.unpackbits(np.frombuffer(seen.bodies(day, WANTED, REGISTER), dtype=np.uint8)).tolist()
+        counts: Counter[tuple[frozenset[int], bool]] = Counter()
+        for at, new in zip(range(0, len(marks), 16), bits, strict=False):
+            tag = tag_of_mark.get(marks[at : at + 16])
+            if tag is not None:
+                counts[frozenset(i for i, held in tags.items() if tag in held), bool(new)] += 1
+        found.append(counts)
+    return found
+
+
 def opened(seen: View) -> set[tuple[int, int, int]]:
     """Day, list and person of every envelope the coalition can read."""
     found = set()
@@ -274,6 +291,45 @@ def test_the_matcher_alone_meets_nobody_again_and_with_an_owner_everybody_whose_
                 assert again == sum(len(a & b) for a, b in combinations(flagged, 2))
             else:
                 assert again == 0
+
+
+def test_the_matcher_learns_of_each_combination_of_lists_how_many_of_the_selected_are_new(
+    at_least, everywhere
+):
+    for run in (at_least, everywhere):
+        params, told, expected = view(run, MATCHER).params, set(), []
+        for day in range(3):
+            held = {who: frozenset(holders(day, who)) for who in PEOPLE}
+            if params.everywhere:
+                selected = {who for who, lists in held.items() if len(lists) == 4}
+            else:
+                selected = {who for who, lists in held.items() if 0 not in lists and len(lists) >= params.k}
+            expected.append(Counter((held[who], who not in told) for who in selected))
+            told |= selected
+        for members in COALITIONS:
+            found = newness(view(run, *members))
+            if MATCHER in members:
+                assert found == expected
+            else:  # nobody else can tie more than own rows to what is asked for
+                own = {OWNERS.index(role) for role in members}
+                assert all(lists <= own for counts in found for lists, _ in counts)
+    # It is more than a total, and the statement says so.
+    assert all(len({lists for lists, _ in counts}) > 1 for counts in newness(view(at_least, MATCHER)))
+    table = SERIES.learns(at_least.played[0].spec)
+    [venn] = [each for each in table[frozenset({MATCHER})] if each.key == "venn"]
+    assert "for each combination how many of the selected are new" in venn.en
+    assert "每一种组合的所选人员中新增" in venn.zh
+
+
+def test_these_numbers_can_tell_the_matcher_that_a_person_told_of_is_now_on_other_lists():
+    # One person is flagged on day 1, of source-1 and source-2; on day 2 another one is, of these.
+    base = [{0, 1}, {0, 2}, {1, 2}, {0, 1}]
+    run = played({"k": 2}, [base, [base[0], {0, 3}, {1, 2, 3}, {0, 1, 2}]])
+    one, two = newness(view(run, MATCHER))
+    assert one == {(frozenset({1, 2}), True): 1}
+    assert two == {(frozenset({1, 2}), True): 1, (frozenset({2, 3}), False): 1}
+    [before], [after] = (lists for lists, _ in one), (lists for lists, new in two if not new)
+    assert (before, after) == (frozenset({1, 2}), frozenset({2, 3}))
 
 
 def test_with_one_mark_key_for_all_days_the_matcher_would_meet_them_again(monkeypatch):

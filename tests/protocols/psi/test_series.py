@@ -100,6 +100,15 @@ def test_a_shelf_is_read_and_written_as_the_vectors_say():
     assert "RIC" not in repr(kept)
 
 
+def test_a_long_list_is_hashed_and_written_block_by_block(monkeypatch):
+    monkeypatch.setattr(series, "_AT_ONCE", 2)
+    test_tags_marks_and_rows_are_those_of_the_vectors()
+    test_a_shelf_is_read_and_written_as_the_vectors_say()
+    long = kept(keys=np.array([b"RIC:%d" % n for n in range(5)]), values=points(*["11" * 32] * 5))
+    _, _, *blocks, _ = map(len, long.pieces())
+    assert blocks == [10, 10, 5, 64, 64, 32]
+
+
 @pytest.mark.parametrize("bad", VECTORS["bad_shelves"], ids=lambda bad: bad["why"])
 def test_a_damaged_shelf_loses_the_series_and_says_so(bad):
     shelf = MemoryShelf()
@@ -249,7 +258,7 @@ def test_points_are_counted_before_any_is_raised_and_no_more_than_one_series_may
 
 
 def test_fillers_are_nobodys_and_all_different_however_many_are_drawn_at_once(monkeypatch):
-    monkeypatch.setattr(series, "_FILLERS_AT_ONCE", 64)
+    monkeypatch.setattr(series, "_AT_ONCE", 64)
     missing = 3 * 64 + 5
     count = 256 - missing
     keys = np.array([b"RIC:%06d" % n for n in range(count)])
