@@ -92,21 +92,18 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def render(out: Path = OUT, page: Path = ROOT / "docs" / "benchmarks.md") -> None:
-    """Write docs/benchmarks.md from every bench-out/*.json."""
-    parts = [
-        "# Benchmarks",
-        "",
-        "Rendered by `make bench` from `bench-out/*.json`; each is made by `python -m bench NAME`. A ratio",
-        "is value / peer value, both measured in the same run on the same machine; read ratios, not seconds.",
-    ]
+    """Write docs/benchmarks.md from every bench-out/*.json; what was measured elsewhere stays as it is."""
+    before = page.read_text() if page.exists() else ""
+    parts = {part.partition("\n")[0]: part.strip() for part in before.split("\n## ")[1:]}
     for path in sorted(out.glob("*.json")):
         document = json.loads(path.read_text())
-        parts += [
-            "",
-            f"## {document['name']}",
-            "",
-            f"Commit {document['commit']}, {document['cores']} cores.",
-            "",
-            table(_row(item) for item in document["rows"]),
-        ]
-    page.write_text("\n".join(parts) + "\n")
+        said = f"Commit {document['commit']}, {document['cores']} cores."
+        rows = table(_row(item) for item in document["rows"])
+        parts[document["name"]] = f"{document['name']}\n\n{said}\n\n{rows}"
+    head = (
+        "# Benchmarks\n\n"
+        "Rendered by `make bench` from `bench-out/*.json`; each is made by `python -m bench NAME`. A ratio\n"
+        "is value / peer value, both measured in the same run on the same machine; read ratios, not seconds."
+        "\n"
+    )
+    page.write_text("\n## ".join([head, *(f"{parts[name]}\n" for name in sorted(parts))]))

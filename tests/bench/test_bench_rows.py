@@ -66,6 +66,24 @@ def test_the_page_holds_every_measurement(out, tmp_path):
     assert "Commit abc1234" in page.read_text()
 
 
+def test_what_another_machine_measured_stays_on_the_page(out, tmp_path, monkeypatch):
+    page = tmp_path / "benchmarks.md"
+    for name in ("relay", "tagging"):
+        Results(name).add(Row("what", 1.0, "s"))
+    render(out, page)
+    first = page.read_text()
+    render(out, page)
+    assert page.read_text() == first
+    (out / "relay.json").unlink()
+    monkeypatch.setattr(rows, "commit", lambda: "def5678")
+    Results("tagging").add(Row("what", 2.0, "s"))
+    render(out, page)
+    found = page.read_text()
+    assert found.split("## tagging")[0] == first.split("## tagging")[0]
+    assert "Commit def5678" in found.split("## tagging")[1]
+    assert first.count("\n## ") == found.count("\n## ") == 2
+
+
 def test_the_command_measures_by_name_and_names_what_it_wrote(out, monkeypatch, capsys):
     assert {"crosscheck", "identifiers", "relay", "tagging"} <= set(program.NAMES)
     monkeypatch.setattr("bench.relay.compare", lambda *_: (1.5, 2.0))
