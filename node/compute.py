@@ -187,6 +187,8 @@ def _versions(client: "Client") -> list[Any]:
     try:
         # That they find the function at all says that they can unpickle a piece of work.
         return [client.run_on_scheduler(spread.installed), *client.run(spread.installed).values()]
+    except OSError:
+        raise  # a connection that is lost, or too slow
     except Exception:  # noqa: BLE001  # without Minshu it may end in anything
         raise _mismatch() from None
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from node.page import OK, Command, ask_node, home_of, print_result, utc_now, whole_number
 from node.quality_cli import as_kept, look_at
 from protocols.errors import InputError
-from protocols.wire import civil_day
 
 if TYPE_CHECKING:
     from node.description import Description
@@ -160,6 +159,7 @@ def _delimiter(text: str) -> str:
 def _dataset_add(arguments: argparse.Namespace) -> int:
     from node.catalogue import scan, unpublished
     from node.desk import dataset_to_json
+    from protocols.wire import civil_day
 
     home = home_of(arguments)
     with progress(quiet=arguments.json) as tell:

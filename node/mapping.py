@@ -225,7 +225,10 @@ class Translator:
         return code if day is None else self.table.as_of(code, day)
 
     def _address(self, text: str) -> str | None:
-        address = None if self._areas is None else self._areas.split(text)
+        if self._areas is None:
+            return None
+        # Without a day nothing tells which code of an area is meant that got another one.
+        address = self._areas.split(text, recoded=self.mapping.as_of is not None)
         return self._standard(address.code) if address and address.code else None
 
     def listed(self) -> Mapping[str, str] | None:

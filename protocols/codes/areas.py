@@ -177,18 +177,21 @@ class Areas:
                 return level
         return None
 
-    def split(self, text: str) -> Address | None:
+    def split(self, text: str, *, recoded: bool = False) -> Address | None:
         """Return an address taken apart, None where there is no way, or more than one.
 
         It begins with its largest area and holds nothing but names of areas, at most one of each level. Where
-        the table lists areas, a name is one of its titles; elsewhere it ends as names of its level do. Of an
-        area that got another code under its own name, the code is the earlier one: what stands for it on some
-        day, the table's `as_of` tells.
+        the table lists areas, a name is one of its titles; elsewhere it ends as names of its level do.
+
+        Args:
+            text: the address.
+            recoded: whether an area that got another code under its own name is one area. Its code is then
+                the earlier one: what stands for it on some day, the table's `as_of` tells.
         """
-        found = self._ways(text)
+        found = self._ways(text, recoded=recoded)
         return found[0] if len(found) == 1 else None
 
-    def _ways(self, text: str) -> list[Address]:
+    def _ways(self, text: str, *, recoded: bool) -> list[Address]:
         """Return the first two ways to take an address apart."""
         whole = _CUT.sub("", normalise_value(text))
         ways: list[Address] = []
@@ -196,11 +199,11 @@ class Areas:
             return ways
         for names, code in self._from(whole, 0, ""):
             way = Address((names[0], names[1], names[2], names[3], names[4]), code)
-            one = self._earlier(ways[0], way) if ways else None
+            one = self._earlier(ways[0], way) if ways and recoded else None
             if one is not None:
                 ways[0] = one
-                continue
-            ways.append(way)
+            elif way not in ways:
+                ways.append(way)
             if len(ways) == 2:
                 break
         return ways

@@ -216,7 +216,8 @@ def island(*codes: Code) -> Areas:
 def test_an_area_that_got_another_code_is_found_by_its_name_on_every_day(codes):
     listed = [Code(code, "定安县", start, end, successor) for code, start, end, successor in codes]
     areas = island(*listed)
-    found = areas.split("海南省定安县")
+    assert areas.split("海南省定安县") is None  # of no day
+    found = areas.split("海南省定安县", recoded=True)
     assert found is not None
     assert found.names == ("海南省", "", "定安县", "", "")
     for day in (date(2014, 1, 1), RECODED, date(2019, 12, 31), AGAIN, date(2026, 1, 1)):
@@ -226,10 +227,10 @@ def test_an_area_that_got_another_code_is_found_by_its_name_on_every_day(codes):
 
 def test_two_areas_of_one_name_that_do_not_follow_each_other_stay_two():
     other = Code("469021", "定安县")
-    assert island(Code("460025", "定安县", None, RECODED), other).split("海南省定安县") is None
+    assert island(Code("460025", "定安县", None, RECODED), other).split("海南省定安县", recoded=True) is None
     town = Code("469030", "文昌市")
     merged = [Code(code, "定安县", None, RECODED, "469030") for code in ("460025", "469021")]
-    assert island(*merged, town).split("海南省定安县") is None
+    assert island(*merged, town).split("海南省定安县", recoded=True) is None
 
 
 def test_what_can_be_taken_apart_in_two_ways_or_in_none_is_not():
