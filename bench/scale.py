@@ -4,7 +4,7 @@
 the time per person beside that at 1e5. `normalise` and `generate` are rows per second of one core, in
 processor time: of the identifiers as the city's registers spell them, from Arrow to typed keys, and of all
 tables that the generator writes. `postgres scan` is bench/postgres. Long: the city of 2.3e7, some hours and
-8 GB of disk.
+20 GB of disk.
 """
 
 import tempfile
