@@ -176,8 +176,8 @@ def _dataset_add(arguments: argparse.Namespace) -> int:
             description=_description(home.database, arguments.name, arguments.description),
             tell=lambda rows: tell(rows, "rows"),
         )
-        letter = {**dataset_to_json(found), "preflight": as_kept(look_at(home, found, None, tell))}
-        known = _written_known(found, home.config.access)
+        looked = look_at(home, found, None, tell)
+    letter = {**dataset_to_json(found), "preflight": as_kept(looked)}
     if arguments.description is None:
         letter["description"] = None  # the node keeps what it says of it
     ask_node(home, "dataset", letter)
@@ -191,17 +191,8 @@ def _dataset_add(arguments: argparse.Namespace) -> int:
         f"read as {_read_as(place)}",
         *_guessed(place, arguments),
         *([f"not in the catalogue: {hidden} columns, for no job can use their names"] if hidden else []),
-        *([] if known else [UNKNOWN_WRITE]),
+        *([] if looked.quality.written else [UNKNOWN_WRITE]),
     )
-
-
-def _written_known(dataset: "Dataset", access: "Access") -> bool:
-    """Tell whether a dataset's source knows when it was last written."""
-    from node.datasets import open_dataset
-    from node.sources.database import written_known
-
-    with open_dataset(dataset, access) as source:
-        return written_known(source)
 
 
 def _description(database: Path, name: str, file: Path | None) -> "Description":

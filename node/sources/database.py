@@ -524,14 +524,19 @@ def written_known(source: Source) -> bool:
     Raises:
         InputError: as `Source.snapshot`.
     """
-    inner = getattr(source, "source", source)  # of a `MappedSource`
+    inner = _unmapped(source)
     return not isinstance(inner, DatabaseSource) or inner.written_known()
 
 
 def cancelling(source: Source) -> Callable[[], None]:
     """Return what ends a reading that waits for a server; files make nobody wait."""
-    inner = getattr(source, "source", source)  # of a `MappedSource`
+    inner = _unmapped(source)
     return inner.cancel if isinstance(inner, DatabaseSource) else lambda: None
+
+
+def _unmapped(source: Source) -> object:
+    """Return what a `MappedSource` maps; any other source itself."""
+    return getattr(source, "source", source)
 
 
 def open_table(
