@@ -183,9 +183,10 @@ class Crosstabs:
 
 
 def _index(column: pa.ChunkedArray, values: tuple[str, ...]) -> Ints:
-    """Return where each text stands among `values`, -1 for null and for what is not there."""
-    found = pc.fill_null(pc.index_in(column, value_set=pa.array(values)), -1)
-    index: Ints = found.to_numpy().astype(np.int64)
+    """Return where each coded text stands among `values`, -1 for null and for what is not there."""
+    codes = column.combine_chunks()
+    found = pc.index_in(codes.dictionary, value_set=pa.array(values)).take(codes.indices)
+    index: Ints = pc.fill_null(found, -1).to_numpy().astype(np.int64)
     return index
 
 

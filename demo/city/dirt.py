@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from demo.city.identity import Text
+from demo.city.identity import Text, coded, text_array
 from demo.city.plan import Ints
 
 Flags = npt.NDArray[np.bool_]
@@ -81,7 +81,7 @@ class Log:
         return pa.table(
             {
                 "row": pa.array(row, type=pa.int64()),
-                "kind": pa.array(KINDS).take(pa.array(kind, type=pa.int64())),
+                "kind": coded(KINDS, kind),
                 "of_row": pa.array(self._of_row[row], mask=~repeat, type=pa.int64()),
             }
         )
@@ -116,15 +116,18 @@ def spell_ids(rng: np.random.Generator, ids: Text, repeated: Flags, born_19xx: F
     """
     count = len(ids)
     spelled = ids.copy()
-    free = rng.permutation(count)
+    order = rng.permutation(count)
+    free = np.ones(count, dtype=np.bool_)
 
     def take(eligible: Flags, wanted: int) -> Ints:
-        """Return up to `wanted` rows; a row is spelled wrong in one way only."""
-        nonlocal free
-        chosen = free[eligible[free]][:wanted]
-        mask = np.zeros(count, dtype=np.bool_)
-        mask[chosen] = True
-        free = free[~mask[free]]
+        """Return the first of `order`, up to `wanted` rows; a row is spelled wrong in one way only."""
+        fits = eligible & free
+        chosen = order[:0]
+        looked = 0
+        while len(chosen) < wanted and looked < count:
+            looked = max(4 * looked, 2 * wanted)
+            chosen = order[:looked][fits[order[:looked]]][:wanted]
+        free[chosen] = False
         return np.sort(chosen)
 
     anybody = np.ones(count, dtype=np.bool_)
@@ -147,21 +150,17 @@ def spell_ids(rng: np.random.Generator, ids: Text, repeated: Flags, born_19xx: F
     digit = spelled[bad, 15] - 0x30
     spelled[bad, 15] = (digit + rng.integers(1, 10, len(bad))) % 10 + 0x30
     # Everybody else writes eighteen characters.
-    others = (
-        (short, np.delete(spelled[short], (6, 7, 17), axis=1)),
-        (wide, _full_width(spelled[wide])),
-        (blank, np.pad(spelled[blank], ((0, 0), (0, 1)), constant_values=ord(" "))),
+    other = np.concatenate((short, wide, blank))
+    texts = pa.concat_arrays(
+        [
+            text_array(np.delete(spelled[short], (6, 7, 17), axis=1)),
+            text_array(_full_width(spelled[wide])),
+            text_array(np.pad(spelled[blank], ((0, 0), (0, 1)), constant_values=ord(" "))),
+        ]
     )
-    lengths = np.full(count, 18, dtype=np.int64)
-    for rows, texts in others:
-        lengths[rows] = texts.shape[1]
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    data = np.empty(int(offsets[-1]), dtype=np.uint8)
-    plain = lengths == 18
-    data[np.repeat(plain, lengths)] = spelled[plain].reshape(-1)
-    for rows, texts in others:
-        data[offsets[rows][:, None] + np.arange(texts.shape[1])] = texts
-    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data))
+    mask = np.zeros(count, dtype=np.bool_)
+    mask[other] = True
+    return pc.replace_with_mask(text_array(spelled), mask, texts.take(pa.array(np.argsort(other))))
 
 
 def _full_width(texts: Text) -> Text:

@@ -9,7 +9,7 @@ for second ids, the rest for the ids of `garbage_register`; 996-999 mark centena
 import hashlib
 import math
 import re
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,17 +34,30 @@ _YEAR_START: Final = (
 ).astype(np.int64)
 
 
-_THREE_DIGITS: Final = (np.arange(1000)[:, None] // (100, 10, 1) % 10 + 0x30).astype(np.uint8)
+def _decimals(width: int) -> Text:
+    """Return the numbers of so many digits, zero-padded, as ASCII: 10^width x width."""
+    return (np.arange(10**width)[:, None] // 10 ** np.arange(width)[::-1] % 10 + 0x30).astype(np.uint8)
+
+
+_THREE_DIGITS: Final = _decimals(3)
+_FOUR_DIGITS: Final = _decimals(4).view(np.uint32).ravel()
+"""Four digits at once: their codes in one word."""
+
+
+def _modulo(values: Ints, divisor: int) -> Ints:
+    """Return `values % divisor` for values from 0 on; numpy divides by vectors, takes remainders singly."""
+    return values - values // divisor * divisor
 
 
 def _digits(values: Ints, width: int) -> Text:
     """Return decimal digits, zero-padded, as ASCII."""
-    out = np.empty((len(values), width), dtype=np.uint8)
-    for end in range(width, 0, -3):
-        values, three = np.divmod(values, 1000)
-        first = max(end - 3, 0)
-        out[:, first:end] = _THREE_DIGITS[three, first - end + 3 :]
-    return out
+    words = -(-width // 4)
+    out = np.empty((len(values), words), dtype=np.uint32)
+    for word in reversed(range(words)):
+        higher = values // 10_000
+        out[:, word] = _FOUR_DIGITS.take(values - higher * 10_000)
+        values = higher
+    return out.view(np.uint8)[:, 4 * words - width :]
 
 
 def _rows(texts: list[str]) -> Text:
@@ -104,9 +117,9 @@ def person_slots(seed: int, area: Ints, male: npt.NDArray[np.bool_], day: Ints, 
 def resident_ids(area: Ints, male: npt.NDArray[np.bool_], day: Ints, slot: Ints) -> Text:
     """Return n x 18 valid resident ids; a slot is one odd (male) and one even (female) sequence number."""
     body = np.empty((len(area), 18), dtype=np.uint8)
-    body[:, :6] = _AREA_DIGITS[area]
-    body[:, 6:14] = _DAY_DIGITS[day]
-    body[:, 14:17] = _THREE_DIGITS[2 * slot + np.where(male, 1, 2)]
+    body[:, :6] = _AREA_DIGITS.take(area, axis=0)
+    body[:, 6:14] = _DAY_DIGITS.take(day, axis=0)
+    body[:, 14:17] = _THREE_DIGITS.take(2 * slot + np.where(male, 1, 2), axis=0)
     body[:, 17] = resident_id_check_digits(np.ascontiguousarray(body[:, :17]))
     return body
 
@@ -150,7 +163,7 @@ def phones(serial: Ints) -> Text:
     """Return n x 11 different phone numbers under 154, which is assigned to no operator."""
     out = np.empty((len(serial), 11), dtype=np.uint8)
     out[:, :3] = np.frombuffer(b"154", dtype=np.uint8)
-    out[:, 3:] = _digits(serial * 61_803_399 % 10**8, 8)
+    out[:, 3:] = _digits(_modulo(serial * 61_803_399, 10**8), 8)
     return out
 
 
@@ -159,7 +172,7 @@ def account_numbers(prefix: str, serial: Ints, width: int) -> Text:
     head = np.frombuffer(prefix.encode("ascii"), dtype=np.uint8)
     out = np.empty((len(serial), len(head) + width), dtype=np.uint8)
     out[:, : len(head)] = head
-    out[:, len(head) :] = _digits(serial * 618_033_989 % 10**width, width)
+    out[:, len(head) :] = _digits(_modulo(serial * 618_033_989, 10**width), width)
     return out
 
 
@@ -178,8 +191,8 @@ def credit_codes(number: Ints) -> Text:
     """
     out = np.empty((len(number), 18), dtype=np.uint8)
     out[:, :2] = np.frombuffer(b"91", dtype=np.uint8)
-    out[:, 2:8] = _AREA_DIGITS[number % len(AREA_CODES)]
-    organisation = _digits(number * 61_803_399 % 10**8, 8)
+    out[:, 2:8] = _AREA_DIGITS.take(number % len(AREA_CODES), axis=0)
+    organisation = _digits(_modulo(number * 61_803_399, 10**8), 8)
     out[:, 8:16] = organisation
     out[:, 16] = _ORG_CHECK[(organisation.astype(np.int64) - 0x30) @ _ORG_WEIGHTS % 11]
     total = _USCC_VALUE[out[:, :17]] @ _USCC_WEIGHTS
@@ -193,6 +206,14 @@ def text_array(texts: Text) -> pa.Array:
     offsets = np.arange(0, (count + 1) * width, width, dtype=np.int32)
     data = np.ascontiguousarray(texts)
     return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(data))
+
+
+def coded(
+    texts: tuple[str, ...], index: npt.NDArray[Any], present: npt.NDArray[np.bool_] | None = None
+) -> pa.Array:
+    """Return `texts[index]` as an Arrow dictionary array, null where not `present`: no text is copied."""
+    mask = None if present is None else ~present
+    return pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32), mask=mask), pa.array(texts))
 
 
 # Surnames and their bearers per ten thousand people, roughly as the name reports of the Ministry of Public

@@ -12,6 +12,7 @@ from demo.city.identity import (
     SNAPSHOT_DAY,
     Text,
     birth_days,
+    coded,
     dates,
     generator,
     mix,
@@ -140,8 +141,10 @@ class People:
         share = np.where(self.household[who], VILLAGERS_PER_MILLE[1], VILLAGERS_PER_MILLE[0])
         begins, ends = self.plan.street_villages[street], self.plan.street_villages[street + 1]
         inside = (ends > begins) & ((bits % np.uint64(1000)).astype(np.int64) < share)
-        at = begins + (bits >> np.uint64(40)).astype(np.int64) % np.maximum(ends - begins, 1)
-        return np.where(inside, np.searchsorted(self.plan.village_ends, at, side="right"), -1)
+        found = np.full(len(who), -1, dtype=np.int64)
+        place = (bits[inside] >> np.uint64(40)).astype(np.int64) % (ends - begins)[inside]
+        found[inside] = np.searchsorted(self.plan.village_ends, begins[inside] + place, side="right")
+        return found
 
 
 def _among(cohort: Ints, cohorts: frozenset[Cohort]) -> Flags:
@@ -309,7 +312,6 @@ def primary_year(age: Ints) -> Ints:
 def truth_tables(people: People) -> dict[str, pa.Table]:
     """Return the block's part of truth/persons and truth/flagged."""
     plan = people.plan
-    codes, villages = pa.array(plan.street_codes), pa.array(plan.village_codes)
     own = text_array(people.ids)
 
     def of(index: Ints) -> pa.Array:
@@ -328,7 +330,7 @@ def truth_tables(people: People) -> dict[str, pa.Table]:
             text_array(people.known_as),
             pa.scalar(None, pa.string()),
         ),
-        "cohort": pa.array([cohort.name.lower() for cohort in Cohort]).take(pa.array(people.cohort)),
+        "cohort": coded(tuple(cohort.name.lower() for cohort in Cohort), people.cohort),
         "living": pa.array(here),
         "on_police_list": pa.array(people.listed),
         **{
@@ -341,11 +343,11 @@ def truth_tables(people: People) -> dict[str, pa.Table]:
             pa.array(people.death_day >= 0), dates(people.death_day), pa.scalar(None, pa.date32())
         ),
         "departed_month": month(people.departed_ago),
-        "street": codes.take(pa.array(people.street, mask=~here)),
-        "village": villages.take(pa.array(village, mask=~here | (village < 0))),
-        "previous_street": codes.take(pa.array(people.previous_street, mask=people.moved_ago == NEVER)),
+        "street": coded(plan.street_codes, people.street, here),
+        "village": coded(plan.village_codes, village, here & (village >= 0)),
+        "previous_street": coded(plan.street_codes, people.previous_street, people.moved_ago != NEVER),
         "moved_month": month(people.moved_ago),
-        "register_street": codes.take(pa.array(people.register_street, mask=people.register_street < 0)),
+        "register_street": coded(plan.street_codes, people.register_street, people.register_street >= 0),
         "marital": pa.array(people.marital, type=pa.int8()),
         "marital_since": pc.if_else(
             pa.array(people.marital_days >= 0),
@@ -365,7 +367,7 @@ def truth_tables(people: People) -> dict[str, pa.Table]:
         "resident_id": text_array(people.known_as[who]),
         "own_id": text_array(people.ids[who]),
         "meaning": meaning.take(pa.array(people.cohort[who])),
-        "street": codes.take(pa.array(people.street[who])),
+        "street": coded(plan.street_codes, people.street[who]),
         "sources": pa.array(people.lists[who], type=pa.int8()),
     }
     return {"persons": pa.table(persons), "flagged": pa.table(flagged)}

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from demo.city.expected import KEY_TYPE
 from demo.city.identity import SNAPSHOT_DAY
@@ -226,9 +227,8 @@ class PersonTally:
         self.counts["marriages wrong"] += int((differs & (other != true)).sum())
         self.pairs.update(zip(one[differs].tolist(), other[differs].tolist(), strict=True))
         who = both[differs]
-        district = police.rows["residence_district"].combine_chunks().to_pylist()
-        codes = [district[row] for row in known[who].tolist()]
-        self.districts.update(int(code) for code in codes)
+        districts = police.rows["residence_district"].take(pa.array(known[who]))
+        self.districts.update(int(code) for code in districts.to_pylist())
         chosen = np.zeros(persons, dtype=np.bool_)
         chosen[who] = True
         self.differing.append(_ids(people, chosen))

@@ -19,6 +19,7 @@ from demo.city.identity import (
     SNAPSHOT_DAY,
     Text,
     account_numbers,
+    coded,
     credit_codes,
     dates,
     drawn,
@@ -145,7 +146,7 @@ def extract(table: str, people: People, seed: int, block: int) -> Extract:
     repeated = original >= 0
     born_19xx = people.age[who] > SNAPSHOT.year - 2000
     columns: dict[str, pa.Array] = {
-        "resident_id": spell_ids(rng, sheet.ids[who], repeated, born_19xx, log),
+        "resident_id": spell_ids(rng, sheet.ids.take(who, axis=0), repeated, born_19xx, log),
     }
     if sheet.contact:
         dead = drawn(rng, len(who), DEAD_PHONES_PER_MILLE)
@@ -166,9 +167,9 @@ def extract(table: str, people: People, seed: int, block: int) -> Extract:
     else:
         ago = sheet.ago[order]
     street = people.street_then(who, ago) if sheet.street is None else sheet.street[order]
-    columns["street"] = pa.array(people.plan.street_codes).take(pa.array(street))
+    columns["street"] = coded(people.plan.street_codes, street)
     if sheet.district:
-        columns["district"] = pa.array(AREA_CODES).take(pa.array(people.plan.street_district[street]))
+        columns["district"] = coded(AREA_CODES, people.plan.street_district[street])
     columns["last_seen_month"] = pa.array(MONTHS[ago], type=pa.int32())
     if sheet.village:
         columns["village"] = _village_codes(people, people.village(who, street))
@@ -181,13 +182,13 @@ def extract(table: str, people: People, seed: int, block: int) -> Extract:
 def _rows_of(column: Column, order: Ints) -> pa.Array:
     """Return `column` in row order, as Arrow."""
     if isinstance(column, np.ndarray):
-        taken = column[order]
+        taken = column.take(order, axis=0)
         return text_array(taken) if taken.ndim == 2 else pa.array(taken)
     return column.take(pa.array(order))
 
 
 def _village_codes(people: People, village: Ints) -> pa.Array:
-    return pa.array(people.plan.village_codes).take(pa.array(village, mask=village < 0))
+    return coded(people.plan.village_codes, village, village >= 0)
 
 
 def _school_columns(people: People, who: Ints, authoritative: Flags) -> dict[str, Column]:
@@ -196,20 +197,15 @@ def _school_columns(people: People, who: Ints, authoritative: Flags) -> dict[str
     A child may be on the lists of several departments; at most one of them counts it (一数一源).
     """
     child = people.age[who] <= _LAST_CHILD_AGE
-    year = pa.array(primary_year(people.age[who]), mask=~child).cast(pa.string())
-    counts = _choice(("no", "yes"), authoritative.astype(np.int64))
-    return {"primary_year": year, "authoritative": _nullable(counts, child)}
+    return {
+        "primary_year": coded(_PRIMARY_YEARS, people.age[who], child),
+        "authoritative": coded(ANSWERS, authoritative, child),
+    }
 
 
 _LAST_CHILD_AGE: Final = 14
-
-
-def _choice(texts: tuple[str, ...], index: Ints) -> pa.Array:
-    return pa.array(texts).take(pa.array(index))
-
-
-def _nullable(column: pa.Array, present: Flags) -> pa.Array:
-    return pc.if_else(pa.array(present), column, pa.scalar(None, column.type))
+_PRIMARY_YEARS: Final = tuple(map(str, primary_year(np.arange(_LAST_CHILD_AGE + 1))))
+"""By age."""
 
 
 def _on(people: People, source: int) -> Ints:
@@ -231,26 +227,28 @@ def _police(people: People, rng: np.random.Generator, keep: Flags) -> Sheet:
     address = np.where(household, people.register_street[who], people.street_then(who, ago))
     residence = np.where(household, people.street[who], address)
     marital = _marital_as_told(people)[who]
-    codes, areas = pa.array(people.plan.street_codes), pa.array(AREA_CODES)
+    streets = people.plan.street_codes
     registered, district = people.register_street[who], people.plan.street_district
     return Sheet(
         who,
         {
-            "kind": _choice(("floating", "register"), household.astype(np.int64)),
+            "kind": coded(("floating", "register"), household),
             "sex": _sex(people, who),
             "birth_date": dates(people.birth_day[who]),
             "marital": marital.astype(np.int8),
-            "register_street": codes.take(pa.array(registered, mask=~household)),
-            "register_district": areas.take(pa.array(district[registered], mask=~household)),
-            "residence_street": codes.take(pa.array(residence)),
-            "residence_district": areas.take(pa.array(district[residence])),
-            "separated": _nullable(
-                _choice(("no", "yes"), (registered != residence).astype(np.int64)), household
-            ),
+            "register_street": coded(streets, registered, household),
+            "register_district": coded(AREA_CODES, district[registered], household),
+            "residence_street": coded(streets, residence),
+            "residence_district": coded(AREA_CODES, district[residence]),
+            "separated": coded(ANSWERS, registered != residence, household),
             "village": _village_codes(people, people.village(who, residence)),
             # Newborns count by their birth certificate, children without a register here by the lease.
             **_school_columns(people, who, household & (people.age[who] > 0)),
-            "residence_permit": _nullable(text_array(account_numbers("99JZ", people.serial[who], 9)), permit),
+            "residence_permit": pc.if_else(
+                pa.array(permit),
+                text_array(account_numbers("99JZ", people.serial[who], 9)),
+                pa.scalar(None, pa.string()),
+            ),
         },
         people.ids,
         ago=ago,
@@ -297,7 +295,7 @@ def health_patients(people: People, rng: np.random.Generator) -> Sheet:
             "sex": _sex(people, who),
             "birth_date": dates(people.birth_day[who]),
             "record_no": account_numbers("JK", people.serial[who], 9),
-            "diagnosis": _choice(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
+            "diagnosis": coded(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
         },
         people.known_as,
     )
@@ -339,7 +337,7 @@ def health_deaths(people: People, rng: np.random.Generator) -> Sheet:
         {
             "sex": _sex(people, who),
             "death_date": dates(people.death_day[who]),
-            "cause": _choice(("I", "C", "J", "E", "K", "V"), rng.integers(0, 6, len(who))),
+            "cause": coded(("I", "C", "J", "E", "K", "V"), rng.integers(0, 6, len(who))),
         },
         people.ids,
         ago=_months_since(people.death_day[who]),
@@ -360,7 +358,7 @@ def health_vaccination(people: People, rng: np.random.Generator) -> Sheet:
     return Sheet(
         who,
         {
-            "vaccine": _choice(("BCG", "HepB", "DTaP", "MMR", "JE", "MenA"), rng.integers(0, 6, len(who))),
+            "vaccine": coded(("BCG", "HepB", "DTaP", "MMR", "JE", "MenA"), rng.integers(0, 6, len(who))),
             "doses": np.clip(people.age[who] + 2, 2, 11).astype(np.int8),
             "last_dose": dates(dose_day),
         },
@@ -375,7 +373,7 @@ def health_chronic(people: People, rng: np.random.Generator) -> Sheet:
     return Sheet(
         who,
         {
-            "disease": _choice(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
+            "disease": coded(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
             "since_year": (SNAPSHOT.year - rng.integers(0, 15, len(who))).astype(np.int16),
         },
         people.ids,
@@ -470,7 +468,7 @@ def civil_affairs_funeral(people: People, rng: np.random.Generator) -> Sheet:
         who,
         {
             "funeral_date": dates(day),
-            "funeral_home": _choice(("F01", "F02", "F03", "F04"), rng.integers(0, 4, len(who))),
+            "funeral_home": coded(("F01", "F02", "F03", "F04"), rng.integers(0, 4, len(who))),
         },
         people.ids,
         ago=_months_since(day),
@@ -487,7 +485,7 @@ def education_enrolment(people: People, rng: np.random.Generator) -> Sheet:
         who,
         {
             "school": account_numbers("S", school, 9),
-            "stage": _choice(STAGES, stage),
+            "stage": coded(STAGES, stage),
             "entry_year": people.school_year[who].astype(np.int16),
             "student_no": account_numbers("G", people.serial[who], 10),
             "boarding": rng.integers(0, 100, len(who)) < 12,
@@ -565,7 +563,7 @@ def medical_insurance_settlements(people: People, rng: np.random.Generator) -> S
     return Sheet(
         who,
         {
-            "disease": _choice(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
+            "disease": coded(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
             "cost_fen": cost,
             "self_paid_fen": cost * rng.integers(15, 60, len(who)) // 100,
             "bank_account": account_numbers("9902", people.serial[who], 12),
@@ -583,7 +581,7 @@ def market_regulation_businesses(people: People, rng: np.random.Generator) -> Sh
         {
             # Numbers above every employer's, so that no code is used twice.
             "credit_code": credit_codes(40_000_000 + people.serial[who]),
-            "status": _choice(("open", "closed", "revoked"), np.clip(rng.integers(-8, 3, len(who)), 0, 2)),
+            "status": coded(("open", "closed", "revoked"), np.clip(rng.integers(-8, 3, len(who)), 0, 2)),
             "opened_on": dates(SNAPSHOT_DAY - rng.integers(0, 3_000, len(who))),
         },
         people.ids,
@@ -612,13 +610,13 @@ def district_immunisation(people: People, rng: np.random.Generator, *, area: str
         {
             "age": people.age[who].astype(np.int16),
             "sex": _sex(people, who),
-            "kind": _choice(KINDS, (~people.household[who]).astype(np.int64)),
-            "street_type": _choice(STREET_TYPES, found.street_type[who]),
-            "scheme": _choice(SCHEMES, found.scheme[who]),
+            "kind": coded(KINDS, ~people.household[who]),
+            "street_type": coded(STREET_TYPES, found.street_type[who]),
+            "scheme": coded(SCHEMES, found.scheme[who]),
             "visits": found.visits[who].astype(np.int16),
-            "checkup": _choice(ANSWERS, found.checkup[who].astype(np.int64)),
-            "diagnosis": _choice(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
-            "vaccinated": _choice(ANSWERS, found.vaccinated[who].astype(np.int64)),
+            "checkup": coded(ANSWERS, found.checkup[who]),
+            "diagnosis": coded(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
+            "vaccinated": coded(ANSWERS, found.vaccinated[who]),
         },
         people.ids,
         street=people.street[who],
@@ -635,9 +633,9 @@ def health_immunisation(people: People, rng: np.random.Generator) -> Sheet:
         who,
         {
             "visits": found.visits[who].astype(np.int16),
-            "checkup": _choice(ANSWERS, found.checkup[who].astype(np.int64)),
-            "diagnosis": _choice(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
-            "vaccinated": _choice(ANSWERS, found.vaccinated[who].astype(np.int64)),
+            "checkup": coded(ANSWERS, found.checkup[who]),
+            "diagnosis": coded(_DISEASES, rng.integers(0, len(_DISEASES), len(who))),
+            "vaccinated": coded(ANSWERS, found.vaccinated[who]),
         },
         people.ids,
         contact=False,
@@ -653,8 +651,8 @@ def police_residents(people: People, rng: np.random.Generator) -> Sheet:
         {
             "age": people.age[who].astype(np.int16),
             "sex": _sex(people, who),
-            "kind": _choice(KINDS, (~people.household[who]).astype(np.int64)),
-            "street_type": _choice(STREET_TYPES, uptake(people).street_type[who]),
+            "kind": coded(KINDS, ~people.household[who]),
+            "street_type": coded(STREET_TYPES, uptake(people).street_type[who]),
         },
         people.ids,
         contact=False,
@@ -666,7 +664,7 @@ def medical_insurance_enrolled(people: People, rng: np.random.Generator) -> Shee
     who = _grown_up(people, rng, 100)
     scheme = uptake(people).scheme
     who = who[scheme[who] != SCHEMES.index("none")]
-    return Sheet(who, {"scheme": _choice(SCHEMES, scheme[who])}, people.ids, contact=False)
+    return Sheet(who, {"scheme": coded(SCHEMES, scheme[who])}, people.ids, contact=False)
 
 
 REGISTERS: Final[Mapping[str, Callable[[People, np.random.Generator], Sheet]]] = {

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from demo.city.identity import mix, text_array
+from demo.city.identity import coded, mix, text_array
 from demo.city.people import Flags, People
 from demo.city.plan import Ints
 
@@ -122,8 +122,8 @@ def uptake_table(people: People) -> pa.Table:
     return pa.table(
         {
             "resident_id": text_array(people.ids[who]),
-            "street_type": pa.array(STREET_TYPES).take(pa.array(found.street_type[who])),
-            "scheme": pa.array(SCHEMES).take(pa.array(found.scheme[who])),
+            "street_type": coded(STREET_TYPES, found.street_type[who]),
+            "scheme": coded(SCHEMES, found.scheme[who]),
             "visits": pa.array(found.visits[who], type=pa.int16()),
             "checkup": pa.array(found.checkup[who]),
             "chance": pa.array(found.chance[who]),
@@ -149,13 +149,13 @@ def panel_table(people: People, rng: np.random.Generator) -> pa.Table:
         {
             "age": pa.array(people.age[who].astype(np.int16)),
             "sex": pa.array(np.where(people.male[who], 1, 2).astype(np.int8)),
-            "kind": pa.array(KINDS).take(pa.array((~people.household[who]).astype(np.int64))),
-            "street": pa.array(people.plan.street_codes).take(pa.array(people.street[who])),
-            "street_type": pa.array(STREET_TYPES).take(pa.array(found.street_type[who])),
-            "scheme": pa.array(SCHEMES).take(pa.array(found.scheme[who])),
+            "kind": coded(KINDS, ~people.household[who]),
+            "street": coded(people.plan.street_codes, people.street[who]),
+            "street_type": coded(STREET_TYPES, found.street_type[who]),
+            "scheme": coded(SCHEMES, found.scheme[who]),
             "visits": pa.array(found.visits[who].astype(np.int16)),
-            "checkup": pa.array(ANSWERS).take(pa.array(found.checkup[who].astype(np.int64))),
-            "vaccinated": pa.array(ANSWERS).take(pa.array(found.vaccinated[who].astype(np.int64))),
+            "checkup": coded(ANSWERS, found.checkup[who]),
+            "vaccinated": coded(ANSWERS, found.vaccinated[who]),
         }
     )
 
