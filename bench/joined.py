@@ -266,7 +266,7 @@ def party(role: Role, params: Mapping[str, Any]) -> Party:
     setup = Setup(spec, 1, _CTX, _LIMITS, dict.fromkeys(question.slots, summary))
     prepared = None
     if role in question.slots:
-        builder = known.builder(spec, role, Unit("resident-id", 1, spec.created.date()))
+        builder = known.builder(spec, role, Unit("resident-id", 1, spec.day))
         batch = batch_of(role, question.slots[role], rows)
         builder.add({**batch, UNIT: batch["key"]})
         prepared = builder.finish()

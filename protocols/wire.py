@@ -252,6 +252,11 @@ class JobSpec:
         assert self._id is not None
         return self._id
 
+    @property
+    def day(self) -> date:
+        """The day in China on which the job was created; identifiers are judged as of it."""
+        return civil_day(self.created)
+
     def question(self, snapshot: str) -> Digest:
         """Digest of what is asked, over one node's data as it was at `snapshot`.
 

@@ -137,7 +137,7 @@ def listed(spec: JobSpec, role: Role, owner: Owner) -> PreparedInput:
 
     keys = pa.array(id_lines(owner.persons).decode("ascii").split())
     columns = {slot: pa.array(values) for slot, values in owner.columns.items()}
-    builder = TRAIN.builder(spec, role, Unit("resident-id", 1, spec.created.date()))
+    builder = TRAIN.builder(spec, role, Unit("resident-id", 1, spec.day))
     builder.add({_KEY: keys, UNIT: keys, **columns})
     return builder.finish()
 

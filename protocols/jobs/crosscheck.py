@@ -153,7 +153,7 @@ class Params:
             )
         areas = area_table(params.pop("areas", "national"))
         everywhere = present_in == "all"
-        grace = Grace.of(params, spec.created.date()) if everywhere else None
+        grace = Grace.of(params, spec.day) if everywhere else None
         if params:
             raise InputError(
                 f"{len(params)} unknown param(s), expected present_in, k (with at_least), grace_days and "
@@ -472,7 +472,7 @@ class Crosscheck:
         params = Params.of(spec)
         until = None if role == REGISTER or params.grace is None else params.grace.until
         return KeyedListBuilder(
-            as_of=spec.created.date(), areas=params.areas, kind=KEY_TYPE, until=until, resources=resources
+            as_of=spec.day, areas=params.areas, kind=KEY_TYPE, until=until, resources=resources
         )
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
@@ -853,7 +853,7 @@ class Register(_ListOwner):
         opened = self._inbox.open(
             self._content_keys,
             self.setup.ctx,
-            as_of=self.setup.spec.created.date(),
+            as_of=self.setup.spec.day,
             areas=self.params.areas,
         )
         check_selected(opened.keys, self.listed.key_blocks(), on=self.params.everywhere)

@@ -297,7 +297,7 @@ class Lookups:
         if role != OWNER:
             raise InputError(f"the role {role} brings no dataset", code="no-dataset")
         return LookupListBuilder(
-            params.fields, params.scope, as_of=spec.created.date(), areas=params.areas, kind=KEY_TYPE
+            params.fields, params.scope, as_of=spec.day, areas=params.areas, kind=KEY_TYPE
         )
 
     def check_inputs(
@@ -422,7 +422,7 @@ def _lookup(params: Params, setup: Setup) -> Lookup:
         lookups=params.lookups,
         per_minute=setup.constraints.max_per_minute,
         session_s=params.session_s,
-        day=spec.created.date(),
+        day=spec.day,
     )
 
 
@@ -440,7 +440,7 @@ def _keys(ids: Sequence[str], spec: JobSpec, areas: AreaTable) -> list[bytes]:
         raise InputError(
             "an id is no text in UTF-8", code="bad-keys", hint="read the file as UTF-8"
         ) from None
-    found = normalise(column, KEY_TYPE, as_of=spec.created.date(), areas=areas)
+    found = normalise(column, KEY_TYPE, as_of=spec.day, areas=areas)
     if len(found.keys) != len(ids):
         why = ", ".join(f"{code} {count}" for code, count in found.counts().items())
         raise InputError(

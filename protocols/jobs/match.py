@@ -359,9 +359,7 @@ class Matching:
         if not self.columns(spec, role):
             raise InputError(f"the role {role} brings no dataset", code="no-dataset")
         params = Params.of(spec)
-        return MatchListBuilder(
-            as_of=spec.created.date(), areas=params.areas, groups=params.groups, kind=KEY_TYPE
-        )
+        return MatchListBuilder(as_of=spec.day, areas=params.areas, groups=params.groups, kind=KEY_TYPE)
 
     def party(self, role: Role, setup: Setup, prepared: PreparedInput | None, rand: Rand) -> Party:
         """Return the state machine of `role`; only the receiver's has an output: the records.

@@ -288,7 +288,7 @@ class Overlap:
         params = Params.of(spec)
         if role not in params.owners:
             raise InputError(f"the role {role} brings no dataset", code="no-dataset")
-        return ListBuilder(created=spec.created.date(), areas=area_table(params.areas), unit=unit)
+        return ListBuilder(created=spec.day, areas=area_table(params.areas), unit=unit)
 
     def check_inputs(
         self, spec: JobSpec, inputs: Mapping[Role, InputSummary], constraints: Constraints

@@ -360,7 +360,7 @@ class QualityAcross:
         Raises:
             InputError: as `builder_as_of`.
         """
-        return self.builder_as_of(spec, role, unit, spec.created.date())
+        return self.builder_as_of(spec, role, unit, spec.day)
 
     def builder_as_of(self, spec: JobSpec, role: Role, unit: Unit | None, day: date) -> InputBuilder:
         """Return an empty builder. With noise it bounds how many rows of one unit count.

@@ -172,7 +172,7 @@ class Release:
         return TallyBuilder(
             params.layout,
             unit=unit,
-            as_of=spec.created.date(),
+            as_of=spec.day,
             areas=area_table(params.areas),
             clamp=True,
             keys=params.keys,

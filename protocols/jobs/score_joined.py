@@ -599,7 +599,7 @@ def _reading(params: Params, question: Asked, setup: Setup, own: JoinedList | No
     source = {question.number: (params.source, organisation_of(setup.spec.roles[params.source]))}
     return Reading(
         question,
-        as_of=setup.spec.created.date(),
+        as_of=setup.spec.day,
         areas=params.areas,
         own=None if own is None else (params.way(params.recipient), own.keys),
         publish=lambda opened, reached: (scored(opened, source, reached),),

@@ -457,7 +457,7 @@ class CrossTable:
         return TallyBuilder(
             params.layout,
             unit=unit,
-            as_of=spec.created.date(),
+            as_of=spec.day,
             areas=area_table(params.areas),
             clamp=False,
             covered=params.covered(role) if params.covers else None,

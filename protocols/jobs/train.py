@@ -238,7 +238,7 @@ class Train:
         if role not in params.givers:
             raise InputError(f"the role {role} brings no dataset", code="no-dataset")
         return TrainingRowsBuilder(
-            wanted(spec, params, role), unit=unit, as_of=spec.created.date(), areas=area_table(params.areas)
+            wanted(spec, params, role), unit=unit, as_of=spec.day, areas=area_table(params.areas)
         )
 
     def check_inputs(

@@ -216,7 +216,7 @@ class Lists:
         if role not in self.owners:
             raise InputError(f"the role {role} brings no dataset", code="no-dataset")
         areas = area_table(self.areas)
-        return JoinedListBuilder(self.wanted(role), as_of=spec.created.date(), areas=areas, unit=unit)
+        return JoinedListBuilder(self.wanted(role), as_of=spec.day, areas=areas, unit=unit)
 
     def own(self, role: Role, prepared: PreparedInput | None) -> JoinedList:
         """Return the list of a source as its builder made it.

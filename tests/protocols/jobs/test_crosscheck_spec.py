@@ -1,21 +1,24 @@
 """What a spec of crosscheck/1 must be, and what follows from it before any party starts."""
 
 from dataclasses import replace
+from datetime import date
 from fractions import Fraction
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from crosscheck_case import CROSSCHECK, LOOSE, ZERO, case, job_spec
 
 from protocols.dp.cost import Cost
 from protocols.errors import InputError, ProtocolAborted
+from protocols.identifiers import resident_id
 from protocols.ids import DatasetName, NodeName, Organisation, Role
 from protocols.jobs import JOB_TYPES, job_type
 from protocols.jobs.crosscheck import CONTENT_KEY, MATCHER, REGISTER, ROWS
 from protocols.jobs.job_type import REQUESTER, OutputClass, source
 from protocols.party import Finished
 from protocols.statistics.differencing import differenced
-from protocols.wire import Constraints, InputSummary, JobInput, JobSpec
+from protocols.wire import Constraints, InputSummary, JobInput, JobSpec, parse_utc
 
 BUREAU = Organisation("bureau.example")
 
@@ -89,6 +92,14 @@ def test_the_national_table_is_the_default():
         }.items()
     }
     assert versions["left out"] == versions["national"] != versions["demo"]
+
+
+@pytest.mark.parametrize(("created", "listed"), [("2026-01-01T15:59:59Z", 0), ("2026-01-01T16:00:00Z", 1)])
+def test_a_child_is_born_once_its_day_has_begun_in_china(created, listed):
+    spec = replace(job_spec(2, k=1), created=parse_utc(created))
+    builder = CROSSCHECK.builder(spec, REGISTER)
+    builder.add({"key": pa.array([resident_id("990101", date(2026, 1, 2), 7)])})
+    assert len(builder.finish().keys) == listed
 
 
 def test_at_least_needs_two_sources():
