@@ -51,6 +51,13 @@ class Values:
         """Return the values of these rows."""
         return Values(self.data, self.starts[rows], self.lengths[rows])
 
+    def joined(self) -> "Values":
+        """Return the same values without a gap between them."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        at = np.repeat(self.starts - starts, self.lengths)
+        at += np.arange(len(at))
+        return Values(self.data[at], starts, self.lengths)
+
     def item(self, row: int) -> bytes:
         """Return one value."""
         start = int(self.starts[row])
@@ -62,8 +69,11 @@ class Values:
             # Starts ascend by at least `length`, so this sum leaves no gap: a view, not a copy.
             first = int(self.starts[0])
             return self.data[first : first + len(self) * length].reshape(-1, length)
-        gathered: U8 = self.data[self.starts[:, np.newaxis] + np.arange(length)]
-        return gathered
+        if not len(self):
+            return np.zeros((0, length), dtype=np.uint8)
+        # Every place at which a value may begin, as one item: gathered so, a value is copied at once.
+        places = np.ndarray(self.data.size - length + 1, f"V{length}", self.data, strides=(1,))
+        return places[self.starts].view(np.uint8).reshape(-1, length)
 
     def padded(self, width: int) -> U8:
         """Return n x `width` bytes, zeros after the end of each value; longer values are cut."""

@@ -161,20 +161,23 @@ def _normalise_values(values: Values, valid: Mask | None, rule: Rule, limits: Li
     """
     # (1) Nearly all values need no cleaning, and the extremes of the block tell.
     data = values.data
-    if valid is None and data.size and data.min() >= ord("0") and data.max() <= ord("Z"):
+    if valid is None and data.size and data.min() >= _CLEAN[0] and data.max() <= _CLEAN[1]:
         return _apply(values, rule, limits, out)
     reasons = np.zeros(len(values), dtype=np.uint8)
     live = np.ones(len(values), dtype=np.bool_)
     if valid is not None:
         live = valid
         reasons[~valid] = Reason.NULL
-    # (2) The others go through Unicode one by one.
-    dirty = _needs_cleaning(values, rule) & live
-    live = live & ~dirty
-    plain = np.flatnonzero(live)
+    dirty, foreign = _needs_cleaning(values, rule)
+    plain = np.flatnonzero(live & ~dirty)
     if plain.size:
         reasons[plain], out[plain] = _keyed(values.select(plain), rule, limits)
-    spoilt = np.flatnonzero(dirty)
+    # (2) ASCII is what Unicode would make of it.
+    untidy = np.flatnonzero(live & dirty & ~foreign)
+    if untidy.size:
+        reasons[untidy], out[untidy] = _keyed(_tidied(values.select(untidy), rule), rule, limits)
+    # (3) The others go through Unicode one by one.
+    spoilt = np.flatnonzero(live & dirty & foreign)
     if spoilt.size:
         cleaned = [_clean(values.item(int(row)), rule) for row in spoilt]
         reasons[spoilt] = Reason.NOT_UTF8
@@ -199,27 +202,55 @@ def _apply(values: Values, rule: Rule, limits: Limits, out: U8) -> U8:
     return reasons
 
 
-def _needs_cleaning(values: Values, rule: Rule) -> Mask:
+def _needs_cleaning(values: Values, rule: Rule) -> tuple[Mask, Mask]:
     """Return which values hold a byte that is not printable ASCII, a lower-case letter or a separator.
 
     Values that are too long for any type are left alone; the rule refuses their length.
+
+    Returns:
+        Which values they are, and which values hold a byte that is not ASCII.
     """
-    at = np.flatnonzero(_unclean_bytes(rule.separators)[values.data])
+    unclean, _ = _kinds_of_bytes(rule.separators)
+    # Looking a byte up takes ten times as long as comparing it.
+    at = np.flatnonzero((values.data < _CLEAN[0]) | (values.data > _CLEAN[1]))
+    at = at[unclean[values.data[at]]]
     # Rows ascend without overlap; bytes between selected rows belong to none of them.
     row = np.searchsorted(values.starts, at, side="right") - 1
     row_is = (row >= 0) & (at < values.starts[row] + values.lengths[row])
-    dirty = np.zeros(len(values), dtype=np.bool_)
+    dirty, foreign = np.zeros((2, len(values)), dtype=np.bool_)
     dirty[row[row_is]] = True
-    return dirty & (values.lengths <= MAX_VALUE_BYTES)
+    foreign[row[row_is & (values.data[at] >= _FIRST_FOREIGN)]] = True
+    return dirty & (values.lengths <= MAX_VALUE_BYTES), foreign
+
+
+_CLEAN: Final = (ord("0"), ord("Z"))
+"""Digits, capitals and what lies between: for no type a separator."""
+
+_FIRST_FOREIGN: Final = 0x80
+"""The first byte that is not ASCII."""
 
 
 @cache
-def _unclean_bytes(separators: re.Pattern[str]) -> Mask:
-    """Return 256 flags, by byte."""
+def _kinds_of_bytes(separators: re.Pattern[str]) -> tuple[Mask, Mask]:
+    """Return 256 flags each, by byte: what needs cleaning, and which ASCII characters are separators."""
+    dropped = np.zeros(256, dtype=np.bool_)
     unclean = np.ones(256, dtype=np.bool_)
-    for byte in range(0x21, 0x7F):
-        unclean[byte] = chr(byte).islower() or separators.match(chr(byte)) is not None
-    return unclean
+    for byte in range(_FIRST_FOREIGN):
+        dropped[byte] = separators.fullmatch(chr(byte)) is not None
+        unclean[byte] = dropped[byte] or chr(byte).islower() or not 0x20 < byte < 0x7F
+    return unclean, dropped
+
+
+_UPPER: Final = np.frombuffer(bytes(range(256)).upper(), dtype=np.uint8)
+
+
+def _tidied(values: Values, rule: Rule) -> Values:
+    """Return ASCII values, none of them empty, in upper case without separators: as `_clean` does it."""
+    joined = values.joined()
+    _, dropped = _kinds_of_bytes(rule.separators)
+    kept = ~dropped[joined.data]
+    lengths = np.add.reduceat(kept, joined.starts, dtype=np.int64)
+    return Values(_UPPER[joined.data[kept]], np.cumsum(lengths) - lengths, lengths)
 
 
 def _clean(raw: bytes, rule: Rule) -> bytes | None:
