@@ -538,7 +538,7 @@ def again(question: Question, facts: Mapping[str, Any]) -> Content:
     if question.noise is None:
         # How fine q is follows from how long the lists were.
         most = facts.get("largest_q")
-        if most not in [1 << bits for bits in range(FINEST.bit_length())]:
+        if type(most) is not int or most not in [1 << bits for bits in range(FINEST.bit_length())]:
             raise InputError("the facts say no power of two as the largest q", code="bad-table")
         question = replace(question, columns=tuple(replace(each, most=most) for each in question.columns))
     moments = Moments.read(facts, len(kept))

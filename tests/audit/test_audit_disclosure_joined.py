@@ -507,6 +507,11 @@ def test_no_moments_that_anybody_makes_up_break_the_tool(either: Moments, data):
     assert problems or facts == made.facts
 
 
+@pytest.mark.parametrize("largest", [1.0, 2.0, True, "1", 3, None])
+def test_what_is_no_power_of_two_in_whole_numbers_is_not_the_largest_q(either: Moments, largest: object):
+    assert faults(either, facts={**either[1].facts, "largest_q": largest})
+
+
 @pytest.mark.parametrize("n", [0, 1])
 @pytest.mark.parametrize("digits", [1, 400])
 def test_moments_of_nobody_or_of_far_too_much_are_found(either: Moments, n: int, digits: int):
