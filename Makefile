@@ -9,6 +9,10 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 DEMO_OUT ?= demo-out
 NAME ?=
 
+# Every organisation of the demo and of many tests is a process of its own: where the environment forbids Python
+# to keep what it compiled, each would compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-long check bench stubs clean
 
 demo: $(VENV)/.installed

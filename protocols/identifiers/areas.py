@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final, Self
 
 import numpy as np
@@ -87,6 +88,7 @@ class AreaTable:
         return hash(self.digest)
 
 
+@cache
 def province_area_table() -> AreaTable:
     """Return the shipped table: any area of the 31 provinces, regions and municipalities of the mainland.
 
@@ -98,6 +100,7 @@ def province_area_table() -> AreaTable:
     return AreaTable.of(code[:2] for code in GBT2260_PROVINCES.titles if not code.startswith(_ELSEWHERE))
 
 
+@cache
 def demo_area_table() -> AreaTable:
     """Return the eleven fictional districts 990101 to 990111. No real number begins with 99 0."""
     return AreaTable.of(DEMO_DISTRICTS)

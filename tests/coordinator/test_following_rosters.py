@@ -16,6 +16,8 @@ from protocols.encoding import sha256_digest
 from protocols.envelope import decode_envelope
 from protocols.errors import MinshuError, Refused, SignatureInvalid, StateConflict
 
+pytestmark = pytest.mark.alone  # a whole coordinator each time, 9 s together
+
 JOB_TOML = Path(__file__).with_name("crosscheck.toml")
 WATCH = signer("freshness").public_key
 

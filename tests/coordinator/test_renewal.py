@@ -32,6 +32,8 @@ from protocols.envelope import JOB, key_id, sign
 from protocols.errors import DecodeError, InputError, MinshuError, Refused, SignatureInvalid, Unreachable
 from protocols.wire import parse_utc
 
+pytestmark = pytest.mark.alone  # a whole coordinator each time, 9 s together
+
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:

@@ -34,6 +34,8 @@ from minshu.v1 import jobs_pb2, jobs_pb2_grpc, relay_pb2
 from protocols.envelope import JOB, key_id, sign
 from protocols.errors import InputError, MinshuError, Refused, SignatureInvalid, StateConflict, Unreachable
 
+pytestmark = pytest.mark.alone  # a whole coordinator each time, 16 s together
+
 
 def submit(live: LiveBureau, **changes) -> str:
     spec = live.world.spec(live.roster, requester=key_id(live.card.key), **changes)

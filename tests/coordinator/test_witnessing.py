@@ -23,6 +23,8 @@ from protocols.encoding import sha256_digest
 from protocols.errors import MinshuError
 from protocols.wire import RosterCoordinator, organisation_of
 
+pytestmark = pytest.mark.alone  # a whole coordinator each time, 11 s together
+
 ROOT = Path(__file__).parents[2]
 SEEN = Entry("job.refused", {"code": "no-rule"}, job=sha256_digest(b"job"))
 

@@ -35,6 +35,8 @@ from protocols.ids import JobId
 from protocols.jobs.job_type import SUSPECTED
 from protocols.party import Answer, Waiting
 
+pytestmark = pytest.mark.alone  # sessions of whole nodes, 8 s together
+
 
 @pytest.fixture(autouse=True)
 def standing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from protocols.envelope import decode_envelope
 from protocols.ids import JobId
 from protocols.wire import Verdict
 
+pytestmark = pytest.mark.alone  # whole nodes, 10 s together
+
 
 class Waiting(Post):
     """Starts nothing."""

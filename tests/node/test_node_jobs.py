@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from simulator import Post, Station, Task, World, answered, approve_all, over, person, running, until
 
 from node.releases import decode_content, kept, open_release, release_info
@@ -16,6 +17,8 @@ from protocols.errors import MinshuError
 from protocols.ids import JobId
 from protocols.jobs.job_type import SUSPECTED
 from protocols.wire import Admission, ReleaseNote
+
+pytestmark = pytest.mark.alone  # whole nodes, 12 s together
 
 
 def test_a_job_runs_from_offer_to_release(world: World) -> None:

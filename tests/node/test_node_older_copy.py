@@ -38,6 +38,8 @@ from protocols.envelope import JOB, decode_envelope, sign
 from protocols.errors import MinshuError, StateConflict
 from protocols.ids import JobId
 
+pytestmark = pytest.mark.alone  # whole nodes, 5 s together
+
 Letter = audit_pb2.Letter
 
 

@@ -44,6 +44,8 @@ from protocols.errors import StateConflict
 from protocols.ids import JobId
 from protocols.wire import JobSpec
 
+pytestmark = pytest.mark.alone  # whole nodes, 13 s together
+
 WHOLE = {"train": TRAIN, "evaluate": EVALUATE}
 
 

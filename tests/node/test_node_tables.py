@@ -35,6 +35,8 @@ from protocols.ids import JobId
 from protocols.jobs.job_type import Unit
 from protocols.wire import Admission, JobSpec
 
+pytestmark = pytest.mark.alone  # whole nodes, 15 s together
+
 
 @pytest.fixture(scope="module")
 def tables(memory: Path) -> TableWorld:

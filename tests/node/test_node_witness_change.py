@@ -40,6 +40,8 @@ from protocols.errors import Refused, StateConflict
 from protocols.ids import JobId, Organisation
 from protocols.wire import Roster, RosterNode, RosterOrganisation
 
+pytestmark = pytest.mark.alone  # whole nodes, 8 s together
+
 Letter = audit_pb2.Letter
 Cut = Callable[[str, str, Letter], bool]
 

@@ -19,6 +19,8 @@ from protocols.jobs.overlap import Overlap
 from protocols.overlap.parties import KEYS, LIST, RAISED, TAGS
 from protocols.wire import JobSpec
 
+pytestmark = pytest.mark.alone  # whole nodes, 10 s together
+
 BOTH = ("human-resources", "health")
 LISTS = {
     "police": list(range(120)),

@@ -17,6 +17,8 @@ from protocols.encoding import canonical_json
 from protocols.ids import DatasetName, Organisation, Role
 from protocols.wire import JobInput, JobSpec
 
+pytestmark = pytest.mark.alone  # four whole nodes each time
+
 SOURCES = ("police", "human-resources", "health", "housing")
 AGGREGATOR = "statistics"
 NAME = "欧阳测试"
