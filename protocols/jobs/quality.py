@@ -40,6 +40,8 @@ from protocols.jobs.job_type import (
     source,
 )
 from protocols.jobs.sources import (
+    TABLE_NEUTRAL,
+    TABLE_TRAFFIC,
     check_enough,
     check_sources,
     check_summaries,
@@ -259,7 +261,7 @@ class QualityAcross:
         owners = frozenset(organisation_of(spec.roles[role]) for role in params.owners)
         return (
             Separation(_OTHERS.en, owners, outside),
-            *seats_apart(spec, params.owners, outside, neutral=_NEUTRAL, each=_ONE_EACH),
+            *seats_apart(spec, params.owners, outside, neutral=TABLE_NEUTRAL, each=_ONE_EACH),
         )
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
@@ -273,7 +275,7 @@ class QualityAcross:
         table: dict[frozenset[Role], tuple[Statement, ...]] = {
             frozenset({role}): (_SIZES,) for role in spec.roles
         }
-        table[frozenset({Role(COORDINATOR)})] = (_SIZES, _TRAFFIC)
+        table[frozenset({Role(COORDINATOR)})] = (_SIZES, TABLE_TRAFFIC)
         table[frozenset({requester})] = (_TABLE if exact else _noisy_table(params),)
         table[frozenset({holder})] = (_SIZES, _TOTALS if exact else _noisy_totals(params))
         if exact:
@@ -537,17 +539,6 @@ _OTHERS: Final = Statement(
     "others-together",
     "of published figures, what the other departments have together, to within rounding",
     "公布的数字中其余部门的合计(误差不超过取整范围)",
-)
-_TRAFFIC: Final = Statement(
-    "traffic",
-    "who sends frames to whom, when, how many and in which size class, how far each node is, which guard "
-    "failed if one did, and how large the sealed table is; number and size of frames follow from the job "
-    "alone",
-    "谁在何时向谁发送多少帧及其大小档次、各节点进度、触发了哪项保护阈值、统计表密文的大小; "
-    "帧的数量和大小仅取决于任务本身",
-)
-_NEUTRAL: Final = (
-    "nothing new while masks hold; apart, nobody who has an interest in the table has the others' ciphertexts"
 )
 _ONE_EACH: Final = "the others' part with more taken off than one department's"
 

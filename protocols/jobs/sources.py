@@ -5,7 +5,7 @@ from typing import Final
 
 from protocols.errors import InputError, ProtocolAborted
 from protocols.ids import Organisation, Role
-from protocols.jobs.job_type import AGGREGATOR, REQUESTER, ColumnNeed, Separation, source
+from protocols.jobs.job_type import AGGREGATOR, REQUESTER, ColumnNeed, Separation, Statement, source
 from protocols.statistics.cross_table import MAX_MINIMUM
 from protocols.statistics.suppress import MIN_GROUP
 from protocols.sums.plan import MAX_SOURCES
@@ -21,6 +21,21 @@ _LIST_SIZE_PARTS: Final = 50
 
 RECENT: Final = ColumnNeed(LATEST, "filter", ("date", "month", "int"), required=False)
 """Which of a person's rows count first; a source may leave it out."""
+
+TABLE_TRAFFIC: Final = Statement(
+    "traffic",
+    "who sends frames to whom, when, how many and in which size class, how far each node is, which guard "
+    "failed if one did, and how large the sealed table is; number and size of frames follow from the job "
+    "alone",
+    "谁在何时向谁发送多少帧及其大小档次、各节点进度、触发了哪项保护阈值、统计表密文的大小; "
+    "帧的数量和大小仅取决于任务本身",
+)
+"""What passes the coordinator while several departments make a table of counts and sums."""
+
+TABLE_NEUTRAL: Final = (
+    "nothing new while masks hold; apart, nobody who has an interest in the table has the others' ciphertexts"
+)
+"""What the aggregator of such a table would learn that is also a source or a recipient."""
 
 
 def sources_of(spec: JobSpec) -> tuple[Role, ...]:

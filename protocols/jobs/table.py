@@ -37,6 +37,8 @@ from protocols.jobs.job_type import (
 )
 from protocols.jobs.sources import (
     RECENT,
+    TABLE_NEUTRAL,
+    TABLE_TRAFFIC,
     check_sources,
     check_summaries,
     kinds_of,
@@ -343,7 +345,7 @@ class CrossTable:
         return (
             Separation(_WITHHELD.en, maker, outside),
             Separation(_OTHERS.en, frozenset(owners), outside),
-            *seats_apart(spec, params.owners, outside, neutral=_NEUTRAL, each=_ONE_EACH),
+            *seats_apart(spec, params.owners, outside, neutral=TABLE_NEUTRAL, each=_ONE_EACH),
         )
 
     def learns(self, spec: JobSpec) -> Mapping[frozenset[Role], tuple[Statement, ...]]:
@@ -359,7 +361,7 @@ class CrossTable:
             frozenset({role}): (_SIZES,) for role in spec.roles
         }
         table[frozenset({requester})] = (_TABLE,)
-        table[frozenset({Role(COORDINATOR)})] = (_SIZES, _TRAFFIC)
+        table[frozenset({Role(COORDINATOR)})] = (_SIZES, TABLE_TRAFFIC)
         table[frozenset({requester, params.maker})] = (_WITHHELD,)
         if params.sources == 1:
             return table
@@ -627,17 +629,6 @@ _OTHERS: Final = Statement(
     "others-together",
     "of published cells, what the other departments have together, persons to within rounding",
     "公布格中其余部门的合计(人数误差不超过取整范围)",
-)
-_TRAFFIC: Final = Statement(
-    "traffic",
-    "who sends frames to whom, when, how many and in which size class, how far each node is, which guard "
-    "failed if one did, and how large the sealed table is; number and size of frames follow from the job "
-    "alone",
-    "谁在何时向谁发送多少帧及其大小档次、各节点进度、触发了哪项保护阈值、统计表密文的大小; "
-    "帧的数量和大小仅取决于任务本身",
-)
-_NEUTRAL: Final = (
-    "nothing new while masks hold; apart, nobody who has an interest in the table has the others' ciphertexts"
 )
 _ONE_EACH: Final = "nothing new, but one organisation would count as two of those that every cell needs"
 
