@@ -1,5 +1,6 @@
 """Settings for every test: two shared cores make wall-clock deadlines of generated cases meaningless."""
 
+import gc
 import os
 
 import pytest
@@ -29,3 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     part = len(items) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     before = max(part - len(towns), 0)
     items[:] = [*towns, *others[:before], *pages, *others[before:]]
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through thousands of tests and their modules again and again."""
+    gc.collect()
+    gc.freeze()

@@ -37,6 +37,8 @@ from protocols.envelope import ADMISSION, JOB, POLICY, RELEASE, ROSTER, decode_e
 from protocols.ids import JobId, Organisation
 from protocols.wire import Admission, JobSpec, ReleaseNote
 
+pytestmark = pytest.mark.alone  # journals of whole nodes, a hundred of them forged, 17 s together
+
 MINUTE = timedelta(minutes=1)
 PATIENT_S = 10.0**7  # these clocks jump; no quorum is late for that
 

@@ -48,6 +48,8 @@ from protocols.errors import (
 from protocols.ids import JobId, NodeName
 from protocols.wire import organisation_of
 
+pytestmark = pytest.mark.alone  # a whole coordinator each time, 8 s together
+
 JOB_TOML = Path(__file__).with_name("crosscheck.toml")
 
 

@@ -33,6 +33,8 @@ from protocols.errors import InputError, Refused, SignatureInvalid, StateConflic
 from protocols.ids import JobId, Organisation
 from protocols.wire import CostLine, JobSpec
 
+pytestmark = pytest.mark.alone  # a whole coordinator each time, 8 s together
+
 JOB_TOML = Path(__file__).with_name("crosscheck.toml")
 
 

@@ -40,6 +40,8 @@ from protocols.envelope import Envelope, KeySigner, decode_envelope, key_id
 from protocols.errors import InputError, MinshuError, SignatureInvalid, StateConflict
 from protocols.wire import Roster, Verdict
 
+pytestmark = pytest.mark.alone  # whole nodes, 8 s together
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

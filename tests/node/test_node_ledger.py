@@ -378,7 +378,7 @@ def test_a_race_that_is_run_again_begins_with_an_empty_ledger(bench: Bench) -> N
         bench.race(seed=SEED - 1)
 
 
-REPETITIONS = 20
+REPETITIONS = 10
 SEED = 20_261_122
 
 

@@ -245,7 +245,7 @@ def run(machine: type[Spending], examples: int) -> None:
 
 
 def test_p2_no_order_of_steps_and_crashes_overspends_a_budget(machine: type[Spending]) -> None:
-    run(machine, 40)
+    run(machine, 25)
 
 
 @pytest.mark.long

@@ -31,6 +31,8 @@ from protocols.identifiers import resident_id
 from protocols.ids import DatasetName, JobId
 from protocols.wire import parse_utc
 
+pytestmark = pytest.mark.alone  # whole nodes, 9 s together
+
 NOW = START
 
 
