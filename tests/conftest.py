@@ -36,3 +36,9 @@ def pytest_collection_finish() -> None:
     """Keep the garbage collector from going through thousands of tests and their modules again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Give it all back: libraries report what is left at the end."""
+    gc.unfreeze()
