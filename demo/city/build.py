@@ -434,10 +434,9 @@ def _places(plan: Plan, pupils: Ints) -> pa.Table:
     )
 
 
-_FEW_VALUES: Final = {
-    *("sex", "marital", "status", "meaning"),
-    *("last_seen_month", "moved_month", "departed_month"),
-}
+_FEW_VALUES: Final = frozenset(
+    ("sex", "marital", "status", "meaning", "last_seen_month", "moved_month", "departed_month")
+)
 """Columns that are written with a dictionary, as coded ones are; others would only fill it to no use."""
 
 

@@ -104,7 +104,8 @@ def test_a_picture_is_written_as_png_and_svg(tmp_path: Path, draw) -> None:
     assert ET.parse(tmp_path / "one.svg").getroot().tag.endswith("}svg")
 
 
-@pytest.mark.parametrize("draw", [draw_villages, draw_latencies])  # one function writes them all
+@pytest.mark.alone  # each is drawn twice, 15 s together
+@pytest.mark.parametrize("draw", DRAWN)
 def test_a_picture_comes_out_the_same_again(tmp_path: Path, draw) -> None:
     for name in ("one", "two"):
         draw(tmp_path / name)

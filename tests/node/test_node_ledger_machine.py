@@ -244,8 +244,9 @@ def run(machine: type[Spending], examples: int) -> None:
     run_state_machine_as_test(machine, settings=chosen)  # type: ignore[no-untyped-call]  # hypothesis
 
 
+@pytest.mark.alone  # 11 s
 def test_p2_no_order_of_steps_and_crashes_overspends_a_budget(machine: type[Spending]) -> None:
-    run(machine, 25)
+    run(machine, 40)
 
 
 @pytest.mark.long
